@@ -1,0 +1,221 @@
+"""bilevelrl: a plugin framework for bilevel reinforcement learning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bilevelrl.bellman import (
+    Backup,
+    Linearization,
+    adjoint_occupancy,
+    adjoint_right_hand_side,
+    discounted_occupancy,
+    policy_cotangent,
+    policy_values,
+    soft_backup,
+    soft_bellman,
+)
+from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.composition import compose
+from bilevelrl.experiment import Experiment
+from bilevelrl.feasible_sets import Ball, Box, FeasibleSet, Free, Simplex, stationarity
+from bilevelrl.gymnasium_tables import absorbing_states, from_gymnasium
+from bilevelrl.hookspecs import hookimpl
+from bilevelrl.linear_systems import Factorization
+from bilevelrl.mdp import SoftMDP
+from bilevelrl.objectives import (
+    LogLikelihoodObjective,
+    QuadraticObjective,
+    ReturnObjective,
+    WeightedSum,
+)
+from bilevelrl.occupancy import DenseOccupancy, Occupancy, SampledOccupancy
+from bilevelrl.outer_loop import Algorithm, StepFailed
+from bilevelrl.parametric import (
+    CallableReward,
+    LinearReward,
+    ParametricArray,
+    ParametricMDP,
+    ParametricTransitions,
+    Slice,
+    SoftmaxInitial,
+    SoftmaxTransitions,
+    StateReward,
+    TabularReward,
+)
+from bilevelrl.plugins import PluginError, PluginWarning, discover, register, registry
+from bilevelrl.protocols import (
+    Cost,
+    HyperGradient,
+    HyperGradientEstimator,
+    LowerLevelSolution,
+    LowerLevelSolver,
+    OptimizerState,
+    PolicyObjective,
+    Status,
+    SupportsModel,
+    SupportsSampling,
+    TabularSolution,
+    TrajectoryObjective,
+    UpperLevelOptimizer,
+)
+from bilevelrl.randomness import stream
+from bilevelrl.registry import Kind, Registered, Registry
+from bilevelrl.run import History, OuterState, Run
+from bilevelrl.transitions import DenseTransitions, SparseTransitions, Transitions
+from bilevelrl.validation import (
+    Array,
+    IncompatibleError,
+    InputError,
+    UnknownNameError,
+    is_choice,
+    is_flag,
+    is_integer,
+    is_real,
+)
+
+__version__ = "0.1.0"
+
+
+def problem(name: str, **options: Any) -> BilevelProblem:
+    """The registered problem of that name, with its options; `bilevelrl list problems` shows them."""
+    made: BilevelProblem = registry().create(Kind.PROBLEM, name, options)
+    return made
+
+
+def algorithm(name: str, **options: Any) -> Algorithm:
+    """The registered recipe of that name, with its options, as an `Algorithm`."""
+    made: Algorithm = registry().create(Kind.ALGORITHM, name, options)
+    return made
+
+
+def lower_level_solver(name: str, **options: Any) -> LowerLevelSolver:
+    """The registered lower-level solver of that name, configured."""
+    made: LowerLevelSolver = registry().create(Kind.LOWER_LEVEL_SOLVER, name, options)
+    return made
+
+
+def hypergradient_estimator(name: str, **options: Any) -> HyperGradientEstimator:
+    """The registered hyper-gradient estimator of that name, configured."""
+    made: HyperGradientEstimator = registry().create(Kind.HYPERGRADIENT_ESTIMATOR, name, options)
+    return made
+
+
+def upper_level_optimizer(name: str, **options: Any) -> UpperLevelOptimizer:
+    """The registered upper-level optimizer of that name, configured."""
+    made: UpperLevelOptimizer = registry().create(Kind.UPPER_LEVEL_OPTIMIZER, name, options)
+    return made
+
+
+def value_and_gradient(problem: BilevelProblem, x: object, *, tolerance: float = 1e-12) -> tuple[float, Array]:
+    """`φ(x) = f(x, π*(x))` and the exact `∇φ(x)`, for `scipy.optimize.minimize(..., jac=True)` or a second opinion.
+
+    Soft policy iteration to `‖V − V*‖∞ ≤ tolerance` (or to rounding), then one adjoint solve.
+
+    Args:
+        problem: any problem with a transition model and an objective of the policy.
+        x: (n,).
+        tolerance: the follower's accuracy.
+
+    Raises:
+        InputError: where x is not a finite vector of length n, or the problem offers no model.
+        StepFailed: where a value is not finite.
+    """
+    exact = Algorithm(
+        lower=lower_level_solver("soft-policy-iteration", tolerance=tolerance),
+        estimator=hypergradient_estimator("implicit"),
+        upper=upper_level_optimizer("gradient-descent"),
+        name="exact",
+    )
+    exact.check_compatible(problem)
+    hyper = exact.evaluate(problem, x).hyper
+    return hyper.objective, hyper.gradient
+
+
+__all__ = [
+    "Algorithm",
+    "Array",
+    "Backup",
+    "Ball",
+    "BilevelProblem",
+    "Box",
+    "CallableReward",
+    "Cost",
+    "DenseOccupancy",
+    "DenseTransitions",
+    "Experiment",
+    "Factorization",
+    "FeasibleSet",
+    "Free",
+    "History",
+    "HyperGradient",
+    "HyperGradientEstimator",
+    "IncompatibleError",
+    "InputError",
+    "Kind",
+    "LinearReward",
+    "Linearization",
+    "LogLikelihoodObjective",
+    "LowerLevelSolution",
+    "LowerLevelSolver",
+    "Occupancy",
+    "OptimizerState",
+    "OuterState",
+    "ParametricArray",
+    "ParametricMDP",
+    "ParametricTransitions",
+    "PluginError",
+    "PluginWarning",
+    "PolicyObjective",
+    "QuadraticObjective",
+    "Registered",
+    "Registry",
+    "ReturnObjective",
+    "Run",
+    "SampledOccupancy",
+    "Simplex",
+    "Slice",
+    "SoftMDP",
+    "SoftmaxInitial",
+    "SoftmaxTransitions",
+    "SparseTransitions",
+    "StateReward",
+    "Status",
+    "StepFailed",
+    "SupportsModel",
+    "SupportsSampling",
+    "TabularReward",
+    "TabularSolution",
+    "TrajectoryObjective",
+    "Transitions",
+    "UnknownNameError",
+    "UpperLevelOptimizer",
+    "WeightedSum",
+    "__version__",
+    "absorbing_states",
+    "adjoint_occupancy",
+    "adjoint_right_hand_side",
+    "algorithm",
+    "compose",
+    "discounted_occupancy",
+    "discover",
+    "from_gymnasium",
+    "hookimpl",
+    "hypergradient_estimator",
+    "is_choice",
+    "is_flag",
+    "is_integer",
+    "is_real",
+    "lower_level_solver",
+    "policy_cotangent",
+    "policy_values",
+    "problem",
+    "register",
+    "registry",
+    "soft_backup",
+    "soft_bellman",
+    "stationarity",
+    "stream",
+    "upper_level_optimizer",
+    "value_and_gradient",
+]

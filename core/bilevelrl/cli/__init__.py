@@ -1,0 +1,49 @@
+"""The command line: `bilevelrl run | list | show | plugins`."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+import bilevelrl
+from bilevelrl.cli.catalogue import list_command, plugins_command, show_command
+from bilevelrl.cli.run import run_command
+from bilevelrl.outer_loop import StepFailed
+from bilevelrl.plugins import PluginWarning
+from bilevelrl.validation import InputError
+
+BAD_INPUT = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(bilevelrl.__version__, prog_name="bilevelrl")
+def cli() -> None:
+    """Bilevel reinforcement learning: a leader tunes rewards or dynamics, a follower answers optimally."""
+
+
+cli.add_command(run_command)
+cli.add_command(list_command)
+cli.add_command(show_command)
+cli.add_command(plugins_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; bad input is one line on standard error and exit status 2."""
+    warnings.showwarning = _show_warning
+    warnings.simplefilter("always", PluginWarning)
+    try:
+        cli.main(args=arguments, prog_name="bilevelrl")
+    except (InputError, StepFailed) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(BAD_INPUT)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if issubclass(category, PluginWarning):
+        click.echo(f"Warning: {message}", err=True)
+    elif not issubclass(category, DeprecationWarning):
+        click.echo(f"Warning: {category.__name__}: {message}", err=True)

@@ -1,0 +1,200 @@
+"""`bilevelrl run`: a problem and an algorithm by name, or an experiment file."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from bilevelrl.composition import compose
+from bilevelrl.experiment import ROLES, SETTINGS, TABLES, Experiment, check_setting
+from bilevelrl.outer_loop import Callback
+from bilevelrl.plugins import registry
+from bilevelrl.protocols import Status
+from bilevelrl.run import OuterState, Run
+from bilevelrl.validation import InputError, UnknownNameError
+
+INTERRUPTED = 130
+FAILED = 1
+QUIET_LINES = 10
+
+
+@click.command("run")
+@click.argument("problem")
+@click.option("--algorithm", "-a", metavar="NAME", help="A recipe; see `bilevelrl list algorithms`.")
+@click.option("--lower", metavar="NAME", help="A lower-level solver, instead of the recipe's.")
+@click.option("--estimator", metavar="NAME", help="A hyper-gradient estimator, instead of the recipe's.")
+@click.option("--upper", metavar="NAME", help="An upper-level optimizer, instead of the recipe's.")
+@click.option(
+    "--set",
+    "changes",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="An option: KEY of the algorithm, or problem.KEY, lower.KEY, estimator.KEY, upper.KEY. Repeatable.",
+)
+@click.option("--iterations", type=int, help="The largest number of updates of x (default 500).")
+@click.option("--seed", type=int, help="Keys every random stream of the run (default 0).")
+@click.option("--tolerance", type=float, help="Stop at this distance from stationarity (default 0: never).")
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Save the run and its picture here.")
+def run_command(
+    problem: str,
+    algorithm: str | None,
+    lower: str | None,
+    estimator: str | None,
+    upper: str | None,
+    changes: tuple[str, ...],
+    iterations: int | None,
+    seed: int | None,
+    tolerance: float | None,
+    out: Path | None,
+) -> None:
+    """Run an algorithm on PROBLEM, a registered name or a TOML file.
+
+    On the command line `--algorithm m-sobirl` is the default where no component is named.
+    """
+    names = {"algorithm": algorithm, "lower": lower, "estimator": estimator, "upper": upper}
+    settings = {"iterations": iterations, "seed": seed, "tolerance": tolerance}
+    experiment = _experiment(problem, names, changes, settings)
+    built_problem, built_algorithm = compose(experiment, registry())
+    if out is not None:
+        _make_directory(out)
+    with _progress(experiment.iterations) as callback:
+        run = built_algorithm.run(
+            built_problem,
+            iterations=experiment.iterations,
+            seed=experiment.seed,
+            tolerance=experiment.tolerance,
+            callback=callback,
+        )
+    _report(run)
+    if out is not None:
+        _save(run, out)
+    if run.status is Status.INTERRUPTED:
+        sys.exit(INTERRUPTED)
+    if not run.status.usable:
+        sys.exit(FAILED)
+
+
+def _experiment(
+    problem: str,
+    names: Mapping[str, str | None],
+    changes: tuple[str, ...],
+    settings: Mapping[str, int | float | None],
+) -> Experiment:
+    if problem.endswith(".toml"):
+        base = Experiment.read(Path(problem))
+    else:
+        # All three components may be composed freely; where none is named, the paper's method is meant.
+        composed = any(names.values())
+        base = Experiment({"problem": {"name": problem}} | ({} if composed else {"algorithm": {"name": "m-sobirl"}}))
+    tables: dict[str, dict[str, Any]] = {key: dict(table) for key, table in base.tables.items()}
+    for table, name in names.items():
+        if name is not None and tables.get(table, {}).get("name") != name:
+            tables[table] = {"name": name}  # the options of another component mean nothing to this one
+            if table == "algorithm":
+                for role in ROLES:
+                    tables.pop(role, None)
+    for change in changes:
+        table, key, value = _parse_change(change)
+        tables.setdefault(table, {})[key] = value
+    given = {key: value for key, value in settings.items() if value is not None}
+    return attrs.evolve(base, tables=tables, **{key: check_setting(key, value) for key, value in given.items()})
+
+
+def _parse_change(change: str) -> tuple[str, str, Any]:
+    path, separator, text = change.partition("=")
+    if not separator or not path.strip():
+        raise InputError("--set", repr(change), "KEY=VALUE, such as lower.sweeps=20")
+    table, dot, key = path.strip().rpartition(".")
+    if not dot:
+        table = "algorithm"
+    if table not in TABLES:
+        raise UnknownNameError(f"the part before the dot in --set {change!r}", table, TABLES)
+    if key in SETTINGS and table == "algorithm":
+        raise InputError("--set", repr(change), f"the option --{key}")
+    return table, key, _parse_value(text.strip())
+
+
+def _parse_value(text: str) -> Any:
+    """A TOML value, or, where it is none, the text itself: `--set problem.environment=Taxi-v3` needs no quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+@contextlib.contextmanager
+def _progress(iterations: int) -> Iterator[Callback]:
+    """A bar on a terminal; elsewhere a few quiet lines."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        every = max(1, iterations // QUIET_LINES)
+
+        def quiet(state: OuterState) -> None:
+            if state.iteration % every == 0:
+                click.echo(f"iteration {state.iteration:>8,}  {_figures(state)}", err=True)
+
+        yield quiet
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=iterations, figures="")
+        every = max(1, iterations // 200)
+
+        def draw(state: OuterState) -> None:
+            if state.iteration % every == 0 or state.iteration == iterations:
+                bar.update(task, completed=state.iteration, figures=_figures(state))
+
+        yield draw
+
+
+def _figures(state: OuterState) -> str:
+    norm = float((state.hyper.gradient @ state.hyper.gradient) ** 0.5)
+    return f"objective {state.hyper.objective:.6g}  gradient norm {norm:.3g}"
+
+
+def _report(run: Run) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{run.algorithm.name} on {run.problem.name}", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("")
+    table.add_column("start", justify="right")
+    table.add_column("end", justify="right")
+    for label, before, after in run.comparison():
+        table.add_row(label, f"{before:.6g}", f"{after:.6g}")
+    console = Console()
+    console.print(table)
+    for label, text in run.facts():
+        console.print(f"  [bold]{label}[/bold]  {text}", soft_wrap=True, highlight=False)
+
+
+def _make_directory(out: Path) -> None:
+    # Before the run, not after it: a directory that cannot be made must not cost an hour of computing.
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError("--out", repr(str(out)), f"a directory that can be written ({error.strerror})") from None
+
+
+def _save(run: Run, out: Path) -> None:
+    run.save(out)
+    written = "experiment.toml, history.csv, summary.json, state.npz"
+    try:
+        picture = run.plot(out / "run.png")
+    except InputError as error:
+        click.echo(f"No picture: {error}", err=True)
+    else:
+        written += f", {picture.name}"
+    click.echo(f"  saved to {out}: {written}")

@@ -1,0 +1,125 @@
+"""Experiment: what a run is asked to do, as a table of names and options, in TOML and back."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.configuration import options_of
+from bilevelrl.registry import Kind
+from bilevelrl.validation import InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from bilevelrl.outer_loop import Algorithm
+
+ROLES = {
+    "lower": Kind.LOWER_LEVEL_SOLVER,
+    "estimator": Kind.HYPERGRADIENT_ESTIMATOR,
+    "upper": Kind.UPPER_LEVEL_OPTIMIZER,
+}
+TABLES = ("problem", "algorithm", *ROLES)
+SETTINGS: dict[str, tuple[type, str]] = {
+    "iterations": (int, "an integer of at least 0"),
+    "seed": (int, "an integer of at least 0"),
+    "tolerance": (float, "a number of at least 0"),
+}
+
+
+@attrs.frozen
+class Experiment:
+    """A run to be done: tables `problem`, `algorithm`, `lower`, `estimator`, `upper`, and the loop's settings.
+
+    Each table has the component's `name` and its options. `algorithm` names a recipe; a table of a role changes
+    options of the recipe's component, or, with a `name`, replaces it. Without a recipe all three roles are named.
+
+    Args:
+        tables: table name to its entries.
+        iterations: the largest number of updates of x.
+        seed: keys the random streams.
+        tolerance: the stationarity at which to stop; 0 for never.
+    """
+
+    tables: Mapping[str, Mapping[str, Any]]
+    iterations: int = 500
+    seed: int = 0
+    tolerance: float = 0.0
+
+    @classmethod
+    def read(cls, path: Path) -> Experiment:
+        """Read a TOML file; raises `InputError` for one that is malformed or has an unknown key or a wrong type."""
+        try:
+            return cls.parse(tomllib.loads(path.read_text(encoding="utf-8")))
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(str(path), f"not TOML ({error})", "a TOML file") from None
+        except UnicodeDecodeError:
+            raise InputError(str(path), "not text in UTF-8", "a TOML file") from None
+        except OSError as error:
+            raise InputError(str(path), f"unreadable ({error.strerror})", "a TOML file") from None
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any]) -> Experiment:
+        """Check the keys and types of a parsed TOML file."""
+        tables: dict[str, Mapping[str, Any]] = {}
+        settings: dict[str, Any] = {}
+        for key, value in content.items():
+            if key in TABLES:
+                if not isinstance(value, Mapping):
+                    raise InputError(f"[{key}]", repr(value), "a table with a name and options")
+                if not isinstance(value.get("name", ""), str):
+                    raise InputError(f"{key}.name", repr(value["name"]), "a string")
+                tables[key] = value
+            elif key in SETTINGS:
+                settings[key] = check_setting(key, value)
+            else:
+                raise UnknownNameError("a key of the experiment", key, (*TABLES, *SETTINGS))
+        return cls(tables, **settings)
+
+    @classmethod
+    def describe(cls, problem: BilevelProblem, algorithm: Algorithm, **settings: Any) -> Experiment:
+        """The experiment that would do this again: every component with all its options.
+
+        A problem that was composed in Python has only its name here, which `compose` then does not find.
+        """
+        tables: dict[str, Mapping[str, Any]] = {"problem": {"name": problem.name, **(problem.configuration or {})}}
+        for role in ROLES:
+            component = getattr(algorithm, role)
+            tables[role] = {"name": component.name, **options_of(component)}
+        return cls(tables, **settings)
+
+    def write(self, path: Path) -> None:
+        """Write the experiment as TOML."""
+        import tomli_w
+
+        content = {name: getattr(self, name) for name in SETTINGS}
+        content |= {name: _plain(table) for name, table in self.tables.items()}
+        path.write_text(tomli_w.dumps(content), encoding="utf-8")
+
+    def entries(self, table: str) -> tuple[str | None, dict[str, Any]]:
+        """A table's name (None where it has none) and its options."""
+        options = dict(self.tables.get(table, {}))
+        return options.pop("name", None), options
+
+
+def check_setting(key: str, value: Any) -> Any:
+    """A setting of the outer loop with its type checked; its range is the loop's to check."""
+    kind, expected = SETTINGS[key]
+    accepted = (int, float) if kind is float else (int,)
+    if isinstance(value, bool) or not isinstance(value, accepted):
+        raise InputError(key, repr(value), expected)
+    return kind(value)
+
+
+def _plain(value: Any) -> Any:
+    """Options in TOML's own types."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return value if isinstance(value, bool | int | float | str) else repr(value)

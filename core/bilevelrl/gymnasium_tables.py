@@ -1,0 +1,126 @@
+"""The transition tables that Gymnasium's toy-text environments publish, as a `SoftMDP`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from bilevelrl.mdp import SoftMDP
+from bilevelrl.transitions import DenseTransitions, SparseTransitions
+from bilevelrl.validation import Array, InputError, Mask
+
+# Above this many entries (8 MiB) a table of a few successors a row is better kept sparse.
+LARGEST_DENSE_TABLE = 1_000_000
+
+
+def from_gymnasium(
+    env: Any, *, discount: float = 0.99, temperature: float = 0.01, reference: Array | None = None
+) -> SoftMDP:
+    """The MDP behind a Gymnasium environment that publishes its table as `env.unwrapped.P`.
+
+    The table maps state and action to a list of (probability, next state, reward, terminated). A state that ends an
+    episode becomes absorbing with reward 0. The reward of (s, a) is the expectation over its outcomes. The initial
+    distribution is the environment's `initial_state_distrib`, or its reset state.
+
+    Args:
+        env: FrozenLake, Taxi, CliffWalking, or any environment with such a table.
+        discount: γ.
+        temperature: τ.
+        reference: μ (S, A), or None.
+
+    Returns:
+        A dense MDP where the table is small, a sparse one otherwise; S as in the environment.
+
+    Raises:
+        InputError: where the environment publishes no table, or a table that is not one.
+    """
+    inner = getattr(env, "unwrapped", env)
+    table: Any = getattr(inner, "P", None)
+    if not hasattr(table, "__getitem__") or not hasattr(table, "__len__"):
+        raise InputError(
+            f"the transition table of {_environment_name(env)}",
+            "missing",
+            "an environment with a table env.unwrapped.P, such as FrozenLake-v1, Taxi-v3 or CliffWalking-v1",
+        )
+    try:
+        states, actions = len(table), len(table[0])
+        outcomes = [
+            (s * actions + a, float(p), int(t), float(reward), bool(ended))
+            for s in range(states)
+            for a in range(actions)
+            for p, t, reward, ended in table[s][a]
+        ]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the transition table of {_environment_name(env)}",
+            f"malformed ({type(error).__name__}: {error})",
+            "table[state][action] = [(probability, next state, reward, terminated), …]",
+        ) from error
+    return _mdp_from_outcomes(
+        outcomes, states, actions, _initial_distribution(env, states), discount, temperature, reference
+    )
+
+
+def _mdp_from_outcomes(
+    outcomes: list[tuple[int, float, int, float, bool]],
+    states: int,
+    actions: int,
+    initial: Array,
+    discount: float,
+    temperature: float,
+    reference: Array | None,
+) -> SoftMDP:
+    rows, probabilities, successors, gains, ended = (np.array(column) for column in zip(*outcomes, strict=True))
+    terminal = np.zeros(states, dtype=bool)
+    terminal[successors[ended]] = True
+    ambiguous = terminal & np.isin(np.arange(states), successors[~ended & ~terminal[rows // actions]])
+    if ambiguous.any():
+        raise InputError(
+            f"state {int(ambiguous.argmax())} of the transition table",
+            "reached both with and without termination",
+            "termination to be a property of the state",
+        )
+    live = ~terminal[rows // actions]
+    absorbing = np.flatnonzero(np.repeat(terminal, actions))
+    sums: Any = np.bincount(rows[live], weights=(probabilities * gains)[live], minlength=states * actions)
+    rewards = sums.astype(np.float64, copy=False).reshape(states, actions)
+    matrix = scipy.sparse.csr_array(
+        (
+            np.concatenate([probabilities[live], np.ones(absorbing.size)]),
+            (
+                np.concatenate([rows[live], absorbing]),
+                np.concatenate([successors[live], absorbing // actions]),
+            ),
+        ),
+        shape=(states * actions, states),
+    )
+    dense = states * actions * states <= LARGEST_DENSE_TABLE
+    transitions = (
+        DenseTransitions(matrix.toarray().reshape(states, actions, states)) if dense else SparseTransitions(matrix)
+    )
+    return SoftMDP(transitions, rewards, discount, temperature, initial, reference)
+
+
+def absorbing_states(mdp: SoftMDP) -> Mask:
+    """Which states only lead to themselves under every action: (S,) booleans."""
+    rows, successors, probabilities = mdp.transitions.stored()
+    leaves = (successors != rows // mdp.actions) & (probabilities > 0)
+    absorbing = np.ones(mdp.states, dtype=bool)
+    absorbing[rows[leaves] // mdp.actions] = False
+    return absorbing
+
+
+def _initial_distribution(env: Any, states: int) -> Array:
+    published = getattr(getattr(env, "unwrapped", env), "initial_state_distrib", None)
+    if published is not None:
+        return np.asarray(published, dtype=np.float64)
+    initial = np.zeros(states)
+    initial[int(env.reset(seed=0)[0])] = 1.0
+    return initial
+
+
+def _environment_name(env: Any) -> str:
+    spec = getattr(env, "spec", None)
+    return str(getattr(spec, "id", None) or type(env).__name__)

@@ -1,0 +1,64 @@
+"""Factorisations of `I − γP^π`, dense and sparse, and solving with a nearby one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+import scipy.sparse.linalg
+
+from bilevelrl.transitions import Chain
+from bilevelrl.validation import Array
+
+# A step of refinement must shrink the residual at least this much, or a fresh factorisation is cheaper.
+CONTRACTION_WANTED = 0.1
+MAXIMUM_REFINEMENTS = 20
+
+
+class Factorization:
+    """An LU factorisation of `I − γP^π` that solves with the matrix and with its transpose."""
+
+    def __init__(self, solve: Callable[[Array, bool], Array]) -> None:
+        self.solve = solve
+
+    @classmethod
+    def of(cls, chain: Chain, discount: float) -> Factorization:
+        """Factor `I − γ·chain`: LAPACK for an ndarray, SuperLU for a sparse array."""
+        size = chain.shape[0]
+        if scipy.sparse.issparse(chain):
+            matrix = scipy.sparse.csc_array(scipy.sparse.eye_array(size) - discount * chain)
+            factors: Any = scipy.sparse.linalg.splu(matrix)
+            return cls(lambda b, transpose: factors.solve(b, "T" if transpose else "N"))
+        matrix = chain * -discount
+        matrix.flat[:: size + 1] += 1.0
+        # No finiteness check: a non-finite model must surface as a status, not as an exception from LAPACK.
+        dense = scipy.linalg.lu_factor(matrix, overwrite_a=True, check_finite=False)
+        return cls(lambda b, transpose: scipy.linalg.lu_solve(dense, b, trans=int(transpose), check_finite=False))
+
+
+def solve_with_refinement(
+    nearby: Factorization, apply: Callable[[Array], Array], right_hand_side: Array, transpose: bool
+) -> Array | None:
+    """Solve `A x = b` with the factorisation of a matrix near A; None if it is not near enough.
+
+    The residual falls by the distance of the two matrices at each step, so a factorisation that Newton's method used
+    a step before convergence needs two or three steps to reach rounding.
+    """
+    answer = nearby.solve(right_hand_side, transpose)
+    scale = float(np.abs(right_hand_side).max())
+    previous = np.inf
+    for _ in range(MAXIMUM_REFINEMENTS):
+        remainder = right_hand_side - apply(answer)
+        size = float(np.abs(remainder).max())
+        floor = 4 * np.finfo(np.float64).eps * (scale + 2.0 * float(np.abs(answer).max()))
+        if size <= floor:
+            return answer
+        if not size <= CONTRACTION_WANTED * previous:
+            # Near the floor the residual stops falling because of rounding, and the answer is already the best.
+            return answer if size <= 100 * floor else None
+        answer = answer + nearby.solve(remainder, transpose)
+        previous = size
+    return None

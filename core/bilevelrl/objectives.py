@@ -1,0 +1,142 @@
+"""Upper-level objectives `f(x, π)` of a tabular policy, with their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bilevelrl.bellman import Linearization
+from bilevelrl.mdp import SoftMDP
+from bilevelrl.occupancy import DenseOccupancy
+from bilevelrl.protocols import PolicyObjective, SupportsModel
+from bilevelrl.validation import Array, InputError, as_array, is_flag, is_real
+
+
+@attrs.frozen(eq=False)
+class ReturnObjective:
+    """Minus the true return: `f(x, π) = −ρ̄ᵀ (I − γ̄P̄^π)^{-1} Σ_a π_sa r̄_sa`, unregularised, in an MDP M̄ of its own.
+
+    The policy gradient theorem gives `∂f/∂π_sa = −d^π(s) Q̄^π(s,a)` with `d^π` the discounted state occupancy of π in
+    M̄ from its initial distribution ρ̄ (Sutton et al. 2000). Where M̄ itself depends on x, `∂f/∂x` is the pullback of
+    minus the occupancy, with `γ̄V̄` for the transitions and `V̄` for the initial distribution.
+
+    Args:
+        true_mdp: M̄: a `SoftMDP`, or a `SupportsModel` (say, a `ParametricMDP`) of the same x. Its temperature and
+            reference measure play no part.
+        baseline: subtract `V̄^π(s)`, so that `∂f/∂π_sa = −d^π(s) (Q̄^π − V̄^π)(s,a)`: the gradient of the return of the
+            *normalised* policy. On the simplex nothing changes, the hyper-gradient included; an estimator that solves
+            its adjoint equation only approximately starts much closer to the answer.
+    """
+
+    true_mdp: Any = attrs.field()
+    baseline: bool = attrs.field(default=False, validator=is_flag())
+
+    @true_mdp.validator
+    def _check(self, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, SoftMDP | SupportsModel):
+            raise InputError("ReturnObjective.true_mdp", f"a {type(value).__name__}", "a SoftMDP or a ParametricMDP")
+
+    def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
+        """`f`, `∂f/∂x`, `∂f/∂π`; two linear solves with one factorisation."""
+        mdp = self.true_mdp if isinstance(self.true_mdp, SoftMDP) else self.true_mdp.model(x)
+        system = Linearization(mdp.transitions, mdp.discount, policy)
+        values = system.solve((policy * mdp.rewards).sum(axis=1))
+        visits = system.solve_transpose(mdp.initial)
+        continuation = mdp.discount * values
+        action_values = mdp.rewards + mdp.transitions.expectation(continuation)
+        if self.baseline:
+            action_values -= values[:, None]
+        by_policy = -visits[:, None] * action_values
+        if isinstance(self.true_mdp, SoftMDP):
+            by_x = np.zeros_like(x)
+        else:
+            measure = DenseOccupancy(-visits[:, None] * policy, continuation, -values)
+            by_x = self.true_mdp.pullback(x, measure)
+        return -float(mdp.initial @ values), by_x, by_policy
+
+
+@attrs.frozen(eq=False)
+class QuadraticObjective:
+    """`f(x, π) = ½a‖x − x̂‖² + ½b‖π − π̂‖²_F`.
+
+    Args:
+        x_weight: a ≥ 0.
+        policy_weight: b ≥ 0.
+        x_target: x̂ (n,), or None for zero.
+        policy_target: π̂ (S, A), or None for zero.
+    """
+
+    x_weight: float = attrs.field(default=1.0, validator=is_real(at_least=0.0))
+    policy_weight: float = attrs.field(default=1.0, validator=is_real(at_least=0.0))
+    x_target: Any = None
+    policy_target: Any = None
+
+    def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
+        """`f`, `a(x − x̂)`, `b(π − π̂)`."""
+        x_error = x if self.x_target is None else x - self.x_target
+        policy_error = policy if self.policy_target is None else policy - self.policy_target
+        flat = policy_error.reshape(-1)
+        value = 0.5 * (self.x_weight * float(x_error @ x_error) + self.policy_weight * float(flat @ flat))
+        return value, self.x_weight * x_error, self.policy_weight * policy_error
+
+
+def _demonstrations(value: object) -> Array:
+    array = as_array("demonstrations", value, (None, None))
+    if (array < 0).any():
+        raise InputError("the smallest entry of demonstrations", str(array.min()), "at least 0")
+    return array
+
+
+@attrs.frozen(eq=False)
+class LogLikelihoodObjective:
+    """Minus the log-likelihood of demonstrations: `f(π) = −Σ_sa d^E_sa log π_sa`.
+
+    With `d^E` the discounted occupancy of a demonstrator started from the follower's ρ, the hyper-gradient is maximum
+    entropy inverse RL's feature matching, `r̄ = (d^π*_ρ − d^E)/τ` (Ziebart et al. 2008).
+
+    Args:
+        demonstrations: `d^E` (S, A), counts or discounted occupancies, not negative.
+    """
+
+    demonstrations: Array = attrs.field(converter=_demonstrations)
+
+    def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
+        """`f`, zero, `−d^E/π`; infinite where a demonstrated action has probability zero."""
+        shown = self.demonstrations > 0
+        with np.errstate(divide="ignore"):
+            logs = np.log(policy, out=np.zeros_like(policy), where=shown)
+            by_policy = np.divide(-self.demonstrations, policy, out=np.zeros_like(policy), where=shown)
+        return -float((self.demonstrations * logs).sum()), np.zeros_like(x), by_policy
+
+
+def _terms(value: Sequence[tuple[float, PolicyObjective]]) -> tuple[tuple[float, PolicyObjective], ...]:
+    return tuple((float(weight), term) for weight, term in value)
+
+
+@attrs.frozen(eq=False)
+class WeightedSum:
+    """`f = Σ_i w_i f_i`: a main objective with penalties.
+
+    Args:
+        terms: pairs (weight, objective).
+    """
+
+    terms: tuple[tuple[float, PolicyObjective], ...] = attrs.field(converter=_terms)
+
+    @terms.validator
+    def _check(self, attribute: attrs.Attribute[Any], value: tuple[tuple[float, PolicyObjective], ...]) -> None:
+        if not value:
+            raise InputError("WeightedSum.terms", "empty", "at least one pair (weight, objective)")
+
+    def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
+        """The weighted sums of the terms' values and gradients."""
+        total, by_x, by_policy = 0.0, np.zeros_like(x), np.zeros_like(policy)
+        for weight, term in self.terms:
+            value, term_by_x, term_by_policy = term.value_and_gradients(x, policy)
+            total += weight * value
+            by_x += weight * term_by_x
+            by_policy += weight * term_by_policy
+        return total, by_x, by_policy

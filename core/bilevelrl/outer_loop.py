@@ -1,0 +1,264 @@
+"""Algorithm: three components composed, and the outer loop that runs them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.feasible_sets import Free, stationarity
+from bilevelrl.plugins import registry
+from bilevelrl.protocols import (
+    Cost,
+    HyperGradient,
+    HyperGradientEstimator,
+    LowerLevelSolver,
+    OptimizerState,
+    PolicyObjective,
+    Status,
+    SupportsModel,
+    SupportsSampling,
+    TrajectoryObjective,
+    UpperLevelOptimizer,
+)
+from bilevelrl.randomness import stream
+from bilevelrl.registry import Kind
+from bilevelrl.run import History, OuterState, Run
+from bilevelrl.validation import Array, IncompatibleError, InputError
+
+Callback = Callable[[OuterState], None]
+
+NEEDS: dict[type, str] = {
+    SupportsModel: "a transition model",
+    SupportsSampling: "a simulator",
+    PolicyObjective: "an objective of the policy",
+    TrajectoryObjective: "an objective over trajectories",
+}
+
+
+class StepFailed(ArithmeticError):
+    """A step could not be completed; the state before it is still good.
+
+    Attributes:
+        status: `Status.DIVERGED` or `Status.NON_FINITE`.
+        component: which component's answer was unusable, by its name.
+        iteration: the iteration that failed.
+    """
+
+    def __init__(self, status: Status, component: str, iteration: int) -> None:
+        self.status = status
+        self.component = component
+        self.iteration = iteration
+        super().__init__(f"iteration {iteration}, {component}: {status.advice}")
+
+
+@attrs.frozen
+class Algorithm:
+    """A lower-level solver, a hyper-gradient estimator and an upper-level optimizer, run in turn.
+
+    Args:
+        lower: answers x with the follower's policy.
+        estimator: differentiates the leader's objective through that answer.
+        upper: moves x.
+        name: what tables and pictures call it.
+    """
+
+    lower: LowerLevelSolver = attrs.field()
+    estimator: HyperGradientEstimator = attrs.field()
+    upper: UpperLevelOptimizer = attrs.field()
+    name: str = "custom"
+
+    @lower.validator
+    def _check_lower(self, attribute: attrs.Attribute[Any], value: Any) -> None:
+        _check_protocol("lower", value, LowerLevelSolver)
+
+    @estimator.validator
+    def _check_estimator(self, attribute: attrs.Attribute[Any], value: Any) -> None:
+        _check_protocol("estimator", value, HyperGradientEstimator)
+
+    @upper.validator
+    def _check_upper(self, attribute: attrs.Attribute[Any], value: Any) -> None:
+        _check_protocol("upper", value, UpperLevelOptimizer)
+
+    def check_compatible(self, problem: BilevelProblem) -> None:
+        """Raise `IncompatibleError` where a component needs what the problem does not offer, naming what would work."""
+        lower, objective = problem.lower, problem.objective
+        _check_requirement(Kind.LOWER_LEVEL_SOLVER, "lower-level solver", self.lower, "requires", problem, lower)
+        kind = Kind.HYPERGRADIENT_ESTIMATOR
+        _check_requirement(kind, "estimator", self.estimator, "requires", problem, lower)
+        _check_requirement(kind, "estimator", self.estimator, "requires_objective", problem, objective)
+
+    def start(self, problem: BilevelProblem, *, seed: int = 0, x: object = None) -> OuterState:
+        """The state at iteration 0: the follower's answer and the hyper-gradient where the run begins.
+
+        Args:
+            problem: what to solve.
+            seed: keys every random stream of the run.
+            x: where to begin, instead of the problem's own starting point.
+        """
+        if x is None:
+            return self.evaluate(problem, problem.initial_point(stream(seed, "start")), seed=seed)
+        return self.evaluate(problem, problem.feasible_set.project(problem.point(x)), seed=seed)
+
+    def evaluate(self, problem: BilevelProblem, x: object, *, seed: int = 0) -> OuterState:
+        """The follower's answer and the hyper-gradient at x itself, feasible or not, from a cold start."""
+        point = problem.point(x)
+        return self._evaluate(problem, seed, 0, point, None, self.upper.init(point))
+
+    def step(self, problem: BilevelProblem, state: OuterState, *, seed: int = 0) -> OuterState:
+        """One outer iteration: move x, project it, let the follower answer, differentiate the answer.
+
+        The state that comes out is consistent: its solution and hyper-gradient belong to its x. The same (state, seed)
+        gives the same step, bit for bit.
+
+        Raises:
+            StepFailed: where a component diverged or a value is not finite; `state` is then still good.
+        """
+        x, optimizer = self.upper.update(state.x, state.hyper, state.optimizer)
+        if not isinstance(problem.feasible_set, Free):
+            x = problem.feasible_set.project(x)
+        if x.shape != state.x.shape:
+            raise InputError(f"the shape of x from optimizer {self.upper.name!r}", str(x.shape), str(state.x.shape))
+        if not np.isfinite(x).all():
+            raise StepFailed(Status.NON_FINITE, f"optimizer {self.upper.name!r}", state.iteration + 1)
+        return self._evaluate(problem, seed, state.iteration + 1, x, state, optimizer)
+
+    def _evaluate(
+        self,
+        problem: BilevelProblem,
+        seed: int,
+        iteration: int,
+        x: Array,
+        before: OuterState | None,
+        optimizer: OptimizerState,
+    ) -> OuterState:
+        warm_start, previous, spent = (
+            (None, None, Cost()) if before is None else (before.solution, before.hyper, before.cost)
+        )
+        solution = self.lower.solve(problem, x, warm_start, stream(seed, "lower", iteration))
+        if not solution.status.usable:
+            raise StepFailed(solution.status, f"lower-level solver {self.lower.name!r}", iteration)
+        hyper = self.estimator.estimate(problem, x, solution, previous, stream(seed, "estimator", iteration))
+        self._check_estimate(hyper, x, iteration)
+        return OuterState(iteration, x, solution, hyper, optimizer, spent + solution.cost + hyper.cost)
+
+    def _check_estimate(self, hyper: HyperGradient, x: Array, iteration: int) -> None:
+        label = f"estimator {self.estimator.name!r}"
+        if hyper.gradient.shape != x.shape:
+            raise InputError(f"the shape of the gradient from {label}", str(hyper.gradient.shape), str(x.shape))
+        if not hyper.status.usable:
+            raise StepFailed(hyper.status, label, iteration)
+        if not (math.isfinite(hyper.objective) and np.isfinite(hyper.gradient).all()):
+            raise StepFailed(Status.NON_FINITE, label, iteration)
+
+    def run(
+        self,
+        problem: BilevelProblem,
+        *,
+        iterations: int,
+        seed: int = 0,
+        x: object = None,
+        tolerance: float = 0.0,
+        callback: Callback | None = None,
+    ) -> Run:
+        """Run the outer loop and return all it saw.
+
+        Args:
+            problem: what to solve.
+            iterations: the largest number of updates of x.
+            seed: keys every random stream of the run.
+            x: where to begin, instead of the problem's own starting point.
+            tolerance: stop once `‖x − Π_X(x − ∇φ)‖₂` and the residuals of solver and estimator are at most this.
+                0 never stops early.
+            callback: called with every state, the first included.
+
+        Returns:
+            A `Run`. A failure on the way (a value that is not finite, a diverging component) is told in its status,
+            with the last good state kept; Ctrl-C likewise.
+
+        Raises:
+            InputError: for a mistake of the caller.
+            StepFailed: where not even the starting point can be evaluated.
+        """
+        _check_count("iterations", iterations)
+        _check_count("seed", seed)
+        if not (math.isfinite(tolerance) and tolerance >= 0):
+            raise InputError("tolerance", repr(tolerance), "a finite number of at least 0")
+        self.check_compatible(problem)
+        began = time.perf_counter()
+        first = state = self.start(problem, seed=seed, x=x)
+        history = History()
+        status, stopped_by = Status.BUDGET_SPENT, ""
+        try:
+            while True:
+                distance = stationarity(problem.feasible_set, state.x, state.hyper.gradient)
+                history.append(state, distance)
+                if callback is not None:
+                    callback(state)
+                if tolerance > 0 and _has_converged(state, distance, tolerance):
+                    status = Status.CONVERGED
+                    break
+                if state.iteration >= iterations:
+                    break
+                state = self.step(problem, state, seed=seed)
+        except StepFailed as failure:
+            status, stopped_by = failure.status, f"{failure.component} at iteration {failure.iteration}"
+        except KeyboardInterrupt:
+            status = Status.INTERRUPTED
+        return Run(
+            problem=problem,
+            algorithm=self,
+            iterations=iterations,
+            seed=seed,
+            tolerance=tolerance,
+            first=first,
+            last=state,
+            history=history,
+            status=status,
+            stopped_by=stopped_by,
+            seconds=time.perf_counter() - began,
+        )
+
+
+def _has_converged(state: OuterState, distance: float, tolerance: float) -> bool:
+    # An inexact gradient can be small by accident: it counts only once the pieces it is made of are accurate too.
+    residual = state.hyper.residual
+    return (
+        distance <= tolerance and state.solution.residual <= tolerance and (residual is None or residual <= tolerance)
+    )
+
+
+def _check_count(field: str, value: object) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
+        raise InputError(field, repr(value), "an integer of at least 0")
+
+
+def _check_protocol(field: str, value: object, protocol: Any) -> None:
+    if isinstance(value, type):
+        raise InputError(field, f"the class {value.__name__}", f"an instance, such as {value.__name__}()")
+    if not isinstance(value, protocol):
+        raise InputError(field, f"a {type(value).__name__}", f"a {protocol.__name__}")
+
+
+def _check_requirement(
+    kind: Kind, role: str, component: Any, member: str, problem: BilevelProblem, offered: object
+) -> None:
+    wanted = getattr(component, member)
+    if isinstance(offered, wanted):
+        return
+    alternatives = (SupportsModel, SupportsSampling, PolicyObjective, TrajectoryObjective)
+    has = " and ".join(p.__name__ for p in alternatives if isinstance(offered, p)) or type(offered).__name__
+    working = [
+        repr(entry.name) for entry in registry().of_kind(kind) if isinstance(offered, getattr(entry.component, member))
+    ]
+    plural = role[0].upper() + role[1:] + "s"
+    advice = f"{plural} that would work: {', '.join(working)}" if working else f"No registered {role} would work"
+    raise IncompatibleError(
+        f"{role} {component.name!r} needs {NEEDS.get(wanted, 'more')} ({wanted.__name__}); "
+        f"problem {problem.name!r} offers only {has}. {advice}"
+    )

@@ -1,0 +1,404 @@
+"""How x enters the follower's MDP: parametric rewards, transitions and initial distributions.
+
+Each part is a function of x with its vector-Jacobian product; none ever builds a Jacobian. A user's own part is any
+object with the same three members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import attrs
+import numpy as np
+import scipy.sparse
+
+from bilevelrl.mdp import SoftMDP
+from bilevelrl.occupancy import Occupancy
+from bilevelrl.transitions import DenseTransitions, SparseTransitions, Transitions, as_transitions
+from bilevelrl.validation import (
+    Array,
+    InputError,
+    as_array,
+    as_array_unchecked,
+    as_distribution,
+    is_integer,
+    is_real,
+)
+
+
+@runtime_checkable
+class ParametricArray(Protocol):
+    """An array that depends on x: rewards (S, A), or an initial distribution (S,)."""
+
+    @property
+    def dimension(self) -> int:
+        """n, the length of x."""
+
+    def __call__(self, x: Array) -> Array:
+        """The array at x."""
+
+    def pullback(self, x: Array, cotangent: Array) -> Array:
+        """(n,) `Jᵀ cotangent`, with J the derivative of the array at x."""
+
+
+@runtime_checkable
+class ParametricTransitions(Protocol):
+    """A transition kernel that depends on x."""
+
+    @property
+    def dimension(self) -> int:
+        """n, the length of x."""
+
+    def __call__(self, x: Array) -> Transitions:
+        """The kernel at x."""
+
+    def pullback(self, x: Array, weights: Array, continuation: Array) -> Array:
+        """(n,) `J_Pᵀ P̄` for the outer product `P̄_sas' = weights_sa · continuation_s'`."""
+
+
+def _base_rewards(value: object) -> Array:
+    return as_array("base", value, (None, None))
+
+
+@attrs.frozen(eq=False)
+class TabularReward:
+    """`r_sa(x) = base_sa + x_{s·A+a}`: one parameter for each state and action; n = S·A."""
+
+    base: Array = attrs.field(converter=_base_rewards)
+
+    @property
+    def dimension(self) -> int:
+        """S·A."""
+        return self.base.size
+
+    def __call__(self, x: Array) -> Array:
+        """`base + x` as a table."""
+        return self.base + x.reshape(self.base.shape)
+
+    def pullback(self, x: Array, cotangent: Array) -> Array:
+        """The cotangent, flattened."""
+        return cotangent.reshape(-1).copy()
+
+
+@attrs.frozen(eq=False)
+class StateReward:
+    """`r_sa(x) = base_sa + x_s`, counted in the states listed: one parameter a state.
+
+    Args:
+        base: (S, A), the part that does not depend on x.
+        states: the states that have a parameter, in the order of x. Default: all.
+    """
+
+    base: Array = attrs.field(converter=_base_rewards)
+    states: Any = None
+
+    def __attrs_post_init__(self) -> None:
+        count = self.base.shape[0]
+        states = np.arange(count) if self.states is None else np.asarray(self.states)
+        valid = states.ndim == 1 and states.size > 0 and np.issubdtype(states.dtype, np.integer)
+        if not valid or states.min() < 0 or states.max() >= count or np.unique(states).size < states.size:
+            raise InputError("StateReward.states", str(self.states), f"distinct integers in 0..{count - 1}")
+        object.__setattr__(self, "states", states)
+
+    @property
+    def dimension(self) -> int:
+        """The number of states that have a parameter."""
+        return int(self.states.size)
+
+    def __call__(self, x: Array) -> Array:
+        """`base`, with x added to the rows of `states`."""
+        rewards = self.base.copy()
+        rewards[self.states] += x[:, None]
+        return rewards
+
+    def pullback(self, x: Array, cotangent: Array) -> Array:
+        """Row sums of the cotangent at `states`."""
+        return np.asarray(cotangent.sum(axis=1)[self.states])
+
+
+def _feature_matrix(value: Any) -> Any:
+    if scipy.sparse.issparse(value):
+        matrix = scipy.sparse.csr_array(value, dtype=np.float64)
+        as_array("features", matrix.data, (None,))
+        return matrix
+    array = np.asarray(value, dtype=np.float64)
+    checked = as_array("features", array, (None,) * array.ndim)
+    return np.ascontiguousarray(checked.reshape(-1, checked.shape[-1])) if checked.ndim > 1 else checked
+
+
+def _check_feature_rows(name: str, features: Any, rows: int) -> None:
+    if features.ndim != 2 or features.shape[0] != rows:
+        raise InputError(f"the shape of {name}.features", str(features.shape), f"({rows}, n) after flattening")
+
+
+@attrs.frozen(eq=False)
+class LinearReward:
+    """`r_sa(x) = base_sa + Σ_k φ_sak x_k`: linear in features.
+
+    Args:
+        base: (S, A).
+        features: φ, (S, A, n) or (S·A, n), dense or scipy sparse.
+    """
+
+    base: Array = attrs.field(converter=_base_rewards)
+    features: Any = attrs.field(converter=_feature_matrix)
+
+    def __attrs_post_init__(self) -> None:
+        _check_feature_rows("LinearReward", self.features, self.base.size)
+
+    @property
+    def dimension(self) -> int:
+        """The number of features."""
+        return int(self.features.shape[1])
+
+    def __call__(self, x: Array) -> Array:
+        """`base + φx`."""
+        return np.asarray(self.base + (self.features @ x).reshape(self.base.shape))
+
+    def pullback(self, x: Array, cotangent: Array) -> Array:
+        """`φᵀ r̄`."""
+        return np.asarray(self.features.T @ cotangent.reshape(-1))
+
+
+@attrs.frozen(eq=False)
+class CallableReward:
+    """Rewards from a function with its vector-Jacobian product, e.g. a neural network's.
+
+    Args:
+        function: `x ↦ r(x)` (S, A).
+        vjp: `(x, r̄) ↦ J_rᵀ r̄` (n,).
+        dimension: n.
+    """
+
+    function: Callable[[Array], Array]
+    vjp: Callable[[Array, Array], Array]
+    dimension: int = attrs.field(validator=is_integer(at_least=1))
+
+    def __call__(self, x: Array) -> Array:
+        """`function(x)`."""
+        return as_array_unchecked("the value of CallableReward.function", self.function(x), (None, None))
+
+    def pullback(self, x: Array, cotangent: Array) -> Array:
+        """`vjp(x, cotangent)`."""
+        return as_array_unchecked("the value of CallableReward.vjp", self.vjp(x, cotangent), (self.dimension,))
+
+
+@attrs.frozen(eq=False, slots=False)
+class SoftmaxTransitions:
+    """`P_sas'(x) ∝ P⁰_sas' exp(Σ_k φ_sas'k x_k)` on the support of a base kernel: dense stays dense, sparse sparse.
+
+    Args:
+        base: P⁰, anything `as_transitions` takes. Entries that are zero stay zero.
+        features: φ, (nnz, n) over the non-zero entries of P⁰ in row-major order, dense or scipy sparse.
+            Default: the identity, one parameter for each entry.
+    """
+
+    base: Transitions = attrs.field(converter=as_transitions)
+    features: Any = attrs.field(default=None, converter=attrs.converters.optional(_feature_matrix))
+
+    def __attrs_post_init__(self) -> None:
+        rows, successors, probabilities = self.base.stored()
+        positive = probabilities > 0
+        fields = self.__dict__
+        fields["_rows"], fields["_successors"] = rows[positive], successors[positive]
+        fields["_log_base"] = np.log(probabilities[positive])
+        fields["_starts"] = np.searchsorted(self._rows, np.arange(self.base.states * self.base.actions))
+        if self.features is not None:
+            _check_feature_rows("SoftmaxTransitions", self.features, self._rows.size)
+
+    _rows: Any = attrs.field(init=False, repr=False)
+    _successors: Any = attrs.field(init=False, repr=False)
+    _log_base: Array = attrs.field(init=False, repr=False)
+    _starts: Any = attrs.field(init=False, repr=False)
+
+    @property
+    def dimension(self) -> int:
+        """The number of features, or of non-zero entries."""
+        return int(self._rows.size if self.features is None else self.features.shape[1])
+
+    def _probabilities(self, x: Array) -> Array:
+        logits = self._log_base + (x if self.features is None else self.features @ x)
+        logits = logits - np.maximum.reduceat(logits, self._starts)[self._rows]
+        np.exp(logits, out=logits)
+        return np.asarray(logits / np.add.reduceat(logits, self._starts)[self._rows])
+
+    def __call__(self, x: Array) -> Transitions:
+        """The kernel at x, stored as the base is."""
+        states, actions = self.base.states, self.base.actions
+        probabilities = self._probabilities(x)
+        if isinstance(self.base, DenseTransitions):
+            table = np.zeros((states * actions, states))
+            table[self._rows, self._successors] = probabilities
+            return DenseTransitions.trusted(table.reshape(states, actions, states))
+        pointers = np.append(self._starts, self._rows.size)
+        matrix = scipy.sparse.csr_array((probabilities, self._successors, pointers), shape=(states * actions, states))
+        return SparseTransitions.trusted(matrix)
+
+    def pullback(self, x: Array, weights: Array, continuation: Array) -> Array:
+        """`φᵀ (P ⊙ r̄_sa (γV_s' − Σ_t P_sat γV_t))`: the softmax's derivative applied to the outer product."""
+        probabilities = self._probabilities(x)
+        worth = continuation[self._successors]
+        mean = np.add.reduceat(probabilities * worth, self._starts)[self._rows]
+        cotangent = probabilities * (worth - mean) * weights.reshape(-1)[self._rows]
+        return cotangent if self.features is None else np.asarray(self.features.T @ cotangent)
+
+
+def _base_distribution(value: Any) -> Array:
+    return as_distribution("base", value, np.size(value))
+
+
+@attrs.frozen(eq=False)
+class SoftmaxInitial:
+    """`ρ_s(x) ∝ ρ⁰_s exp(Σ_k φ_sk x_k)`: a parametric initial distribution.
+
+    Args:
+        base: ρ⁰ (S,), a distribution; zero entries stay zero.
+        features: φ (S, n), dense or scipy sparse. Default: the identity.
+    """
+
+    base: Array = attrs.field(converter=_base_distribution)
+    features: Any = attrs.field(default=None, converter=attrs.converters.optional(_feature_matrix))
+
+    def __attrs_post_init__(self) -> None:
+        if self.features is not None:
+            _check_feature_rows("SoftmaxInitial", self.features, self.base.size)
+
+    @property
+    def dimension(self) -> int:
+        """The number of features, or of states."""
+        return int(self.base.size if self.features is None else self.features.shape[1])
+
+    def __call__(self, x: Array) -> Array:
+        """ρ at x."""
+        logits = np.asarray(x if self.features is None else self.features @ x)
+        weights = self.base * np.exp(logits - logits[self.base > 0].max(initial=-np.inf))
+        return np.asarray(weights / weights.sum())
+
+    def pullback(self, x: Array, cotangent: Array) -> Array:
+        """`φᵀ (ρ ⊙ (ρ̄ − ⟨ρ, ρ̄⟩))`."""
+        distribution = self(x)
+        through = distribution * (cotangent - distribution @ cotangent)
+        return through if self.features is None else np.asarray(self.features.T @ through)
+
+
+@attrs.frozen(eq=False)
+class Slice:
+    """A part that reads only `x[start : start + part.dimension]` of a longer x.
+
+    With it, rewards, transitions and initial distribution may each have their own block of x, or share one.
+
+    Args:
+        part: any parametric part.
+        start: where its block begins.
+        dimension: n, the length of the whole x.
+    """
+
+    part: Any
+    start: int = attrs.field(validator=is_integer(at_least=0))
+    dimension: int = attrs.field(validator=is_integer(at_least=1))
+
+    def __attrs_post_init__(self) -> None:
+        if self.start + self.part.dimension > self.dimension:
+            end = f"{self.start} + {self.part.dimension}"
+            raise InputError("Slice.start + part.dimension", end, f"at most dimension = {self.dimension}")
+
+    def _block(self) -> slice:
+        return slice(self.start, self.start + self.part.dimension)
+
+    def __call__(self, x: Array) -> Any:
+        """The part at its block of x."""
+        return self.part(x[self._block()])
+
+    def pullback(self, x: Array, *cotangents: Array) -> Array:
+        """The part's pullback, zero outside its block."""
+        gradient = np.zeros(self.dimension)
+        gradient[self._block()] = self.part.pullback(x[self._block()], *cotangents)
+        return gradient
+
+
+@attrs.frozen(eq=False, slots=False)
+class ParametricMDP:
+    """The follower's MDP as a function of x: `SupportsModel`.
+
+    Args:
+        transitions: P: a `ParametricTransitions`, or fixed (anything `as_transitions` takes).
+        rewards: r: a `ParametricArray` (S, A), or a fixed array.
+        discount: γ in [0, 1).
+        temperature: τ > 0.
+        initial: ρ: a `ParametricArray` (S,), a fixed distribution, or None for uniform.
+        reference: μ (S, A) > 0, or None for Shannon entropy.
+
+    Raises:
+        InputError: where the parts disagree on shapes or on n, or none depends on x.
+    """
+
+    transitions: Any
+    rewards: Any
+    discount: float = attrs.field(validator=is_real(at_least=0.0, below=1.0))
+    temperature: float = attrs.field(validator=is_real(above=0.0))
+    initial: Any = None
+    reference: Any = None
+
+    def __attrs_post_init__(self) -> None:
+        parts = {
+            "transitions": self.transitions if isinstance(self.transitions, ParametricTransitions) else None,
+            "rewards": self.rewards if isinstance(self.rewards, ParametricArray) else None,
+            "initial": self.initial if isinstance(self.initial, ParametricArray) else None,
+        }
+        self.__dict__["_parts"] = {name: part for name, part in parts.items() if part is not None}
+        sizes = {name: part.dimension for name, part in self._parts.items()}
+        if not sizes:
+            raise InputError("ParametricMDP", "independent of x", "at least one parametric part")
+        if len(set(sizes.values())) > 1:
+            told = ", ".join(f"{name} has {size}" for name, size in sizes.items())
+            raise InputError("the dimension of the parts", told, "one n; use Slice to share x among parts")
+        self.__dict__["dimension"] = next(iter(sizes.values()))
+        self.__dict__["_base"] = self._validated(np.zeros(self.dimension))
+
+    def _validated(self, x: Array) -> SoftMDP:
+        fixed = {"transitions": self.transitions, "rewards": self.rewards, "initial": self.initial}
+        values = {name: self._parts[name](x) if name in self._parts else fixed[name] for name in fixed}
+        return SoftMDP(discount=self.discount, temperature=self.temperature, reference=self.reference, **values)
+
+    _parts: Any = attrs.field(init=False, repr=False)
+    _base: SoftMDP = attrs.field(init=False, repr=False)
+    dimension: int = attrs.field(init=False)
+
+    def _checked(self, x: object) -> Array:
+        if (
+            isinstance(x, np.ndarray)
+            and x.dtype == np.float64
+            and x.shape == (self.dimension,)
+            and np.isfinite(x).all()
+        ):
+            return x
+        return as_array("x", x, (self.dimension,))
+
+    def model(self, x: Array) -> SoftMDP:
+        """`M_τ(x)`. Raises `InputError` where x has the wrong length or is not finite."""
+        x = self._checked(x)
+        return self._base.replace(**{name: part(x) for name, part in self._parts.items()})
+
+    def pullback(self, x: Array, occupancy: Occupancy) -> Array:
+        """(n,) `J_rᵀ r̄ + J_Pᵀ P̄ + J_ρᵀ ρ̄` at x."""
+        x = self._checked(x)
+        measure = occupancy.dense(self._base.states, self._base.actions)
+        gradient: Array | None = None
+        for name, part in self._parts.items():
+            if name == "transitions":
+                if measure.continuation is None:
+                    raise InputError(
+                        "occupancy.continuation",
+                        "None",
+                        "γV (S,), since the transitions depend on x and this occupancy differentiates rewards only",
+                    )
+                term = part.pullback(x, measure.weights, measure.continuation)
+            elif name == "rewards":
+                term = part.pullback(x, measure.weights)
+            elif measure.initial is not None:
+                term = part.pullback(x, measure.initial)
+            else:
+                continue
+            gradient = term if gradient is None else gradient + term
+        return np.zeros(self.dimension) if gradient is None else gradient

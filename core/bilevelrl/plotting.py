@@ -1,0 +1,75 @@
+"""The picture of a run: the problem's own drawing beside the curves of objective and gradient."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bilevelrl.validation import Array, InputError
+
+if TYPE_CHECKING:
+    from bilevelrl.run import Run
+
+# Colours that stay apart for colour-blind readers (Okabe and Ito 2008).
+OBJECTIVE, DIRECT, IMPLICIT, TOTAL = "#000000", "#E69F00", "#0072B2", "#999999"
+
+
+def plot_run(run: Run, path: Path) -> Path:
+    """Draw a run into `path` (png, svg or pdf by its suffix). Raises `InputError` where matplotlib is missing."""
+    figure_class = require_matplotlib()
+    with_picture = run.problem.picture is not None
+    figure = figure_class(figsize=(12.0, 5.2) if with_picture else (6.4, 5.2), layout="constrained")
+    grid = figure.add_gridspec(2, 2 if with_picture else 1, width_ratios=[1.15, 1.0] if with_picture else [1.0])
+    if run.problem.picture is not None:
+        run.problem.picture(figure.add_subplot(grid[:, 0]), run.x, run.solution)
+    column = int(with_picture)
+    upper = figure.add_subplot(grid[0, column])
+    _draw_objective(upper, run)
+    _draw_gradients(figure.add_subplot(grid[1, column], sharex=upper), run)
+    figure.suptitle(f"{run.algorithm.name} on {run.problem.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=140)
+    return path
+
+
+def require_matplotlib() -> Any:
+    """matplotlib's `Figure`, which draws without a screen and without global state."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("matplotlib", "not installed", "pip install 'bilevelrl[plot]'") from None
+    return Figure
+
+
+def _draw_objective(axes: Any, run: Run) -> None:
+    axes.plot(run.history["iteration"], run.history["objective"], color=OBJECTIVE, lw=1.6)
+    axes.set_ylabel("leader's objective")
+    axes.tick_params(labelbottom=False)
+    _tidy(axes)
+
+
+def _draw_gradients(axes: Any, run: Run) -> None:
+    iterations = run.history["iteration"]
+    for column, label, color, style in (
+        ("direct_norm", "direct", DIRECT, "-"),
+        ("implicit_norm", "implicit", IMPLICIT, "-"),
+        ("stationarity", "distance to stationarity", TOTAL, "--"),
+    ):
+        axes.plot(iterations, _positive(run.history[column]), color=color, ls=style, lw=1.4, label=label)
+    axes.set_yscale("log")
+    axes.set_xlabel("outer iteration")
+    axes.set_ylabel("norm of the gradient's parts")
+    axes.legend(frameon=False, fontsize=9)
+    _tidy(axes)
+
+
+def _positive(values: Array) -> Array:
+    # A part that is exactly zero has no place on a log scale: leave a gap instead of a cliff.
+    return np.where(values > 0, values, np.nan)
+
+
+def _tidy(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, lw=0.6)

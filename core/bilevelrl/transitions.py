@@ -1,0 +1,183 @@
+"""Transition kernels P(s'|s,a): dense and sparse storage behind one interface.
+
+Everything the framework ever asks of a kernel is four linear maps: the expectation `P v`, its transpose `Pᵀ c`,
+the chain `P^π` of a policy, and a row. Implementations are immutable and validated once, where they are made.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, TypeAlias
+
+import numpy as np
+import scipy.sparse
+
+from bilevelrl.validation import PROBABILITY_TOLERANCE, Array, Indices, InputError, as_array, read_only
+
+Chain: TypeAlias = Any
+"""A Markov chain (S, S): an ndarray (dense) or a scipy CSR array (sparse)."""
+
+
+class Transitions(abc.ABC):
+    """A transition kernel over S states and A actions."""
+
+    states: int
+    actions: int
+
+    @abc.abstractmethod
+    def expectation(self, values: Array) -> Array:
+        """`(P v)_sa = Σ_s' P_sas' v_s'` for `values` (S,): a fresh (S, A) array, the caller's to overwrite."""
+
+    @abc.abstractmethod
+    def transpose_expectation(self, weights: Array) -> Array:
+        """`(Pᵀ c)_s' = Σ_sa P_sas' c_sa` for `weights` (S, A): the inflow into each state, (S,)."""
+
+    @abc.abstractmethod
+    def under(self, policy: Array) -> Chain:
+        """The chain `P^π_ss' = Σ_a π_sa P_sas'` of `policy` (S, A), in one pass over P."""
+
+    @abc.abstractmethod
+    def row(self, state: int, action: int) -> tuple[Indices, Array]:
+        """The successors of (state, action) and their probabilities, two arrays of equal length."""
+
+    @abc.abstractmethod
+    def stored(self) -> tuple[Indices, Indices, Array]:
+        """The stored entries as three flat arrays: row `s·A + a` (sorted), successor, probability."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(states={self.states}, actions={self.actions})"
+
+
+class DenseTransitions(Transitions):
+    """A kernel stored as one array (S, A, S).
+
+    Raises `InputError` where an entry is negative or not finite, or a row's sum is further than 1e-8 from one;
+    the message names the worst row.
+    """
+
+    def __init__(self, probabilities: object) -> None:
+        array = as_array("transitions", probabilities, (None, None, None))
+        if array.shape[0] != array.shape[2] or 0 in array.shape:
+            raise InputError("the shape of transitions", str(array.shape), "(S, A, S) with S, A at least 1")
+        if (array < 0).any():
+            s, a, t = (int(i) for i in np.unravel_index(array.argmin(), array.shape))
+            raise InputError(f"transitions[{s}, {a}, {t}]", str(array[s, a, t]), "a probability, so not negative")
+        _check_row_sums(array.sum(axis=2))
+        self._adopt(array)
+
+    @classmethod
+    def trusted(cls, probabilities: Array) -> DenseTransitions:
+        """Wrap an array (S, A, S) that is a kernel by construction, without the checks."""
+        kernel = cls.__new__(cls)
+        kernel._adopt(probabilities)
+        return kernel
+
+    def _adopt(self, array: Array) -> None:
+        self.states, self.actions = array.shape[:2]
+        self.probabilities = read_only(np.ascontiguousarray(array))
+        self._flat = self.probabilities.reshape(-1, self.states)
+        self._shape = (self.states, self.actions)
+
+    def expectation(self, values: Array) -> Array:
+        """See `Transitions.expectation`; one matrix-vector product."""
+        return (self._flat @ values).reshape(self._shape)
+
+    def transpose_expectation(self, weights: Array) -> Array:
+        """See `Transitions.transpose_expectation`; one vector-matrix product."""
+        return weights.reshape(-1) @ self._flat
+
+    def under(self, policy: Array) -> Array:
+        """See `Transitions.under`; S small products (1, A)·(A, S), each over contiguous memory."""
+        return np.asarray(np.matmul(policy[:, None, :], self.probabilities)[:, 0, :])
+
+    def row(self, state: int, action: int) -> tuple[Indices, Array]:
+        """See `Transitions.row`; zero entries are left out."""
+        probabilities = self.probabilities[state, action]
+        successors = np.flatnonzero(probabilities)
+        return successors, probabilities[successors]
+
+    def stored(self) -> tuple[Indices, Indices, Array]:
+        """See `Transitions.stored`; zero entries are left out."""
+        rows, successors = np.nonzero(self._flat)
+        return rows, successors, self._flat[rows, successors]
+
+
+class SparseTransitions(Transitions):
+    """A kernel stored as a CSR array of shape (S·A, S), row `s·A + a`; never densified.
+
+    Raises `InputError` on the same grounds as `DenseTransitions`.
+    """
+
+    def __init__(self, probabilities: Any) -> None:
+        if not scipy.sparse.issparse(probabilities):
+            raise InputError("transitions", f"a {type(probabilities).__name__}", "a scipy sparse array (S·A, S)")
+        matrix = scipy.sparse.csr_array(probabilities, dtype=np.float64)
+        rows, states = matrix.shape
+        if states == 0 or rows == 0 or rows % states:
+            raise InputError("the shape of transitions", str(matrix.shape), "(S·A, S), rows a multiple of columns")
+        if not np.isfinite(matrix.data).all() or (matrix.data < 0).any():
+            bad = int(np.flatnonzero(~(matrix.data >= 0) | np.isinf(matrix.data))[0])
+            row = int(np.searchsorted(matrix.indptr, bad, side="right")) - 1
+            s, a = divmod(row, rows // states)
+            place = f"transitions[{s}, {a}, {matrix.indices[bad]}]"
+            raise InputError(place, str(matrix.data[bad]), "a probability, so finite and not negative")
+        _check_row_sums(np.asarray(matrix.sum(axis=1)).reshape(states, rows // states))
+        self._adopt(matrix)
+
+    @classmethod
+    def trusted(cls, probabilities: Any) -> SparseTransitions:
+        """Wrap a CSR array (S·A, S) that is a kernel by construction, without the checks."""
+        kernel = cls.__new__(cls)
+        kernel._adopt(probabilities)
+        return kernel
+
+    def _adopt(self, matrix: Any) -> None:
+        self.states = int(matrix.shape[1])
+        self.actions = int(matrix.shape[0] // matrix.shape[1])
+        self.probabilities = matrix
+        self._shape = (self.states, self.actions)
+
+    def expectation(self, values: Array) -> Array:
+        """See `Transitions.expectation`; one sparse product."""
+        return np.asarray(self.probabilities @ values).reshape(self._shape)
+
+    def transpose_expectation(self, weights: Array) -> Array:
+        """See `Transitions.transpose_expectation`; one product with the transposed view."""
+        return np.asarray(self.probabilities.T @ weights.reshape(-1))
+
+    def under(self, policy: Array) -> Any:
+        """See `Transitions.under`; a product with the (S, S·A) matrix that averages over actions."""
+        rows = self.states * self.actions
+        average = scipy.sparse.csr_array(
+            (policy.reshape(-1), np.arange(rows), np.arange(0, rows + 1, self.actions)),
+            shape=(self.states, rows),
+        )
+        return scipy.sparse.csr_array(average @ self.probabilities)
+
+    def row(self, state: int, action: int) -> tuple[Indices, Array]:
+        """See `Transitions.row`."""
+        index = state * self.actions + action
+        span = slice(self.probabilities.indptr[index], self.probabilities.indptr[index + 1])
+        return self.probabilities.indices[span], self.probabilities.data[span]
+
+    def stored(self) -> tuple[Indices, Indices, Array]:
+        """See `Transitions.stored`."""
+        matrix = self.probabilities
+        rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+        return rows, matrix.indices, matrix.data
+
+
+def as_transitions(transitions: object) -> Transitions:
+    """A `Transitions` from itself, from an array (S, A, S), or from a scipy sparse array (S·A, S)."""
+    if isinstance(transitions, Transitions):
+        return transitions
+    if scipy.sparse.issparse(transitions):
+        return SparseTransitions(transitions)
+    return DenseTransitions(transitions)
+
+
+def _check_row_sums(sums: Array) -> None:
+    worst = int(np.abs(sums - 1.0).argmax())
+    s, a = (int(i) for i in np.unravel_index(worst, sums.shape))
+    if abs(sums[s, a] - 1.0) > PROBABILITY_TOLERANCE:
+        raise InputError(f"the sum of transitions[{s}, {a}, :]", repr(float(sums[s, a])), "1 within 1e-8")

@@ -1,0 +1,167 @@
+"""Checks at the edge: every rejected input is told in one sentence — field, value, what was expected."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.integer[Any]]
+Mask = npt.NDArray[np.bool_]
+Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+
+class InputError(ValueError):
+    """An input was rejected; the message names the field, the value and what was expected."""
+
+    def __init__(self, field: str, value: str, expected: str) -> None:
+        self.field = field
+        self.value = value
+        self.expected = expected
+        super().__init__(f"{field} is {value}; expected {expected}")
+
+
+class UnknownNameError(InputError):
+    """A name that nothing is registered under; the message suggests the close matches."""
+
+    def __init__(self, field: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        if close:
+            expected = f"a known name; did you mean {' or '.join(map(repr, close))}?"
+        else:
+            expected = f"one of {', '.join(map(repr, known))}" if known else "nothing: no such name exists"
+        super().__init__(field, repr(name), expected)
+
+
+class IncompatibleError(InputError):
+    """A component needs something that the problem does not offer."""
+
+    def __init__(self, message: str) -> None:
+        ValueError.__init__(self, message)
+
+
+def is_real(
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+    optional: bool = False,
+) -> Validator:
+    """An attrs validator for a finite real number within bounds (`optional` lets None through)."""
+    limits: list[tuple[str, float, Callable[[float, float], bool]]] = [
+        (words, limit, holds)
+        for words, limit, holds in (
+            ("above", above, operator.gt),
+            ("at least", at_least, operator.ge),
+            ("below", below, operator.lt),
+            ("at most", at_most, operator.le),
+        )
+        if limit is not None
+    ]
+    expected = " ".join(["a finite number", " and ".join(f"{words} {limit:g}" for words, limit, _ in limits)]).strip()
+
+    def validate(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if optional and value is None:
+            return
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+        if not is_number or not math.isfinite(value) or not all(holds(value, limit) for _, limit, holds in limits):
+            raise InputError(attribute.name, repr(value), expected + (" or None" if optional else ""))
+
+    return validate
+
+
+def is_integer(*, at_least: int | None = None, optional: bool = False) -> Validator:
+    """An attrs validator for an integer with a lower bound (`optional` lets None through)."""
+    expected = "an integer" + (f" of at least {at_least}" if at_least is not None else "")
+
+    def validate(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if optional and value is None:
+            return
+        is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
+        if not is_whole or (at_least is not None and value < at_least):
+            raise InputError(attribute.name, repr(value), expected + (" or None" if optional else ""))
+
+    return validate
+
+
+def is_choice(*choices: str) -> Validator:
+    """An attrs validator for one of a few words; a near miss gets a suggestion."""
+
+    def validate(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value not in choices:
+            if isinstance(value, str):
+                raise UnknownNameError(attribute.name, value, choices)
+            raise InputError(attribute.name, repr(value), f"one of {', '.join(map(repr, choices))}")
+
+    return validate
+
+
+def is_flag() -> Validator:
+    """An attrs validator for True or False."""
+
+    def validate(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, bool):
+            raise InputError(attribute.name, repr(value), "True or False")
+
+    return validate
+
+
+def shape_words(shape: Sequence[int | None]) -> str:
+    """A shape as a reader writes it: `(3, any)`."""
+    inside = ", ".join("any" if size is None else str(size) for size in shape)
+    return f"({inside},)" if len(shape) == 1 else f"({inside})"
+
+
+def as_array(field: str, value: object, shape: Sequence[int | None]) -> Array:
+    """`value` as a finite float64 array of the given shape (None: any size), or an `InputError`."""
+    array = as_array_unchecked(field, value, shape)
+    if not np.isfinite(array).all():
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise InputError(f"{field}[{', '.join(map(str, index))}]", str(array[index]), "a finite number")
+    return array
+
+
+def as_array_unchecked(field: str, value: object, shape: Sequence[int | None]) -> Array:
+    """`value` as a float64 array of the given shape; entries may be non-finite."""
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(field, f"a {type(value).__name__}", "an array of real numbers") from None
+    matches = array.ndim == len(shape) and all(
+        want is None or want == have for want, have in zip(shape, array.shape, strict=True)
+    )
+    if not matches:
+        raise InputError(f"the shape of {field}", shape_words(array.shape), shape_words(shape))
+    return array
+
+
+def as_distribution(field: str, value: object, size: int) -> Array:
+    """`value` as a probability vector of the given size: non-negative, sum one within 1e-8."""
+    array = as_array(field, value, (size,))
+    if (array < 0).any():
+        index = int(array.argmin())
+        raise InputError(f"{field}[{index}]", str(array[index]), "a probability, so not negative")
+    if abs(array.sum() - 1.0) > PROBABILITY_TOLERANCE:
+        raise InputError(f"the sum of {field}", repr(float(array.sum())), "1 within 1e-8")
+    return array
+
+
+# Tables written with eight or more digits pass; a missing or doubled entry does not.
+PROBABILITY_TOLERANCE = 1e-8
+
+
+def read_only(array: Array) -> Array:
+    """A view that refuses writes: components share arrays, and none may change another's."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -1,0 +1,128 @@
+"""Hyper-gradients from the adjoint of the soft Bellman equation: solved exactly, or tracked by one step a call."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import ClassVar
+
+import attrs
+import numpy as np
+
+import bilevelrl as bl
+
+# A tracked adjoint that starts at zero never misses by more than its right-hand side, unless the step size is too
+# large; then the miss grows geometrically. The factor leaves room for right-hand sides that move between calls.
+DIVERGENCE = 1e6
+
+
+@attrs.frozen
+class Implicit:
+    """The exact hyper-gradient, by one adjoint solve with the solver's own factorisation.
+
+        c              = π ⊙ ∂f/∂π / τ
+        (I − γP^π)ᵀ λ  = γPᵀc − Σ_a c
+        r̄              = c + π ⊙ λ
+        ∇φ(x)          = ∂f/∂x + pullback(x, r̄)
+
+    Exact at the follower's optimum; at an approximate answer its error is proportional to the answer's. Adding a
+    number per state to ∂f/∂π changes nothing, and the one that makes Σ_a c vanish loses the fewest digits.
+
+    Source: Yang, Gao and Yuan, AISTATS 2025, section 3 (arXiv 2405.19697).
+    """
+
+    name: ClassVar[str] = "implicit"
+    requires: ClassVar[type] = bl.SupportsModel
+    requires_objective: ClassVar[type] = bl.PolicyObjective
+
+    def estimate(
+        self,
+        problem: bl.BilevelProblem,
+        x: bl.Array,
+        solution: bl.TabularSolution,
+        previous: bl.HyperGradient | None,
+        rng: np.random.Generator,
+    ) -> bl.HyperGradient:
+        """`∇φ(x)`; one linear solve, one pullback."""
+        began = time.perf_counter()
+        model, policy, system = solution.model, solution.policy, solution.linearization
+        objective, by_x, by_policy = problem.objective.value_and_gradients(x, policy)
+        centred = by_policy - (policy * by_policy).sum(axis=1, keepdims=True)
+        cotangent = bl.policy_cotangent(model, policy, centred)
+        right_hand_side = bl.adjoint_right_hand_side(model, cotangent)
+        if not (math.isfinite(objective) and np.isfinite(right_hand_side).all()):
+            return _not_finite(by_x, objective, time.perf_counter() - began)
+        adjoint = system.solve_transpose(right_hand_side)
+        residual = float(np.abs(system.apply_transpose(adjoint) - right_hand_side).max())
+        occupancy = bl.adjoint_occupancy(model, policy, solution.values, cotangent, adjoint)
+        implicit = problem.lower.pullback(x, occupancy)
+        cost = bl.Cost(linear_solves=1, seconds=time.perf_counter() - began)
+        return bl.HyperGradient(by_x, implicit, objective, occupancy, cost, bl.Status.CONVERGED, residual)
+
+
+@attrs.frozen
+class WarmStartAdjoint:
+    """M-SoBiRL's estimator: one gradient step a call on the adjoint equation, warm-started, never solved to the end.
+
+    With `A = I − γP^π` and `b = Uᵀ diag(π) ∂f/∂π = Σ_a π⊙∂f/∂π − γPᵀ(π⊙∂f/∂π)`:
+
+        w ← w − ξ (A Aᵀ w − A b)             # a step on ½‖Aᵀw − b‖²
+        g = ∂f/∂x + τ⁻¹ J_rᵀ(π⊙∂f/∂π) − τ⁻¹ ∂_xT(x, V)ᵀ w
+
+    The last line is the pullback of the signed occupancy `(π⊙∂f/∂π − π⊙w)/τ`. As the outer iterates settle, w
+    approaches the exact adjoint `−τλ`.
+
+    Source: Yang, Gao and Yuan, AISTATS 2025, algorithm 1 (arXiv 2405.19697).
+
+    Args:
+        step_size: ξ > 0; below `2/‖A‖²`, and `‖A‖² ≤ (1+γ)(1 + γ·max_s' Σ_s P^π_ss')`, or w diverges.
+    """
+
+    name: ClassVar[str] = "warm-start-adjoint"
+    requires: ClassVar[type] = bl.SupportsModel
+    requires_objective: ClassVar[type] = bl.PolicyObjective
+
+    step_size: float = attrs.field(default=0.5, validator=bl.is_real(above=0.0))
+
+    def estimate(
+        self,
+        problem: bl.BilevelProblem,
+        x: bl.Array,
+        solution: bl.TabularSolution,
+        previous: bl.HyperGradient | None,
+        rng: np.random.Generator,
+    ) -> bl.HyperGradient:
+        """The tracked gradient; three products with `P^π`, one pullback. `carry["w"]` warm-starts the next call."""
+        began = time.perf_counter()
+        model, policy, system = solution.model, solution.policy, solution.linearization
+        objective, by_x, by_policy = problem.objective.value_and_gradients(x, policy)
+        cotangent = bl.policy_cotangent(model, policy, by_policy)
+        target = bl.adjoint_right_hand_side(model, cotangent)
+        # In the paper's variables b = −τ·target and w = −τλ: one step in λ is the same step in w.
+        scale = float(np.abs(target).max())
+        if previous is None:
+            adjoint = np.zeros(model.states)
+        else:
+            adjoint = previous.carry["w"] / -model.temperature
+            scale = max(scale, float(previous.carry["scale"]))
+        mismatch = system.apply_transpose(adjoint)
+        mismatch -= target
+        adjoint = adjoint - self.step_size * system.apply(mismatch)
+        residual = float(np.abs(system.apply_transpose(adjoint) - target).max())
+        occupancy = bl.adjoint_occupancy(model, policy, solution.values, cotangent, adjoint)
+        implicit = problem.lower.pullback(x, occupancy)
+        return bl.HyperGradient(
+            by_x,
+            implicit,
+            objective,
+            occupancy,
+            bl.Cost(products=3, seconds=time.perf_counter() - began),
+            bl.Status.DIVERGED if residual > DIVERGENCE * scale else bl.Status.BUDGET_SPENT,
+            residual,
+            carry={"w": adjoint * -model.temperature, "scale": np.array(scale)},
+        )
+
+
+def _not_finite(by_x: bl.Array, objective: float, seconds: float) -> bl.HyperGradient:
+    nothing = np.full_like(by_x, np.nan)
+    return bl.HyperGradient(by_x, nothing, objective, None, bl.Cost(seconds=seconds), bl.Status.NON_FINITE)

@@ -1,0 +1,40 @@
+"""Algorithms composed of this plugin's components."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+import bilevelrl as bl
+from bilevelrl_model_based.estimators import WarmStartAdjoint
+from bilevelrl_model_based.solvers import SoftValueIteration
+
+
+@attrs.frozen
+class MSoBiRL:
+    """M-SoBiRL, the model-based algorithm of Yang, Gao and Yuan (AISTATS 2025, algorithm 1).
+
+    N warm-started soft Bellman backups, one gradient step on the adjoint equation, one gradient step on x. With
+    constant ξ, β and N, `min_k ‖∇φ(x_k)‖² = O(1/K)`.
+
+    Args:
+        step_size: β > 0, of the gradient step on x.
+        adjoint_step_size: ξ > 0, of the gradient step on the adjoint.
+        sweeps: N ≥ 1, Bellman backups in an outer iteration.
+    """
+
+    name: ClassVar[str] = "m-sobirl"
+
+    step_size: float = attrs.field(default=0.1, validator=bl.is_real(above=0.0))
+    adjoint_step_size: float = attrs.field(default=0.5, validator=bl.is_real(above=0.0))
+    sweeps: int = attrs.field(default=10, validator=bl.is_integer(at_least=1))
+
+    def build(self) -> bl.Algorithm:
+        """The composition."""
+        return bl.Algorithm(
+            lower=SoftValueIteration(sweeps=self.sweeps),
+            estimator=WarmStartAdjoint(step_size=self.adjoint_step_size),
+            upper=bl.upper_level_optimizer("gradient-descent", step_size=self.step_size),
+            name=self.name,
+        )

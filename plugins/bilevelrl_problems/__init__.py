@@ -1,0 +1,13 @@
+"""The problem catalogue."""
+
+from __future__ import annotations
+
+import bilevelrl as bl
+from bilevelrl_problems.reward_shaping import FrozenLakeShaping, GymnasiumShaping
+from bilevelrl_problems.synthetic_quadratic import SyntheticQuadratic
+
+
+@bl.hookimpl
+def bilevelrl_problems() -> list[type]:
+    """The paper's synthetic problem, and reward shaping on Gymnasium's published tables."""
+    return [SyntheticQuadratic, FrozenLakeShaping, GymnasiumShaping]

@@ -1,0 +1,58 @@
+"""A gridworld as a person wants to see it: what the leader pays as colours, what the follower does as arrows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import bilevelrl as bl
+
+# FrozenLake's actions: left, down, right, up; y grows downwards in the picture.
+DIRECTIONS = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])
+WATER = "#26323A"
+
+
+def draw_grid_policy(axes: Any, letters: Any, shaping: bl.Array, policy: bl.Array) -> None:
+    """Colour every cell by its shaping reward and draw one arrow per action, as long as it is probable.
+
+    Args:
+        axes: matplotlib axes.
+        letters: (rows, columns), FrozenLake's S, F, H and G.
+        shaping: (S,) rewards, row-major.
+        policy: (S, 4) in the order left, down, right, up.
+    """
+    rows, columns = letters.shape
+    largest = float(np.abs(shaping).max()) or 1.0
+    cells = np.ma.masked_array(shaping.reshape(rows, columns), np.isin(letters, ["H", "G"]))
+    image = axes.imshow(cells, cmap="RdBu", vmin=-largest, vmax=largest)
+    for row, column in np.ndindex(rows, columns):
+        _draw_cell(axes, row, column, str(letters[row, column]), policy[row * columns + column])
+    axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", lw=1.5)
+    axes.tick_params(which="both", length=0, labelbottom=False, labelleft=False)
+    axes.spines[:].set_visible(False)
+    axes.set_title("learned shaping reward (colour) and follower's policy (arrows)", fontsize=10)
+    axes.figure.colorbar(image, ax=axes, shrink=0.8, label="shaping reward")
+
+
+def _draw_cell(axes: Any, row: int, column: int, letter: str, probabilities: bl.Array) -> None:
+    if letter == "H":
+        axes.fill_between([column - 0.5, column + 0.5], row - 0.5, row + 0.5, color=WATER, lw=0)
+        axes.text(column, row, "hole", color="white", ha="center", va="center", fontsize=7)
+        return
+    if letter == "G":
+        axes.fill_between([column - 0.5, column + 0.5], row - 0.5, row + 0.5, color="#F0C419", lw=0)
+        axes.text(column, row, "goal", color="black", ha="center", va="center", fontsize=8, weight="bold")
+        return
+    if letter == "S":
+        axes.text(column - 0.46, row - 0.3, "start", color="black", fontsize=6)
+    for probability, (dx, dy) in zip(probabilities, DIRECTIONS, strict=True):
+        if probability > 0.05:
+            axes.annotate(
+                "",
+                xy=(column + 0.42 * probability * dx, row + 0.42 * probability * dy),
+                xytext=(column, row),
+                arrowprops={"arrowstyle": "-|>", "lw": 1.3, "color": "black", "shrinkA": 0, "shrinkB": 0},
+            )

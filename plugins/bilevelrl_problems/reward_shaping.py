@@ -1,0 +1,142 @@
+"""Reward shaping on Gymnasium's published transition tables, judged by the true return of the follower's answer.
+
+The leader adds `x_s` to the follower's reward in every state that does not end the episode, within `|x_s| ≤ bound`;
+the follower, entropy-regularised and often more short-sighted than the leader, answers optimally; the leader's
+objective is minus the true, unshaped and unregularised return of that answer, `f = −V^π_{M̄}(ρ)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+
+import bilevelrl as bl
+from bilevelrl_problems.grid_picture import draw_grid_policy
+
+
+@attrs.frozen
+class GymnasiumShaping:
+    """Shaping rewards for any Gymnasium environment with a transition table: FrozenLake, Taxi, CliffWalking.
+
+    Args:
+        environment: the environment's registered id.
+        discount: γ of the follower, in [0, 1).
+        true_discount: γ̄ of the leader's judgement, in [0, 1).
+        temperature: τ > 0 of the follower, in the units of the environment's reward.
+        bound: the largest shaping reward, > 0.
+    """
+
+    name: ClassVar[str] = "gymnasium-shaping"
+
+    environment: str = attrs.field(default="CliffWalking-v1")
+    discount: float = attrs.field(default=0.95, validator=bl.is_real(at_least=0.0, below=1.0))
+    true_discount: float = attrs.field(default=0.99, validator=bl.is_real(at_least=0.0, below=1.0))
+    temperature: float = attrs.field(default=0.5, validator=bl.is_real(above=0.0))
+    bound: float = attrs.field(default=1.0, validator=bl.is_real(above=0.0))
+
+    def build(self) -> bl.BilevelProblem:
+        """The problem; needs the extra `gymnasium`."""
+        true_mdp = bl.from_gymnasium(
+            make_environment(self.environment), discount=self.true_discount, temperature=self.temperature
+        )
+        return shaping_problem(true_mdp, self.discount, self.bound)
+
+
+@attrs.frozen
+class FrozenLakeShaping:
+    """Shaping rewards for Gymnasium's FrozenLake, the leader's reward being 1 at the goal and 0 elsewhere.
+
+    Args:
+        map_size: 4 or 8, the two maps that Gymnasium ships.
+        slippery: whether a move goes astray to either side with probability 1/3 each.
+        discount: γ of the follower, in [0, 1).
+        true_discount: γ̄ of the leader's judgement, in [0, 1).
+        temperature: τ > 0 of the follower.
+        bound: the largest shaping reward, > 0.
+    """
+
+    name: ClassVar[str] = "frozenlake-shaping"
+
+    map_size: int = attrs.field(default=8, validator=bl.is_integer(at_least=4))
+    slippery: bool = attrs.field(default=True, validator=bl.is_flag())
+    discount: float = attrs.field(default=0.95, validator=bl.is_real(at_least=0.0, below=1.0))
+    true_discount: float = attrs.field(default=0.99, validator=bl.is_real(at_least=0.0, below=1.0))
+    temperature: float = attrs.field(default=0.05, validator=bl.is_real(above=0.0))
+    bound: float = attrs.field(default=1.0, validator=bl.is_real(above=0.0))
+
+    def __attrs_post_init__(self) -> None:
+        if self.map_size not in (4, 8):
+            raise bl.InputError("map_size", repr(self.map_size), "4 or 8")
+
+    def build(self) -> bl.BilevelProblem:
+        """The problem; needs the extra `gymnasium`."""
+        size = f"{self.map_size}x{self.map_size}"
+        env = make_environment("FrozenLake-v1", map_name=size, is_slippery=self.slippery)
+        true_mdp = bl.from_gymnasium(env, discount=self.true_discount, temperature=self.temperature)
+        letters = np.array(env.unwrapped.desc, dtype="U1")
+        problem = shaping_problem(true_mdp, self.discount, self.bound)
+        goal = (letters == "G").reshape(-1)
+
+        def measures(x: bl.Array, solution: bl.TabularSolution) -> dict[str, float]:
+            return {
+                **true_return(true_mdp, solution),
+                "goal within 100 steps": _probability_within(true_mdp, solution.policy, goal, steps=100),
+            }
+
+        def picture(axes: Any, x: bl.Array, solution: bl.TabularSolution) -> None:
+            shaping = problem.lower.rewards(x)[:, 0] - true_mdp.rewards[:, 0]
+            draw_grid_policy(axes, letters, shaping, solution.policy)
+
+        return attrs.evolve(problem, measures=measures, picture=picture)
+
+
+def shaping_problem(true_mdp: bl.SoftMDP, discount: float, bound: float) -> bl.BilevelProblem:
+    """One shaping parameter for each state of `true_mdp` that does not absorb, within `±bound`."""
+    live = np.flatnonzero(~bl.absorbing_states(true_mdp))
+    lower = bl.ParametricMDP(
+        true_mdp.transitions,
+        bl.StateReward(true_mdp.rewards, live),
+        discount,
+        true_mdp.temperature,
+        true_mdp.initial,
+    )
+    return bl.BilevelProblem(
+        lower=lower,
+        # With the baseline M-SoBiRL's adjoint, which starts at zero, starts near its answer; without it the first steps
+        # push every reward up at once, and x is at its bound before the adjoint has learnt to object.
+        objective=bl.ReturnObjective(true_mdp, baseline=True),
+        feasible_set=bl.Box(-bound, bound),
+        measures=lambda x, solution: true_return(true_mdp, solution),
+    )
+
+
+def true_return(true_mdp: bl.SoftMDP, solution: bl.TabularSolution) -> Mapping[str, float]:
+    """The unregularised return of the follower's policy in the unshaped MDP."""
+    values = bl.policy_values(true_mdp, solution.policy, regularized=False)
+    return {"follower's true return": float(true_mdp.initial @ values)}
+
+
+def _probability_within(mdp: bl.SoftMDP, policy: bl.Array, goal: bl.Array, steps: int) -> float:
+    """The probability of being in an (absorbing) goal state after so many steps."""
+    distribution = mdp.initial
+    for _ in range(steps):
+        distribution = mdp.transitions.transpose_expectation(distribution[:, None] * policy)
+    return float(distribution[goal].sum())
+
+
+def make_environment(environment: str, **options: Any) -> Any:
+    """`gymnasium.make`, for registered ids only: an id `module:Name` would import whatever a file asks for."""
+    try:
+        import gymnasium
+    except ImportError:
+        raise bl.InputError("gymnasium", "not installed", "pip install 'bilevelrl[gymnasium]'") from None
+    if ":" in environment:
+        raise bl.InputError("environment", repr(environment), "the id of a registered environment, without ':'")
+    try:
+        return gymnasium.make(environment, **options)
+    except (gymnasium.error.Error, ImportError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise bl.InputError("environment", repr(environment), f"one that Gymnasium can make ({reason})") from error
