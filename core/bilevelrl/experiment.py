@@ -11,6 +11,7 @@ import attrs
 
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.configuration import options_of
+from bilevelrl.plugins import registry
 from bilevelrl.registry import Kind
 from bilevelrl.validation import InputError, UnknownNameError
 
@@ -86,6 +87,8 @@ class Experiment:
         A problem that was composed in Python has only its name here, which `compose` then does not find.
         """
         tables: dict[str, Mapping[str, Any]] = {"problem": {"name": problem.name, **(problem.configuration or {})}}
+        if any(entry.name == algorithm.name for entry in registry().of_kind(Kind.ALGORITHM)):
+            tables["algorithm"] = {"name": algorithm.name}  # only for its name: every component is spelt out below
         for role in ROLES:
             component = getattr(algorithm, role)
             tables[role] = {"name": component.name, **options_of(component)}
