@@ -72,6 +72,7 @@ from bilevelrl.validation import (
     is_flag,
     is_integer,
     is_real,
+    maximum_norm,
 )
 
 __version__ = "0.1.0"
@@ -207,6 +208,7 @@ __all__ = [
     "is_integer",
     "is_real",
     "lower_level_solver",
+    "maximum_norm",
     "policy_cotangent",
     "policy_values",
     "problem",

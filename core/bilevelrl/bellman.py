@@ -19,7 +19,7 @@ from bilevelrl.linear_systems import Factorization, solve_with_refinement
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.occupancy import DenseOccupancy
 from bilevelrl.transitions import Chain, Transitions
-from bilevelrl.validation import Array
+from bilevelrl.validation import Array, maximum_norm
 
 
 @attrs.frozen(eq=False)
@@ -37,24 +37,46 @@ class Backup:
     action_values: Array
 
 
-def _scaled_preferences(mdp: SoftMDP, values: Array) -> Array:
-    """`q(v)/τ + log μ` (S, A), a fresh array."""
-    preferences: Array = mdp.transitions.expectation(values)
-    preferences *= mdp.discount / mdp.temperature
-    preferences += mdp.scaled_rewards
-    return preferences
+# e^±500 leaves room on both sides of float64's range for a sum over actions.
+SAFE_EXPONENT = 500.0
 
 
-def soft_bellman(mdp: SoftMDP, values: Array) -> Array:
-    """`T v` (S,), by a log-sum-exp that neither overflows nor underflows at any temperature."""
-    preferences = _scaled_preferences(mdp, values)
-    largest = np.maximum.reduce(preferences, axis=1)
+def soft_bellman(mdp: SoftMDP, values: Array, sweeps: int = 1) -> Array:
+    """`T v` (S,), or `T^N v` for `sweeps` = N, by log-sum-exps that neither overflow nor underflow.
+
+    Iterates on `u = v/τ`, where a backup is `u ← log Σ_a exp(z_sa)` with `z = r/τ + log μ + γPu`. The first sweep
+    shifts z by its largest entry in each state. Later ones need not look for it: shifting by u itself leaves
+    `Σ_a exp(z_sa − u_s) = exp((Tu − u)_s)`, and T is a γ-contraction, so `|Tu − u|` never exceeds its first value.
+    """
+    expectation, scaled_rewards, discount = mdp.transitions.expectation, mdp.scaled_rewards, mdp.discount
+    before = values / mdp.temperature
+    scaled = _scaled_backup(expectation(before * discount), scaled_rewards)
+    if sweeps > 1:
+        shift_by_value = maximum_norm(scaled - before) <= SAFE_EXPONENT
+        for _ in range(sweeps - 1):
+            preferences = expectation(scaled * discount)
+            if shift_by_value:
+                preferences += scaled_rewards
+                preferences -= scaled[:, None]
+                np.exp(preferences, preferences)
+                change = np.add.reduce(preferences, 1)
+                scaled += np.log(change, change)
+            else:
+                scaled = _scaled_backup(preferences, scaled_rewards)
+    scaled *= mdp.temperature
+    return scaled
+
+
+def _scaled_backup(preferences: Array, scaled_rewards: Array) -> Array:
+    """`log Σ_a exp(preferences + scaled_rewards)`, shifted by the largest; overwrites `preferences`."""
+    preferences += scaled_rewards
+    largest: Array = np.maximum.reduce(preferences, 1)
     preferences -= largest[:, None]
-    np.exp(preferences, out=preferences)
-    backed_up: Array = np.log(np.add.reduce(preferences, axis=1))
-    backed_up += largest
-    backed_up *= mdp.temperature
-    return backed_up
+    np.exp(preferences, preferences)
+    total: Array = np.add.reduce(preferences, 1)
+    np.log(total, total)
+    total += largest
+    return total
 
 
 def soft_backup(mdp: SoftMDP, values: Array) -> Backup:
@@ -64,10 +86,10 @@ def soft_backup(mdp: SoftMDP, values: Array) -> Backup:
     preferences = action_values / mdp.temperature
     preferences += mdp.scaled_rewards
     action_values += mdp.rewards
-    largest = np.maximum.reduce(preferences, axis=1)
+    largest = np.maximum.reduce(preferences, 1)
     preferences -= largest[:, None]
-    np.exp(preferences, out=preferences)
-    total = np.add.reduce(preferences, axis=1)
+    np.exp(preferences, preferences)
+    total = np.add.reduce(preferences, 1)
     # Normalising by the sum, not by exp(−Tv/τ), keeps rows at one to rounding even where |q|/τ is 1e6.
     preferences /= total[:, None]
     backed_up = np.log(total)
@@ -112,14 +134,14 @@ class Linearization:
 
     def apply(self, values: Array) -> Array:
         """`(I − γP^π) v`."""
-        product: Array = self.chain @ values
+        product: Array = self.chain.dot(values)
         product *= -self.discount
         product += values
         return product
 
     def apply_transpose(self, weights: Array) -> Array:
         """`(I − γP^π)ᵀ w`."""
-        product: Array = self.chain.T @ weights
+        product: Array = self.chain.T.dot(weights)
         product *= -self.discount
         product += weights
         return product

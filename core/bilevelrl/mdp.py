@@ -66,7 +66,10 @@ class SoftMDP:
     @cached_property
     def scaled_rewards(self) -> Array:
         """`r/τ + log μ` (S, A): a reference measure is entropy with the reward `r + τ log μ`."""
-        scaled = self.rewards / self.temperature
+        return self._scaled(self.rewards)
+
+    def _scaled(self, rewards: Array) -> Array:
+        scaled = rewards / self.temperature
         return scaled if self.reference is None else scaled + np.log(self.reference)
 
     def replace(self, **fields: Any) -> SoftMDP:
@@ -76,9 +79,10 @@ class SoftMDP:
         surface as `Status.NON_FINITE` from the solver.
         """
         copy: SoftMDP = object.__new__(SoftMDP)
-        copy.__dict__.update(self.__dict__)
-        copy.__dict__.pop("scaled_rewards", None)
-        copy.__dict__.update(fields)
+        values = copy.__dict__
+        values |= self.__dict__
+        values |= fields
+        values["scaled_rewards"] = copy._scaled(copy.rewards)
         return copy
 
     def __repr__(self) -> str:

@@ -26,10 +26,10 @@ from bilevelrl.protocols import (
     TrajectoryObjective,
     UpperLevelOptimizer,
 )
-from bilevelrl.randomness import stream
+from bilevelrl.randomness import Streams, stream
 from bilevelrl.registry import Kind
 from bilevelrl.run import History, OuterState, Run
-from bilevelrl.validation import Array, IncompatibleError, InputError
+from bilevelrl.validation import Array, IncompatibleError, InputError, all_finite
 
 Callback = Callable[[OuterState], None]
 
@@ -108,7 +108,7 @@ class Algorithm:
     def evaluate(self, problem: BilevelProblem, x: object, *, seed: int = 0) -> OuterState:
         """The follower's answer and the hyper-gradient at x itself, feasible or not, from a cold start."""
         point = problem.point(x)
-        return self._evaluate(problem, seed, 0, point, None, self.upper.init(point))
+        return self._evaluate(problem, Streams(seed), 0, point, None, self.upper.init(point))
 
     def step(self, problem: BilevelProblem, state: OuterState, *, seed: int = 0) -> OuterState:
         """One outer iteration: move x, project it, let the follower answer, differentiate the answer.
@@ -119,19 +119,22 @@ class Algorithm:
         Raises:
             StepFailed: where a component diverged or a value is not finite; `state` is then still good.
         """
+        return self._step(problem, state, Streams(seed))
+
+    def _step(self, problem: BilevelProblem, state: OuterState, streams: Streams) -> OuterState:
         x, optimizer = self.upper.update(state.x, state.hyper, state.optimizer)
         if not isinstance(problem.feasible_set, Free):
             x = problem.feasible_set.project(x)
         if x.shape != state.x.shape:
             raise InputError(f"the shape of x from optimizer {self.upper.name!r}", str(x.shape), str(state.x.shape))
-        if not np.isfinite(x).all():
+        if not all_finite(x):
             raise StepFailed(Status.NON_FINITE, f"optimizer {self.upper.name!r}", state.iteration + 1)
-        return self._evaluate(problem, seed, state.iteration + 1, x, state, optimizer)
+        return self._evaluate(problem, streams, state.iteration + 1, x, state, optimizer)
 
     def _evaluate(
         self,
         problem: BilevelProblem,
-        seed: int,
+        streams: Streams,
         iteration: int,
         x: Array,
         before: OuterState | None,
@@ -140,21 +143,21 @@ class Algorithm:
         warm_start, previous, spent = (
             (None, None, Cost()) if before is None else (before.solution, before.hyper, before.cost)
         )
-        solution = self.lower.solve(problem, x, warm_start, stream(seed, "lower", iteration))
+        solution = self.lower.solve(problem, x, warm_start, streams.at("lower", iteration))
         if not solution.status.usable:
             raise StepFailed(solution.status, f"lower-level solver {self.lower.name!r}", iteration)
-        hyper = self.estimator.estimate(problem, x, solution, previous, stream(seed, "estimator", iteration))
+        hyper = self.estimator.estimate(problem, x, solution, previous, streams.at("estimator", iteration))
         self._check_estimate(hyper, x, iteration)
-        return OuterState(iteration, x, solution, hyper, optimizer, spent + solution.cost + hyper.cost)
+        return OuterState(iteration, x, solution, hyper, optimizer, spent.plus(solution.cost, hyper.cost))
 
     def _check_estimate(self, hyper: HyperGradient, x: Array, iteration: int) -> None:
-        label = f"estimator {self.estimator.name!r}"
         if hyper.gradient.shape != x.shape:
-            raise InputError(f"the shape of the gradient from {label}", str(hyper.gradient.shape), str(x.shape))
-        if not hyper.status.usable:
-            raise StepFailed(hyper.status, label, iteration)
-        if not (math.isfinite(hyper.objective) and np.isfinite(hyper.gradient).all()):
-            raise StepFailed(Status.NON_FINITE, label, iteration)
+            label = f"the shape of the gradient from estimator {self.estimator.name!r}"
+            raise InputError(label, str(hyper.gradient.shape), str(x.shape))
+        finite = math.isfinite(hyper.objective) and all_finite(hyper.gradient)
+        if not (hyper.status.usable and finite):
+            status = Status.NON_FINITE if hyper.status.usable else hyper.status
+            raise StepFailed(status, f"estimator {self.estimator.name!r}", iteration)
 
     def run(
         self,
@@ -192,7 +195,7 @@ class Algorithm:
         self.check_compatible(problem)
         began = time.perf_counter()
         first = state = self.start(problem, seed=seed, x=x)
-        history = History()
+        history, streams = History(), Streams(seed)
         status, stopped_by = Status.BUDGET_SPENT, ""
         try:
             while True:
@@ -205,7 +208,7 @@ class Algorithm:
                     break
                 if state.iteration >= iterations:
                     break
-                state = self.step(problem, state, seed=seed)
+                state = self._step(problem, state, streams)
         except StepFailed as failure:
             status, stopped_by = failure.status, f"{failure.component} at iteration {failure.iteration}"
         except KeyboardInterrupt:

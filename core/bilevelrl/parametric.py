@@ -19,6 +19,7 @@ from bilevelrl.transitions import DenseTransitions, SparseTransitions, Transitio
 from bilevelrl.validation import (
     Array,
     InputError,
+    all_finite,
     as_array,
     as_array_unchecked,
     as_distribution,
@@ -354,6 +355,7 @@ class ParametricMDP:
             told = ", ".join(f"{name} has {size}" for name, size in sizes.items())
             raise InputError("the dimension of the parts", told, "one n; use Slice to share x among parts")
         self.__dict__["dimension"] = next(iter(sizes.values()))
+        self.__dict__["_shape"] = (self.dimension,)
         self.__dict__["_base"] = self._validated(np.zeros(self.dimension))
 
     def _validated(self, x: Array) -> SoftMDP:
@@ -363,26 +365,17 @@ class ParametricMDP:
 
     _parts: Any = attrs.field(init=False, repr=False)
     _base: SoftMDP = attrs.field(init=False, repr=False)
+    _shape: tuple[int] = attrs.field(init=False, repr=False)
     dimension: int = attrs.field(init=False)
-
-    def _checked(self, x: object) -> Array:
-        if (
-            isinstance(x, np.ndarray)
-            and x.dtype == np.float64
-            and x.shape == (self.dimension,)
-            and np.isfinite(x).all()
-        ):
-            return x
-        return as_array("x", x, (self.dimension,))
 
     def model(self, x: Array) -> SoftMDP:
         """`M_τ(x)`. Raises `InputError` where x has the wrong length or is not finite."""
-        x = self._checked(x)
+        if not (isinstance(x, np.ndarray) and x.dtype == np.float64 and x.shape == self._shape and all_finite(x)):
+            x = as_array("x", x, self._shape)
         return self._base.replace(**{name: part(x) for name, part in self._parts.items()})
 
     def pullback(self, x: Array, occupancy: Occupancy) -> Array:
         """(n,) `J_rᵀ r̄ + J_Pᵀ P̄ + J_ρᵀ ρ̄` at x."""
-        x = self._checked(x)
         measure = occupancy.dense(self._base.states, self._base.actions)
         gradient: Array | None = None
         for name, part in self._parts.items():

@@ -7,17 +7,18 @@ misspelt hook of one can touch another.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pluggy
 
 from bilevelrl import hookspecs
 from bilevelrl.registry import Kind, Plugin, PluginFailure, Registry
-from bilevelrl.validation import UnknownNameError
+from bilevelrl.validation import InputError, UnknownNameError
 
 GROUP = "bilevelrl"
 FIRST_PARTY = "bilevelrl"
@@ -61,7 +62,7 @@ def discover(
     wanted = _limit(only)
     if wanted is not None:
         names = {entry.name for entry in found}
-        for name in wanted - names:
+        for name in sorted(wanted - names):
             error = str(UnknownNameError("the plugin to load", name, names))
             _record(registry, PluginFailure(name, LIMIT_VARIABLE, "name", error), strict)
         found = [entry for entry in found if entry.name in wanted]
@@ -72,7 +73,9 @@ def discover(
             if entry.name in owners:
                 raise _Failed("name", f"the entry-point name is already used by {owners[entry.name]}")
             owners[entry.name] = distribution
-            _add(registry, Plugin(entry.name, distribution, _is_first_party(entry)), _load(entry))
+            with _stage("load"):
+                implementation = entry.load()
+            _add(registry, Plugin(entry.name, distribution, _is_first_party(entry)), implementation)
         except _Failed as failure:
             record = PluginFailure(entry.name, distribution, failure.stage, str(failure))
             _record(registry, record, strict, failure.__cause__)
@@ -120,45 +123,74 @@ def _limit(only: Iterable[str] | None) -> set[str] | None:
 
 
 def _is_first_party(entry: importlib.metadata.EntryPoint) -> bool:
-    return entry.dist is not None and entry.dist.name == FIRST_PARTY
+    return _name_and_version(entry)[:1] == (FIRST_PARTY,)
 
 
 def _distribution(entry: importlib.metadata.EntryPoint) -> str:
-    return "an unknown distribution" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
+    return " ".join(_name_and_version(entry)) or "an unknown distribution"
 
 
-def _load(entry: importlib.metadata.EntryPoint) -> object:
+def _name_and_version(entry: importlib.metadata.EntryPoint) -> tuple[str, ...]:
+    # The remains of a half-removed distribution have entry points but no metadata: its name is None, or raises.
     try:
-        return entry.load()
-    except (Exception, SystemExit) as error:  # a plugin may fail in any way, even by leaving
-        raise _Failed("load", _one_line(error)) from error
+        found = (entry.dist.name, entry.dist.version) if entry.dist is not None else ()
+    except Exception:
+        return ()
+    return found if all(isinstance(word, str) for word in found) else ()
 
 
 def _add(registry: Registry, plugin: Plugin, implementation: object) -> None:
     manager = plugin_manager()
-    try:
+    with _stage("register"):
         manager.register(implementation, name=plugin.name)
-        manager.check_pending()
-    except (Exception, SystemExit) as error:
-        raise _Failed("register", _one_line(error)) from error
-    callers = manager.get_hookcallers(implementation) or []
-    if not callers:
-        raise _Failed("register", "it implements no hook; is @bilevelrl.hookimpl missing?")
+        _check_hooks(manager.get_hookcallers(implementation) or [], implementation)
     components: list[tuple[Kind, type]] = []
     for kind in Kind:
-        try:
-            for offered in getattr(manager.hook, kind.hook)():
-                components.extend((kind, component) for component in offered)
-        except (Exception, SystemExit) as error:
-            raise _Failed("hooks", f"{kind.hook}: {_one_line(error)}") from error
-    try:
+        with _stage("hooks", f"{kind.hook}: "):
+            components += [(kind, component) for component in _offered(getattr(manager.hook, kind.hook))]
+    with _stage("components"):
         registry.add(plugin, components)
-    except Exception as error:
-        raise _Failed("components", str(error)) from error
+
+
+def _check_hooks(callers: Sequence[pluggy.HookCaller], implementation: object) -> None:
+    """What pluggy keeps silent about: a misspelt hook, and one that is not marked."""
+    hooks = [kind.hook for kind in Kind]
+    for caller in callers:
+        if not caller.has_spec() and not all(hook.optionalhook for hook in caller.get_hookimpls()):
+            raise UnknownNameError("the name of a hook", caller.name, hooks)
+    marked = {caller.name for caller in callers}
+    for hook in hooks:
+        if hook not in marked and hasattr(implementation, hook):
+            raise InputError(hook, "not marked", "@bilevelrl.hookimpl above it")
+    if not marked:
+        raise InputError("the number of hooks it implements", "0", f"at least one of {', '.join(hooks)}")
+
+
+def _offered(caller: pluggy.HookCaller) -> list[type]:
+    answers = caller()
+    if caller.get_hookimpls() and not answers:  # pluggy drops None, so a forgotten `return` would go unnoticed
+        raise InputError("what it returns", "None", "an iterable of classes")
+    return [component for answer in answers for component in answer]
+
+
+@contextlib.contextmanager
+def _stage(stage: str, prefix: str = "") -> Iterator[None]:
+    """Turn whatever a plugin's code raises into `_Failed`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may leave (SystemExit), and a panic in Rust is no Exception either
+        raise _Failed(stage, prefix + _one_line(error)) from error
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # the exception is the plugin's own class
+        text = ""
+    if isinstance(error, InputError):
+        return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -68,13 +68,19 @@ class Cost:
     seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.backups + other.backups,
-            self.linear_solves + other.linear_solves,
-            self.products + other.products,
-            self.samples + other.samples,
-            self.seconds + other.seconds,
-        )
+        return self.plus(other)
+
+    def plus(self, *others: Cost) -> Cost:
+        """The sum with any number of other costs, in one step."""
+        backups, linear_solves, products = self.backups, self.linear_solves, self.products
+        samples, seconds = self.samples, self.seconds
+        for other in others:
+            backups += other.backups
+            linear_solves += other.linear_solves
+            products += other.products
+            samples += other.samples
+            seconds += other.seconds
+        return Cost(backups, linear_solves, products, samples, seconds)
 
 
 @runtime_checkable

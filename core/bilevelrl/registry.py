@@ -113,7 +113,10 @@ class Registry:
                 raise InputError(f"what problem {name!r} builds", f"a {type(problem).__name__}", "a BilevelProblem")
             return attrs.evolve(problem, name=name, configuration=options_of(made))
         if kind is Kind.ALGORITHM:
-            return made.build()
+            algorithm = made.build()
+            if not all(hasattr(algorithm, role) for role in ("lower", "estimator", "upper")):
+                raise InputError(f"what recipe {name!r} builds", f"a {type(algorithm).__name__}", "an Algorithm")
+            return algorithm
         return made
 
     def add(self, plugin: Plugin, components: list[tuple[Kind, type]]) -> None:
@@ -143,3 +146,16 @@ def _check_component(kind: Kind, component: object) -> None:
     for member in kind.members:
         if not hasattr(component, member):
             raise InputError(f"{kind.value} {label}", f"without {member!r}", "all members of its protocol")
+        if member.startswith("requires"):
+            _check_requirement(f"{label}.{member}", getattr(component, member))
+
+
+def _check_requirement(field: str, value: object) -> None:
+    # Whether a problem satisfies it is asked with isinstance, for every registered component: one that cannot answer
+    # would break the advice on all the others.
+    try:
+        answers = isinstance(value, type) and isinstance(None, value) is not None
+    except TypeError:
+        answers = False
+    if not answers:
+        raise InputError(field, repr(value), "a class or a runtime-checkable protocol, such as SupportsModel")

@@ -80,11 +80,13 @@ class DenseTransitions(Transitions):
 
     def expectation(self, values: Array) -> Array:
         """See `Transitions.expectation`; one matrix-vector product."""
-        return (self._flat @ values).reshape(self._shape)
+        product: Array = self._flat.dot(values)
+        return product.reshape(self._shape)
 
     def transpose_expectation(self, weights: Array) -> Array:
         """See `Transitions.transpose_expectation`; one vector-matrix product."""
-        return weights.reshape(-1) @ self._flat
+        inflow: Array = weights.reshape(-1).dot(self._flat)
+        return inflow
 
     def under(self, policy: Array) -> Array:
         """See `Transitions.under`; S small products (1, A)·(A, S), each over contiguous memory."""

@@ -116,6 +116,16 @@ def is_flag() -> Validator:
     return validate
 
 
+def all_finite(vector: Array) -> bool:
+    """Whether a vector has no NaN or infinity: one product in the common case, since either would show in it."""
+    return math.isfinite(vector.dot(vector)) or bool(np.isfinite(vector).all())
+
+
+def maximum_norm(array: Array) -> float:
+    """`max |a_i|`, NaN where an entry is."""
+    return float(np.maximum.reduce(np.abs(array), None))
+
+
 def shape_words(shape: Sequence[int | None]) -> str:
     """A shape as a reader writes it: `(3, any)`."""
     inside = ", ".join("any" if size is None else str(size) for size in shape)

@@ -53,7 +53,7 @@ class Implicit:
         if not (math.isfinite(objective) and np.isfinite(right_hand_side).all()):
             return _not_finite(by_x, objective, time.perf_counter() - began)
         adjoint = system.solve_transpose(right_hand_side)
-        residual = float(np.abs(system.apply_transpose(adjoint) - right_hand_side).max())
+        residual = bl.maximum_norm(system.apply_transpose(adjoint) - right_hand_side)
         occupancy = bl.adjoint_occupancy(model, policy, solution.values, cotangent, adjoint)
         implicit = problem.lower.pullback(x, occupancy)
         cost = bl.Cost(linear_solves=1, seconds=time.perf_counter() - began)
@@ -92,23 +92,21 @@ class WarmStartAdjoint:
         previous: bl.HyperGradient | None,
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
-        """The tracked gradient; three products with `P^π`, one pullback. `carry["w"]` warm-starts the next call."""
+        """The tracked gradient, by three products with `P^π` and one pullback.
+
+        `carry["adjoint"]` is λ = −w/τ, from which the next call starts.
+        """
         began = time.perf_counter()
         model, policy, system = solution.model, solution.policy, solution.linearization
         objective, by_x, by_policy = problem.objective.value_and_gradients(x, policy)
         cotangent = bl.policy_cotangent(model, policy, by_policy)
         target = bl.adjoint_right_hand_side(model, cotangent)
         # In the paper's variables b = −τ·target and w = −τλ: one step in λ is the same step in w.
-        scale = float(np.abs(target).max())
-        if previous is None:
-            adjoint = np.zeros(model.states)
-        else:
-            adjoint = previous.carry["w"] / -model.temperature
-            scale = max(scale, float(previous.carry["scale"]))
+        adjoint = np.zeros(model.states) if previous is None else previous.carry["adjoint"]
         mismatch = system.apply_transpose(adjoint)
         mismatch -= target
         adjoint = adjoint - self.step_size * system.apply(mismatch)
-        residual = float(np.abs(system.apply_transpose(adjoint) - target).max())
+        residual = bl.maximum_norm(system.apply_transpose(adjoint) - target)
         occupancy = bl.adjoint_occupancy(model, policy, solution.values, cotangent, adjoint)
         implicit = problem.lower.pullback(x, occupancy)
         return bl.HyperGradient(
@@ -117,10 +115,16 @@ class WarmStartAdjoint:
             objective,
             occupancy,
             bl.Cost(products=3, seconds=time.perf_counter() - began),
-            bl.Status.DIVERGED if residual > DIVERGENCE * scale else bl.Status.BUDGET_SPENT,
+            bl.Status.DIVERGED if _diverges(residual, previous, target) else bl.Status.BUDGET_SPENT,
             residual,
-            carry={"w": adjoint * -model.temperature, "scale": np.array(scale)},
+            carry={"adjoint": adjoint},
         )
+
+
+def _diverges(residual: float, previous: bl.HyperGradient | None, target: bl.Array) -> bool:
+    """Whether the tracked adjoint runs away: its miss grows, and has left the size of the right-hand side behind."""
+    grows = previous is not None and previous.residual is not None and residual > previous.residual
+    return grows and residual > DIVERGENCE * bl.maximum_norm(target)
 
 
 def _not_finite(by_x: bl.Array, objective: float, seconds: float) -> bl.HyperGradient:

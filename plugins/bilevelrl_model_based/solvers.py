@@ -21,13 +21,12 @@ def _initial_values(model: bl.SoftMDP, warm_start: bl.TabularSolution | None) ->
 
 
 def _residual(backup: bl.Backup, values: bl.Array) -> float:
-    difference = backup.values - values
-    return float(np.maximum.reduce(np.abs(difference, out=difference)))
+    return bl.maximum_norm(backup.values - values)
 
 
 def _rounding_floor(model: bl.SoftMDP, backup: bl.Backup) -> float:
     """The size of `Tv − v` that rounding alone can produce: a few ulps of the largest number in the sum."""
-    largest = max(float(np.abs(backup.action_values).max()), float(np.abs(backup.values).max()))
+    largest = max(bl.maximum_norm(backup.action_values), bl.maximum_norm(backup.values))
     return 8 * EPSILON * max(largest, model.temperature)
 
 
@@ -63,8 +62,7 @@ class SoftValueIteration:
         model = problem.lower.model(x)
         values = _initial_values(model, warm_start)
         if self.sweeps is not None:
-            for _ in range(self.sweeps):
-                values = bl.soft_bellman(model, values)
+            values = bl.soft_bellman(model, values, self.sweeps)
             backup = bl.soft_backup(model, values)
             residual = _residual(backup, values)
             met = residual <= (1.0 - model.discount) * self.tolerance
