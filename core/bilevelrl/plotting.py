@@ -45,7 +45,7 @@ def require_matplotlib() -> Any:
 
 def _draw_objective(axes: Any, run: Run) -> None:
     axes.plot(run.history["iteration"], run.history["objective"], color=OBJECTIVE, lw=1.6)
-    axes.set_ylabel("leader's objective")
+    axes.set_title("leader's objective", loc="left", fontsize=10)
     axes.tick_params(labelbottom=False)
     _tidy(axes)
 
@@ -57,10 +57,13 @@ def _draw_gradients(axes: Any, run: Run) -> None:
         ("implicit_norm", "implicit", IMPLICIT, "-"),
         ("stationarity", "distance to stationarity", TOTAL, "--"),
     ):
-        axes.plot(iterations, _positive(run.history[column]), color=color, ls=style, lw=1.4, label=label)
+        values = _positive(run.history[column])
+        told = label if np.isfinite(values).any() else f"{label} (zero throughout)"
+        axes.plot(iterations, values, color=color, ls=style, lw=1.4, label=told)
     axes.set_yscale("log")
+    axes.set_title("gradient", loc="left", fontsize=10)
     axes.set_xlabel("outer iteration")
-    axes.set_ylabel("norm of the gradient's parts")
+    axes.set_ylabel("Euclidean norm")
     axes.legend(frameon=False, fontsize=9)
     _tidy(axes)
 

@@ -27,17 +27,20 @@ def draw_grid_policy(axes: Any, letters: Any, shaping: bl.Array, policy: bl.Arra
     cells = np.ma.masked_array(shaping.reshape(rows, columns), np.isin(letters, ["H", "G"]))
     image = axes.imshow(cells, cmap="RdBu", vmin=-largest, vmax=largest)
     for row, column in np.ndindex(rows, columns):
-        _draw_cell(axes, row, column, str(letters[row, column]), policy[row * columns + column])
+        state = row * columns + column
+        # Black on the light middle of the colour map, white on its dark ends.
+        ink = "white" if abs(shaping[state]) > 0.65 * largest else "black"
+        _draw_cell(axes, row, column, str(letters[row, column]), policy[state], ink)
     axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", lw=1.5)
     axes.tick_params(which="both", length=0, labelbottom=False, labelleft=False)
     axes.spines[:].set_visible(False)
-    axes.set_title("learned shaping reward (colour) and follower's policy (arrows)", fontsize=10)
+    axes.set_title("learned shaping reward (colour), follower's policy (arrows)", loc="left", fontsize=10)
     axes.figure.colorbar(image, ax=axes, shrink=0.8, label="shaping reward")
 
 
-def _draw_cell(axes: Any, row: int, column: int, letter: str, probabilities: bl.Array) -> None:
+def _draw_cell(axes: Any, row: int, column: int, letter: str, probabilities: bl.Array, ink: str) -> None:
     if letter == "H":
         axes.fill_between([column - 0.5, column + 0.5], row - 0.5, row + 0.5, color=WATER, lw=0)
         axes.text(column, row, "hole", color="white", ha="center", va="center", fontsize=7)
@@ -47,12 +50,20 @@ def _draw_cell(axes: Any, row: int, column: int, letter: str, probabilities: bl.
         axes.text(column, row, "goal", color="black", ha="center", va="center", fontsize=8, weight="bold")
         return
     if letter == "S":
-        axes.text(column - 0.46, row - 0.3, "start", color="black", fontsize=6)
+        axes.text(column - 0.46, row - 0.3, "start", color=ink, fontsize=6)
     for probability, (dx, dy) in zip(probabilities, DIRECTIONS, strict=True):
-        if probability > 0.05:
+        if probability > 0.1:
             axes.annotate(
                 "",
-                xy=(column + 0.42 * probability * dx, row + 0.42 * probability * dy),
-                xytext=(column, row),
-                arrowprops={"arrowstyle": "-|>", "lw": 1.3, "color": "black", "shrinkA": 0, "shrinkB": 0},
+                # Tails a little off the centre, so that the arrows of a mixed policy do not pile up there.
+                xy=(column + (0.06 + 0.38 * probability) * dx, row + (0.06 + 0.38 * probability) * dy),
+                xytext=(column + 0.06 * dx, row + 0.06 * dy),
+                arrowprops={
+                    "arrowstyle": "-|>",
+                    "lw": 1.3,
+                    "color": "black",
+                    "shrinkA": 0,
+                    "shrinkB": 0,
+                    "mutation_scale": 9,
+                },
             )

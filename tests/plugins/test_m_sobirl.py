@@ -47,7 +47,7 @@ def literal_m_sobirl(problem: bl.BilevelProblem, x: bl.Array, iterations: int) -
 
 
 def test_recipe_is_the_papers_algorithm_line_by_line() -> None:
-    """K updates of the framework equal K literal iterations; the framework's carry holds λ = −w/τ one estimate ahead."""
+    """K updates of the framework equal K literal iterations; its carry holds λ = −w/τ, one estimate ahead."""
     problem = bl.problem("synthetic-quadratic", temperature=0.7)
     start = problem.initial_point(bl.stream(0, "start")) / 4
     run = bl.algorithm("m-sobirl", **PAPER).run(problem, iterations=60, x=start)
@@ -87,7 +87,7 @@ def test_smallest_squared_gradient_falls_at_least_as_fast_as_one_over_k(trajecto
 
 
 def test_tracked_gradient_approaches_the_exact_one(trajectory) -> None:
-    """w starts at zero and is never solved for, yet the gradient's error falls along the run, absolutely and relatively."""
+    """w starts at zero and is never solved for, yet the gradient's error falls, absolutely and relatively."""
     _, _, exact, tracked = trajectory
     distance = np.linalg.norm(tracked - exact, axis=1)
     relative = distance / np.linalg.norm(exact, axis=1)
