@@ -61,7 +61,7 @@ def _draw_cell(axes: Any, row: int, column: int, letter: str, probabilities: bl.
                 arrowprops={
                     "arrowstyle": "-|>",
                     "lw": 1.3,
-                    "color": "black",
+                    "color": ink,
                     "shrinkA": 0,
                     "shrinkB": 0,
                     "mutation_scale": 9,
