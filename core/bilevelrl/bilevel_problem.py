@@ -48,6 +48,15 @@ class BilevelProblem:
             if not isinstance(value, protocols):
                 wanted = " or ".join(protocol.__name__ for protocol in protocols)
                 raise InputError(f"{field} of problem {self.name!r}", f"a {type(value).__name__}", wanted)
+        try:
+            projected = self.feasible_set.project(np.zeros(self.dimension)).shape
+        except ValueError as error:
+            raise InputError(
+                f"feasible_set of problem {self.name!r}", str(self.feasible_set), "a set in R^n"
+            ) from error
+        if projected != (self.dimension,):
+            label = f"the dimension of feasible_set of problem {self.name!r}"
+            raise InputError(label, str(projected), f"{(self.dimension,)}, as of x")
         if self.start is not None and not callable(self.start):
             as_array(f"start of problem {self.name!r}", self.start, (self.dimension,))
 

@@ -12,7 +12,7 @@ from bilevelrl.bellman import Linearization
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.occupancy import DenseOccupancy
 from bilevelrl.protocols import PolicyObjective, SupportsModel
-from bilevelrl.validation import Array, InputError, as_array, is_flag, is_real
+from bilevelrl.validation import Array, InputError, as_array, check_shape, is_flag, is_real
 
 
 @attrs.frozen(eq=False)
@@ -42,6 +42,7 @@ class ReturnObjective:
     def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
         """`f`, `∂f/∂x`, `∂f/∂π`; two linear solves with one factorisation."""
         mdp = self.true_mdp if isinstance(self.true_mdp, SoftMDP) else self.true_mdp.model(x)
+        check_shape("the policy judged by ReturnObjective", policy, (mdp.states, mdp.actions))
         system = Linearization(mdp.transitions, mdp.discount, policy)
         values = system.solve((policy * mdp.rewards).sum(axis=1))
         visits = system.solve_transpose(mdp.initial)
@@ -58,6 +59,14 @@ class ReturnObjective:
         return -float(mdp.initial @ values), by_x, by_policy
 
 
+def _x_target(value: object) -> Array:
+    return as_array("x_target", value, (None,))
+
+
+def _policy_target(value: object) -> Array:
+    return as_array("policy_target", value, (None, None))
+
+
 @attrs.frozen(eq=False)
 class QuadraticObjective:
     """`f(x, π) = ½a‖x − x̂‖² + ½b‖π − π̂‖²_F`.
@@ -71,13 +80,18 @@ class QuadraticObjective:
 
     x_weight: float = attrs.field(default=1.0, validator=is_real(at_least=0.0))
     policy_weight: float = attrs.field(default=1.0, validator=is_real(at_least=0.0))
-    x_target: Any = None
-    policy_target: Any = None
+    x_target: Array | None = attrs.field(default=None, converter=attrs.converters.optional(_x_target))
+    policy_target: Array | None = attrs.field(default=None, converter=attrs.converters.optional(_policy_target))
 
     def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
         """`f`, `a(x − x̂)`, `b(π − π̂)`."""
-        x_error = x if self.x_target is None else x - self.x_target
-        policy_error = policy if self.policy_target is None else policy - self.policy_target
+        x_error, policy_error = x, policy
+        if self.x_target is not None:
+            check_shape("QuadraticObjective.x_target", self.x_target, x.shape)
+            x_error = x - self.x_target
+        if self.policy_target is not None:
+            check_shape("QuadraticObjective.policy_target", self.policy_target, policy.shape)
+            policy_error = policy - self.policy_target
         flat = policy_error.reshape(-1)
         value = 0.5 * (self.x_weight * float(x_error @ x_error) + self.policy_weight * float(flat @ flat))
         return value, self.x_weight * x_error, self.policy_weight * policy_error
@@ -105,6 +119,7 @@ class LogLikelihoodObjective:
 
     def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
         """`f`, zero, `−d^E/π`; infinite where a demonstrated action has probability zero."""
+        check_shape("LogLikelihoodObjective.demonstrations", self.demonstrations, policy.shape)
         shown = self.demonstrations > 0
         with np.errstate(divide="ignore"):
             logs = np.log(policy, out=np.zeros_like(policy), where=shown)

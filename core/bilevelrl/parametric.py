@@ -329,6 +329,7 @@ class ParametricMDP:
         temperature: τ > 0.
         initial: ρ: a `ParametricArray` (S,), a fixed distribution, or None for uniform.
         reference: μ (S, A) > 0, or None for Shannon entropy.
+        example: a point (n,) at which every part is defined; shapes and values are checked there, once. Default: zero.
 
     Raises:
         InputError: where the parts disagree on shapes or on n, or none depends on x.
@@ -340,6 +341,7 @@ class ParametricMDP:
     temperature: float = attrs.field(validator=is_real(above=0.0))
     initial: Any = None
     reference: Any = None
+    example: Any = None
 
     def __attrs_post_init__(self) -> None:
         parts = {
@@ -356,7 +358,9 @@ class ParametricMDP:
             raise InputError("the dimension of the parts", told, "one n; use Slice to share x among parts")
         self.__dict__["dimension"] = next(iter(sizes.values()))
         self.__dict__["_shape"] = (self.dimension,)
-        self.__dict__["_base"] = self._validated(np.zeros(self.dimension))
+        self.__dict__["_base"] = self._validated(
+            np.zeros(self.dimension) if self.example is None else as_array("example", self.example, self._shape)
+        )
 
     def _validated(self, x: Array) -> SoftMDP:
         fixed = {"transitions": self.transitions, "rewards": self.rewards, "initial": self.initial}

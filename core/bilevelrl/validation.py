@@ -155,6 +155,12 @@ def as_array_unchecked(field: str, value: object, shape: Sequence[int | None]) -
     return array
 
 
+def check_shape(field: str, array: Array, shape: Sequence[int]) -> None:
+    """Raise `InputError` where an array has another shape."""
+    if array.shape != tuple(shape):
+        raise InputError(f"the shape of {field}", shape_words(array.shape), shape_words(shape))
+
+
 def as_distribution(field: str, value: object, size: int) -> Array:
     """`value` as a probability vector of the given size: non-negative, sum one within 1e-8."""
     array = as_array(field, value, (size,))
