@@ -1,0 +1,266 @@
+"""Plugins as strangers write them: real projects, installed with pip into an environment of their own.
+
+`tests/distributions` holds one good plugin and one for each way to fail. All are installed side by side, so every test
+here also shows that a broken plugin leaves the others, and the framework, working.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import attrs
+import pytest
+
+import bilevelrl as bl
+from bilevelrl.plugins import LIMIT_VARIABLE
+
+PROJECTS = Path(__file__).parents[1] / "distributions"
+COMPOSED = (
+    *("--lower", "anchored-value-iteration"),
+    *("--estimator", "richardson-adjoint"),
+    *("--upper", "sign-descent"),
+    *("--set", "problem.berths=6"),
+    *("--set", "estimator.sweeps=20"),
+    *("--set", "upper.step_size=0.3"),
+    *("--iterations", "60"),
+)
+# The caller's own settings must not decide what is found.
+NOT_INHERITED = {LIMIT_VARIABLE, "PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS"}
+
+LEFT_OUT = {
+    "import-error": ("load", "ModuleNotFoundError: No module named 'a_module_that_nobody_installed'"),
+    "misspelt-hook": ("register", "the name of a hook is 'bilevelrl_problem'; expected a known name; did you mean"),
+    "wrong-signature": ("register", "Argument(s) {'configuration'} are declared in the hookimpl"),
+    "raising-hook": ("hooks", "RuntimeError: the licence server does not answer"),
+    "name-clash": ("components", "plugin 'model-based' (bilevelrl"),
+    "twin": ("name", "the entry-point name is already used by bilevelrl-twin-one 0.1.0"),
+}
+DISTRIBUTIONS = {name: f"bilevelrl-{name} 0.1.0" for name in LEFT_OUT} | {"twin": "bilevelrl-twin-two 0.1.0"}
+
+
+@attrs.frozen
+class Environment:
+    """A virtual environment."""
+
+    python: Path
+    directory: Path
+
+    def bilevelrl(self, *arguments, status=0, **settings):
+        """Run the command line there, outside of the source tree; the exit status is checked."""
+        inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
+        done = subprocess.run(
+            [self.python, "-m", "bilevelrl", *arguments],
+            cwd=self.directory,
+            env=inherited | {"COLUMNS": "200", "PYTHONUTF8": "1"} | settings,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+
+def checked(*command):
+    """Run a command that must succeed; its output is shown where it does not."""
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """An environment with all projects installed; it sees the packages of the running one and needs no network."""
+    root = tmp_path_factory.mktemp("throw-away")
+    projects = shutil.copytree(PROJECTS, root / "projects", ignore=shutil.ignore_patterns("__pycache__", "dist"))
+    checked(sys.executable, "-m", "venv", "--without-pip", root / "environment")
+    scripts = "Scripts" if os.name == "nt" else "bin"
+    python = root / "environment" / scripts / Path(sys.executable).name
+    scheme = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site_packages = Path(
+        subprocess.run([python, "-c", scheme], capture_output=True, text=True, check=True).stdout.strip()
+    )
+    # addsitedir, unlike a bare path, also follows the .pth file of an editable install.
+    seen = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
+    lines = [f"import site; site.addsitedir({path!r})\n" for path in sorted(seen)]
+    (site_packages / "the_running_environment.pth").write_text("".join(lines), encoding="utf-8")
+    checked(
+        *(sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "--quiet"),
+        *("--no-index", "--no-deps", "--no-build-isolation", "--no-cache-dir"),
+        *sorted(path for path in projects.iterdir() if path.is_dir()),
+    )
+    work = root / "work"
+    work.mkdir()
+    return Environment(python, work)
+
+
+@pytest.fixture(scope="session")
+def listing(environment):
+    """What `bilevelrl plugins` prints: standard output and standard error."""
+    done = environment.bilevelrl("plugins")
+    return done.stdout, done.stderr
+
+
+def paragraph(listing, name, distribution):
+    """The lines of `bilevelrl plugins` about one plugin."""
+    found = re.search(rf"^{re.escape(name)}  {re.escape(distribution)}\n((?:  .*\n)*)", listing, flags=re.MULTILINE)
+    assert found is not None, f"no paragraph on {name} from {distribution} in\n{listing}"
+    return found.group(1)
+
+
+def test_every_project_is_either_the_good_one_a_twin_or_a_listed_failure():
+    """A project that someone adds and no test mentions would prove nothing."""
+    names = {path.name.replace("_", "-") for path in PROJECTS.iterdir() if path.is_dir()}
+    assert names == {"harbour", "twin-one", "twin-two"} | set(LEFT_OUT) - {"twin"}
+
+
+def test_a_good_plugin_is_listed_with_its_distribution_and_all_it_offers(listing):
+    lines = paragraph(listing[0], "harbour", "bilevelrl-harbour 1.2.0").splitlines()
+    assert [line.split("  ", 2)[1:] for line in map(str.rstrip, lines)] == [
+        ["lower-level solver", "      anchored-value-iteration"],
+        ["hyper-gradient estimator", "richardson-adjoint"],
+        ["upper-level optimizer", "   sign-descent"],
+        ["problem", "                 harbour-tolls"],
+        ["algorithm", "               harbour"],
+    ]
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_a_failed_plugin_is_listed_with_its_distribution_the_stage_and_the_error(listing, name):
+    stage, error = LEFT_OUT[name]
+    lines = paragraph(listing[0], name, DISTRIBUTIONS[name])
+    assert lines.startswith(f"  left out ({stage}): ")
+    assert error in lines
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_a_failed_plugin_is_warned_of_in_one_line(listing, name):
+    stage, error = LEFT_OUT[name]
+    warned = [line for line in listing[1].splitlines() if line.startswith(f"Warning: plugin {name!r} ")]
+    assert len(warned) == 1
+    assert f"from {DISTRIBUTIONS[name]} was left out ({stage}): " in warned[0]
+    assert error in warned[0]
+
+
+def test_nothing_else_is_warned_of(listing):
+    assert len(listing[1].splitlines()) == len(LEFT_OUT)
+
+
+def test_the_first_of_two_plugins_with_one_entry_point_name_works(listing):
+    assert "twin-one" in paragraph(listing[0], "twin", "bilevelrl-twin-one 0.1.0")
+
+
+def test_first_party_plugins_come_first_and_through_the_same_door(listing):
+    headings = re.findall(r"^(\S+)  (\S+) \S+$", listing[0], flags=re.MULTILINE)
+    distributions = [distribution for _, distribution in headings]
+    first_party = distributions.count("bilevelrl")
+    assert first_party >= 3
+    assert distributions[:first_party] == ["bilevelrl"] * first_party
+
+
+def test_components_of_all_good_plugins_are_listed_and_none_of_a_failed_one(environment):
+    listed = environment.bilevelrl("list").stdout
+    for name, source in {
+        "anchored-value-iteration": "harbour (bilevelrl-harbour 1.2.0)",
+        "richardson-adjoint": "harbour (bilevelrl-harbour 1.2.0)",
+        "sign-descent": "harbour (bilevelrl-harbour 1.2.0)",
+        "harbour-tolls": "harbour (bilevelrl-harbour 1.2.0)",
+        "twin-one": "twin (bilevelrl-twin-one 0.1.0)",
+        "soft-policy-iteration": "model-based (bilevelrl ",
+    }.items():
+        assert re.search(rf"^  {name} +{re.escape(source)}", listed, flags=re.MULTILINE), f"{name} is not in\n{listed}"
+    # The last three have nothing wrong with them; their plugins have, and a plugin is there as a whole or not at all.
+    for name in ("standstill", "bystander", "twin-two"):
+        assert name not in listed
+
+
+def test_a_strangers_component_is_shown_like_any_other(environment):
+    page = environment.bilevelrl("show", "richardson-adjoint").stdout
+    assert page.startswith(
+        "richardson-adjoint — hyper-gradient estimator, from plugin harbour (bilevelrl-harbour 1.2.0)"
+    )
+    assert "requires: SupportsModel" in page
+    assert "sweeps: int, default 10" in page
+
+
+@pytest.fixture(scope="session")
+def saved(environment):
+    """The directory of a run that is composed of a stranger's components only, from the command line."""
+    environment.bilevelrl("run", "harbour-tolls", *COMPOSED, "--out", "composed")
+    return environment.directory / "composed"
+
+
+def summary_of(directory):
+    return json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+
+
+def test_a_run_composes_a_strangers_components_and_improves_the_objective(saved):
+    summary = summary_of(saved)
+    assert summary["problem"] == "harbour-tolls"
+    assert summary["algorithm"] == "anchored-value-iteration + richardson-adjoint + sign-descent"
+    assert summary["iterations"] == 60
+    before, after = summary["figures"]["objective"]
+    # The goal's reward of 1 at every step would be worth 1/(1−γ) = 10; tolls can buy about seven of them.
+    assert after < before - 5.0
+
+
+def test_the_tolls_found_agree_with_what_the_first_party_finds(environment, saved):
+    """Exact components of the framework's own descend from there by less than a hundredth of what was gained."""
+    environment.bilevelrl(
+        *("run", "harbour-tolls", "--set", "problem.berths=6", "--iterations", "600", "--out", "exact"),
+        *("--lower", "soft-policy-iteration", "--estimator", "implicit", "--upper", "gradient-descent"),
+        *("--set", "upper.step_size=0.05", "--tolerance", "1e-6"),
+    )
+    start, exact = summary_of(environment.directory / "exact")["figures"]["objective"]
+    _, found = summary_of(saved)["figures"]["objective"]
+    assert exact - 1e-9 <= found <= exact + 0.01 * (start - exact)
+
+
+def test_a_saved_run_of_a_strangers_components_can_be_done_again(environment, saved):
+    environment.bilevelrl("run", str(saved / "experiment.toml"), "--out", "again")
+    again = environment.directory / "again"
+    assert summary_of(again)["figures"] == summary_of(saved)["figures"]
+
+
+def test_a_strangers_recipe_runs_by_its_name(environment):
+    done = environment.bilevelrl(
+        "run", "harbour-tolls", "--algorithm", "harbour", "--set", "sweeps=5", "--iterations", "3"
+    )
+    assert "harbour on harbour-tolls" in done.stdout
+
+
+def test_the_framework_runs_without_a_thought_for_broken_neighbours(environment):
+    done = environment.bilevelrl("run", "synthetic-quadratic", "--iterations", "2", "--set", "problem.dimension=3")
+    assert "m-sobirl on synthetic-quadratic" in done.stdout
+
+
+def test_a_wrong_option_of_a_strangers_component_is_one_clear_line(environment):
+    done = environment.bilevelrl("run", "harbour-tolls", "--algorithm", "harbour", "--set", "sweep=5", status=2)
+    assert done.stderr.splitlines()[-1] == (
+        "Error: an option of 'harbour' is 'sweep'; expected a known name; did you mean 'sweeps'?"
+    )
+
+
+def test_the_environment_variable_leaves_strangers_outside(environment, saved):
+    """Neither imported nor warned of; a saved run then says what is missing."""
+    first_party = [plugin.name for plugin in bl.registry().plugins if plugin.first_party]
+    limit = {LIMIT_VARIABLE: ",".join(first_party)}
+    done = environment.bilevelrl("plugins", **limit)
+    assert done.stderr == ""
+    assert "bilevelrl-" not in done.stdout
+    done = environment.bilevelrl("run", str(saved / "experiment.toml"), status=2, **limit)
+    assert done.stderr.startswith("Error: problem is 'harbour-tolls'; expected ")
+
+
+def test_building_the_projects_left_the_source_tree_alone(environment):
+    left_behind = {
+        path.name for path in PROJECTS.rglob("*") if path.name in {"build", "dist"} or path.suffix == ".egg-info"
+    }
+    assert not left_behind
