@@ -1,0 +1,117 @@
+"""Every code block of the documentation runs, every link leads somewhere, and every public name is in the reference."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+from doc_pages import PAGES, ROOT, Block, blocks, check_output, page
+
+import bilevelrl as bl
+
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
+LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6} (?P<title>.+)$", flags=re.MULTILINE)
+
+every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def without_blocks(markdown: str) -> str:
+    for block in blocks(markdown):
+        markdown = markdown.replace(block.text, "")
+    return markdown
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that headings get: lower case, punctuation dropped, spaces to hyphens."""
+    titles = HEADING.findall(without_blocks(path.read_text(encoding="utf-8")))
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@every_page
+def test_code_blocks_run(path: Path, tmp_path: Path) -> None:
+    with page(tmp_path) as world:
+        for block in blocks(path.read_text(encoding="utf-8")):
+            try:
+                world.run(block)
+            except Exception as error:
+                error.add_note(f"in the {block.language} block at {path.relative_to(ROOT)}:{block.line}")
+                raise
+
+
+@every_page
+def test_links_lead_to_files_and_headings(path: Path) -> None:
+    broken = []
+    for target in LINK.findall(without_blocks(path.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (path.parent / name).resolve() if name else path
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    assert not broken
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_examples_run_in_a_short_form(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = runpy.run_path(str(path))["main"](iterations=20)
+    assert capsys.readouterr().out
+    assert answer
+
+
+def test_the_frozenlake_page_tells_what_its_example_measures() -> None:
+    main = runpy.run_path(str(ROOT / "docs" / "examples" / "baseline_on_frozenlake.py"))["main"]
+    ends = main(iterations=300)
+    # The page's conclusions, at a tenth of its iterations: the baseline decides, a smaller step does not.
+    assert ends["m-sobirl, baseline, β = 0.1"] > 0.39
+    assert all(value < 0.05 for label, value in ends.items() if "plain" in label)
+    assert ends["L-BFGS-B"] > 0.41
+    assert ends["hard optimum"] == pytest.approx(0.4146, abs=5e-5)
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    text = (ROOT / "docs" / "reference" / "public-names.md").read_text(encoding="utf-8")
+    described = set(re.findall(r"^\| `(\w+)", text, flags=re.MULTILINE))
+    assert described == set(bl.__all__)
+
+
+def test_readme_opens_with_the_two_commands() -> None:
+    first = blocks((ROOT / "README.md").read_text(encoding="utf-8"))[0]
+    assert [line.split()[:3] for line in first.text.split("\n")] == [["$", "make", "demo"], ["$", "make", "test"]]
+
+
+@pytest.mark.parametrize(
+    ("block", "complaint"),
+    [
+        (Block("ruby", "puts 1", 1), "unknown language 'ruby'"),
+        (Block("", "make demo", 1), "unknown language ''"),
+        (Block("text", "$ make demo", 1), "a text block with a command in it"),
+        (Block("console", "$ rm -r runs", 1), "the command 'rm'"),
+        (Block("console", "bilevelrl list", 1), "begins with a command"),
+        (Block("console", "$ make no-such-target", 1), "no target"),
+        (Block("console", "$ bilevelrl list nothing", 1), "exit status 2, not 0"),
+        (Block("toml", "itterations = 3", 1), "itterations"),
+        (Block("toml", '[problem]\nname = "frozenlake-shapping"', 1), "frozenlake-shapping"),
+        (Block("python", "assert 1 == 2, 'arithmetic'", 1), "arithmetic"),
+        (Block("output", "1", 1), "follows no Python block"),
+    ],
+    ids=lambda value: None if isinstance(value, Block) else value,
+)
+def test_a_block_that_cannot_be_run_is_an_error(block: Block, complaint: str, tmp_path: Path) -> None:
+    with page(tmp_path) as world, pytest.raises((ValueError, AssertionError), match=re.escape(complaint)):
+        world.run(block)
+
+
+def test_an_unclosed_fence_is_an_error() -> None:
+    with pytest.raises(ValueError, match="line 2 is never closed"):
+        blocks("# Title\n```python\nx = 1\n")
+
+
+def test_an_output_must_match_except_where_it_says_so() -> None:
+    check_output("a  1\n…\ntime … s", "\na 1\nb\nc\ntime 0.1 s\n")
+    with pytest.raises(AssertionError, match="but the output is"):
+        check_output("a 2", "a 1")
+    with pytest.raises(AssertionError, match="but the output is"):
+        check_output("a 1", "a 1\nb 2")
