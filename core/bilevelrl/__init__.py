@@ -16,9 +16,11 @@ from bilevelrl.bellman import (
     soft_bellman,
 )
 from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.component_registry import Kind, Registered, Registry
 from bilevelrl.composition import compose
 from bilevelrl.experiment import Experiment
 from bilevelrl.feasible_sets import Ball, Box, FeasibleSet, Free, Simplex, stationarity
+from bilevelrl.gymnasium_simulator import GymnasiumSimulator, GymnasiumWorld
 from bilevelrl.gymnasium_tables import absorbing_states, from_gymnasium
 from bilevelrl.hookspecs import hookimpl
 from bilevelrl.linear_systems import Factorization
@@ -52,6 +54,7 @@ from bilevelrl.protocols import (
     LowerLevelSolver,
     OptimizerState,
     PolicyObjective,
+    SampledSolution,
     Status,
     SupportsModel,
     SupportsSampling,
@@ -60,8 +63,27 @@ from bilevelrl.protocols import (
     UpperLevelOptimizer,
 )
 from bilevelrl.randomness import stream
-from bilevelrl.registry import Kind, Registered, Registry
 from bilevelrl.run import History, OuterState, Run
+from bilevelrl.sampled_mdp import SampledMDP
+from bilevelrl.sampled_occupancy import first_visit_occupancy, restarted_occupancy
+from bilevelrl.simulators import (
+    FollowerSpec,
+    Simulator,
+    Step,
+    SupportsRestart,
+    TabularSimulator,
+    Trajectories,
+)
+from bilevelrl.trajectory_gradient import trajectory_gradient
+from bilevelrl.trajectory_objectives import (
+    CallableTrajectoryObjective,
+    Labeller,
+    PreferenceDataset,
+    PreferenceDatasetObjective,
+    PreferenceObjective,
+    ReturnLabeller,
+    RewardLabeller,
+)
 from bilevelrl.transitions import DenseTransitions, SparseTransitions, Transitions
 from bilevelrl.validation import (
     Array,
@@ -141,19 +163,24 @@ __all__ = [
     "BilevelProblem",
     "Box",
     "CallableReward",
+    "CallableTrajectoryObjective",
     "Cost",
     "DenseOccupancy",
     "DenseTransitions",
     "Experiment",
     "Factorization",
     "FeasibleSet",
+    "FollowerSpec",
     "Free",
+    "GymnasiumSimulator",
+    "GymnasiumWorld",
     "History",
     "HyperGradient",
     "HyperGradientEstimator",
     "IncompatibleError",
     "InputError",
     "Kind",
+    "Labeller",
     "LinearReward",
     "Linearization",
     "LogLikelihoodObjective",
@@ -168,13 +195,21 @@ __all__ = [
     "PluginError",
     "PluginWarning",
     "PolicyObjective",
+    "PreferenceDataset",
+    "PreferenceDatasetObjective",
+    "PreferenceObjective",
     "QuadraticObjective",
     "Registered",
     "Registry",
+    "ReturnLabeller",
     "ReturnObjective",
+    "RewardLabeller",
     "Run",
+    "SampledMDP",
     "SampledOccupancy",
+    "SampledSolution",
     "Simplex",
+    "Simulator",
     "Slice",
     "SoftMDP",
     "SoftmaxInitial",
@@ -182,11 +217,15 @@ __all__ = [
     "SparseTransitions",
     "StateReward",
     "Status",
+    "Step",
     "StepFailed",
     "SupportsModel",
+    "SupportsRestart",
     "SupportsSampling",
     "TabularReward",
+    "TabularSimulator",
     "TabularSolution",
+    "Trajectories",
     "TrajectoryObjective",
     "Transitions",
     "UnknownNameError",
@@ -200,6 +239,7 @@ __all__ = [
     "compose",
     "discounted_occupancy",
     "discover",
+    "first_visit_occupancy",
     "from_gymnasium",
     "hookimpl",
     "hypergradient_estimator",
@@ -214,10 +254,12 @@ __all__ = [
     "problem",
     "register",
     "registry",
+    "restarted_occupancy",
     "soft_backup",
     "soft_bellman",
     "stationarity",
     "stream",
+    "trajectory_gradient",
     "upper_level_optimizer",
     "value_and_gradient",
 ]

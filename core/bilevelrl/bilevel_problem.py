@@ -51,9 +51,8 @@ class BilevelProblem:
         try:
             projected = self.feasible_set.project(np.zeros(self.dimension)).shape
         except ValueError as error:
-            raise InputError(
-                f"feasible_set of problem {self.name!r}", str(self.feasible_set), "a set in R^n"
-            ) from error
+            label, kind = f"feasible_set of problem {self.name!r}", type(self.feasible_set).__name__
+            raise InputError(label, f"a {kind} of another dimension", f"a set in R^{self.dimension}") from error
         if projected != (self.dimension,):
             label = f"the dimension of feasible_set of problem {self.name!r}"
             raise InputError(label, str(projected), f"{(self.dimension,)}, as of x")

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bilevelrl import plugins
 from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.component_registry import Kind, Registry
 from bilevelrl.configuration import build, options_of
 from bilevelrl.experiment import ROLES, Experiment
 from bilevelrl.outer_loop import Algorithm
-from bilevelrl.registry import Kind, Registry
 from bilevelrl.validation import InputError
 
 
-def compose(experiment: Experiment, registry: Registry) -> tuple[BilevelProblem, Algorithm]:
-    """The problem and the algorithm that the experiment's tables name.
+def compose(experiment: Experiment, registry: Registry | None = None) -> tuple[BilevelProblem, Algorithm]:
+    """The problem and the algorithm that the experiment's tables name, from this process's registry by default.
 
     Raises:
         InputError: for a name that is missing or not registered, and for an option that its component rejects.
     """
-    return _compose_problem(experiment, registry), _compose_algorithm(experiment, registry)
+    known = plugins.registry() if registry is None else registry
+    return _compose_problem(experiment, known), _compose_algorithm(experiment, known)
 
 
 def _compose_problem(experiment: Experiment, registry: Registry) -> BilevelProblem:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.component_registry import Kind
 from bilevelrl.configuration import options_of
 from bilevelrl.plugins import registry
-from bilevelrl.registry import Kind
 from bilevelrl.validation import InputError, UnknownNameError
 
 if TYPE_CHECKING:

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
+import scipy.sparse.csgraph
 
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.transitions import DenseTransitions, SparseTransitions
-from bilevelrl.validation import Array, InputError, Mask
+from bilevelrl.validation import Array, Indices, InputError, Mask
 
 # Above this many entries (8 MiB) a table of a few successors a row is better kept sparse.
 LARGEST_DENSE_TABLE = 1_000_000
@@ -21,8 +22,8 @@ def from_gymnasium(
     """The MDP behind a Gymnasium environment that publishes its table as `env.unwrapped.P`.
 
     The table maps state and action to a list of (probability, next state, reward, terminated). A state that ends an
-    episode becomes absorbing with reward 0. The reward of (s, a) is the expectation over its outcomes. The initial
-    distribution is the environment's `initial_state_distrib`, or its reset state.
+    episode becomes absorbing with reward 0, whichever way it is entered. The reward of (s, a) is the expectation over
+    its outcomes. The initial distribution is the environment's `initial_state_distrib`, or its reset state.
 
     Args:
         env: FrozenLake, Taxi, CliffWalking, or any environment with such a table.
@@ -42,7 +43,7 @@ def from_gymnasium(
         raise InputError(
             f"the transition table of {_environment_name(env)}",
             "missing",
-            "an environment with a table env.unwrapped.P, such as FrozenLake-v1, Taxi-v3 or CliffWalking-v1",
+            "an environment with a table env.unwrapped.P, such as FrozenLake, Taxi or CliffWalking",
         )
     try:
         states, actions = len(table), len(table[0])
@@ -75,7 +76,10 @@ def _mdp_from_outcomes(
     rows, probabilities, successors, gains, ended = (np.array(column) for column in zip(*outcomes, strict=True))
     terminal = np.zeros(states, dtype=bool)
     terminal[successors[ended]] = True
-    ambiguous = terminal & np.isin(np.arange(states), successors[~ended & ~terminal[rows // actions]])
+    # Only what can happen counts: Taxi's table has states that no episode enters, with moves into terminal ones.
+    entered = _reachable(initial, rows[~ended] // actions, successors[~ended], states)
+    passing = ~ended & entered[rows // actions] & ~terminal[rows // actions]
+    ambiguous = terminal & np.isin(np.arange(states), successors[passing])
     if ambiguous.any():
         raise InputError(
             f"state {int(ambiguous.argmax())} of the transition table",
@@ -101,6 +105,23 @@ def _mdp_from_outcomes(
         DenseTransitions(matrix.toarray().reshape(states, actions, states)) if dense else SparseTransitions(matrix)
     )
     return SoftMDP(transitions, rewards, discount, temperature, initial, reference)
+
+
+def _reachable(initial: Array, sources: Indices, targets: Indices, states: int) -> Mask:
+    """Which states can be entered from the initial ones along the edges given."""
+    first = np.flatnonzero(initial > 0)
+    # One more node with an edge to every initial state makes it a search from a single source.
+    graph = scipy.sparse.csr_array(
+        (
+            np.ones(sources.size + first.size),
+            (np.append(sources, np.full(first.size, states)), np.append(targets, first)),
+        ),
+        shape=(states + 1, states + 1),
+    )
+    order = scipy.sparse.csgraph.breadth_first_order(graph, states, return_predecessors=False)
+    reached = np.zeros(states + 1, dtype=bool)
+    reached[order] = True
+    return reached[:states]
 
 
 def absorbing_states(mdp: SoftMDP) -> Mask:

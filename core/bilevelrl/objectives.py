@@ -27,8 +27,8 @@ class ReturnObjective:
         true_mdp: M̄: a `SoftMDP`, or a `SupportsModel` (say, a `ParametricMDP`) of the same x. Its temperature and
             reference measure play no part.
         baseline: subtract `V̄^π(s)`, so that `∂f/∂π_sa = −d^π(s) (Q̄^π − V̄^π)(s,a)`: the gradient of the return of the
-            *normalised* policy. On the simplex nothing changes, the hyper-gradient included; an estimator that solves
-            its adjoint equation only approximately starts much closer to the answer.
+            *normalised* policy. On the simplex nothing changes, the hyper-gradient included; but an estimator that has
+            only begun to solve its adjoint equation does not take a per-state constant for a gradient.
     """
 
     true_mdp: Any = attrs.field()

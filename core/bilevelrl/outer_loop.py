@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 
 from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.component_registry import Kind
 from bilevelrl.feasible_sets import Free, stationarity
 from bilevelrl.plugins import registry
 from bilevelrl.protocols import (
@@ -27,7 +28,6 @@ from bilevelrl.protocols import (
     UpperLevelOptimizer,
 )
 from bilevelrl.randomness import Streams, stream
-from bilevelrl.registry import Kind
 from bilevelrl.run import History, OuterState, Run
 from bilevelrl.validation import Array, IncompatibleError, InputError, all_finite
 

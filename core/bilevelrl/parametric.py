@@ -15,6 +15,7 @@ import scipy.sparse
 
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.occupancy import Occupancy
+from bilevelrl.simulators import TabularSimulator
 from bilevelrl.transitions import DenseTransitions, SparseTransitions, Transitions, as_transitions
 from bilevelrl.validation import (
     Array,
@@ -273,7 +274,10 @@ class SoftmaxInitial:
     def __call__(self, x: Array) -> Array:
         """ρ at x."""
         logits = np.asarray(x if self.features is None else self.features @ x)
-        weights = self.base * np.exp(logits - logits[self.base > 0].max(initial=-np.inf))
+        positive = self.base > 0
+        # Where the base is zero the exponent is left alone: a large logit there would make 0·∞.
+        exponents = np.subtract(logits, logits[positive].max(), out=np.zeros(self.base.size), where=positive)
+        weights = self.base * np.exp(exponents)
         return np.asarray(weights / weights.sum())
 
     def pullback(self, x: Array, cotangent: Array) -> Array:
@@ -378,8 +382,14 @@ class ParametricMDP:
             x = as_array("x", x, self._shape)
         return self._base.replace(**{name: part(x) for name, part in self._parts.items()})
 
+    def simulator(self, x: Array) -> TabularSimulator:
+        """A sampler of `M_τ(x)`: the same problem for those who may not see its transitions."""
+        return TabularSimulator(self.model(x))
+
     def pullback(self, x: Array, occupancy: Occupancy) -> Array:
         """(n,) `J_rᵀ r̄ + J_Pᵀ P̄ + J_ρᵀ ρ̄` at x."""
+        if x.shape != self._shape:
+            as_array("x", x, self._shape)
         measure = occupancy.dense(self._base.states, self._base.actions)
         gradient: Array | None = None
         for name, part in self._parts.items():

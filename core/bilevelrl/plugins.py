@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import pluggy
 
 from bilevelrl import hookspecs
-from bilevelrl.registry import Kind, Plugin, PluginFailure, Registry
+from bilevelrl.component_registry import Kind, Plugin, PluginFailure, Registry
 from bilevelrl.validation import InputError, UnknownNameError
 
 GROUP = "bilevelrl"

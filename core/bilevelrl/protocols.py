@@ -22,6 +22,7 @@ import numpy as np
 from bilevelrl.bellman import Linearization
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.occupancy import Occupancy
+from bilevelrl.simulators import Simulator, Trajectories
 from bilevelrl.validation import Array
 
 if TYPE_CHECKING:
@@ -134,6 +135,30 @@ class TabularSolution:
 
 
 @attrs.frozen(eq=False, slots=False)
+class SampledSolution:
+    """The follower's answer learnt from samples, in tables.
+
+    Args:
+        simulator: the simulator at x that it was learnt from; a handle, never saved, rebuilt from x.
+        policy: (S, A).
+        action_values: (S, A), the estimate of Q that the policy is the softmax of.
+        residual: the mean absolute temporal difference over the last samples; zero only for an exact answer in a
+            deterministic world.
+        status: how the solver ended.
+        cost: the samples it drew, among others.
+        carry: arrays that the next call warm-starts from, by name.
+    """
+
+    simulator: Simulator
+    policy: Array
+    action_values: Array
+    residual: float
+    status: Status
+    cost: Cost
+    carry: Mapping[str, Array] = attrs.field(factory=dict)
+
+
+@attrs.frozen(eq=False, slots=False)
 class HyperGradient:
     """An estimate of `∇φ(x)`, its two parts kept apart.
 
@@ -196,7 +221,7 @@ class SupportsSampling(Protocol):
     def dimension(self) -> int:
         """n, the length of x."""
 
-    def simulator(self, x: Array) -> Any:
+    def simulator(self, x: Array) -> Simulator:
         """A simulator of the follower's MDP at x."""
 
     def pullback(self, x: Array, occupancy: Occupancy) -> Array:
@@ -223,8 +248,11 @@ class TrajectoryObjective(Protocol):
     def trajectories(self) -> int:
         """I, trajectories that one loss takes."""
 
-    def loss_and_gradient(self, x: Array, trajectories: Any) -> tuple[Array, Array]:
-        """`l` for each group of I trajectories, and `∂l/∂x` averaged over the groups (n,)."""
+    def loss_and_gradient(self, x: Array, trajectories: Trajectories, rng: np.random.Generator) -> tuple[Array, Array]:
+        """`l` for each group of I consecutive trajectories (G,), and `∂l/∂x` averaged over the groups (n,).
+
+        `rng` is for objectives that draw, such as a labeller that errs.
+        """
 
 
 @runtime_checkable

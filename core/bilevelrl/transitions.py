@@ -7,12 +7,15 @@ the chain `P^π` of a policy, and a row. Implementations are immutable and valid
 from __future__ import annotations
 
 import abc
+import functools
 from typing import Any, TypeAlias
 
+import attrs
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse
 
-from bilevelrl.validation import PROBABILITY_TOLERANCE, Array, Indices, InputError, as_array, read_only
+from bilevelrl.validation import PROBABILITY_TOLERANCE, Array, Indices, InputError, Mask, as_array, read_only
 
 Chain: TypeAlias = Any
 """A Markov chain (S, S): an ndarray (dense) or a scipy CSR array (sparse)."""
@@ -44,8 +47,75 @@ class Transitions(abc.ABC):
     def stored(self) -> tuple[Indices, Indices, Array]:
         """The stored entries as three flat arrays: row `s·A + a` (sorted), successor, probability."""
 
+    @functools.cached_property
+    def sampling_table(self) -> SamplingTable:
+        """What a sampler needs, made once a kernel."""
+        return SamplingTable.of(self)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(states={self.states}, actions={self.actions})"
+
+
+ALIAS_ENTRY = np.dtype([("threshold", np.float64), ("labels", np.int64)])
+"""One of a row's n entries in an alias table (Vose 1991). Each is picked with probability 1/n, and then stands for the
+label in its lower 32 bits with probability `threshold`, for the one in its upper 32 bits otherwise."""
+
+
+def alias_entries(starts: Indices, labels: Indices, weights: Array) -> npt.NDArray[np.void]:
+    """The alias table of rows given one after another, for draws in constant time.
+
+    Args:
+        starts: (R + 1,) where each row's entries begin; no row is empty.
+        labels: (E,) what an entry stands for.
+        weights: (E,) not negative, in each row proportional to the probabilities. A zero is never drawn.
+    """
+    from bilevelrl.sampling_kernels import fill_alias_table
+
+    entries = np.empty(labels.size, ALIAS_ENTRY)
+    fill_alias_table(starts, labels, np.ascontiguousarray(weights), entries)
+    return entries
+
+
+@attrs.frozen(eq=False)
+class SamplingTable:
+    """A kernel's rows as alias tables.
+
+    Args:
+        starts: (S·A + 1,) where each row's entries begin.
+        entries: (nnz,) of `ALIAS_ENTRY`, whose labels are next states.
+        absorbing: (S,) which states only lead to themselves.
+    """
+
+    starts: Indices
+    entries: npt.NDArray[np.void]
+    absorbing: Mask
+
+    @classmethod
+    def of(cls, transitions: Transitions) -> SamplingTable:
+        """The table of a kernel; entries of probability zero are left out."""
+        rows, successors, probabilities = transitions.stored()
+        kept = probabilities > 0
+        if not kept.all():
+            rows, successors, probabilities = rows[kept], successors[kept], probabilities[kept]
+        starts = np.searchsorted(rows, np.arange(transitions.states * transitions.actions + 1))
+        if (starts[1:] == starts[:-1]).any():
+            s, a = divmod(int((starts[1:] == starts[:-1]).argmax()), transitions.actions)
+            raise InputError(f"transitions[{s}, {a}, :]", "without a positive entry", "probabilities that sum to one")
+        states = np.repeat(np.arange(transitions.states), transitions.actions)
+        stays = np.minimum.reduceat(successors, starts[:-1]) == states
+        stays &= np.maximum.reduceat(successors, starts[:-1]) == states
+        absorbing = stays.reshape(transitions.states, transitions.actions).all(axis=1)
+        return cls(starts, alias_entries(starts, successors.astype(np.int64), probabilities), absorbing)
+
+    def draw(self, rows: Indices, uniforms: Array) -> Indices:
+        """A successor for each row `s·A + a`; a uniform number each picks the entry and, by its fraction, the label."""
+        low = self.starts[rows]
+        scaled = uniforms * (self.starts[rows + 1] - low)
+        slots = scaled.astype(np.int64)
+        entries = self.entries[low + slots]
+        upper = scaled - slots >= entries["threshold"]
+        drawn: Indices = np.where(upper, entries["labels"] >> 32, entries["labels"] & 0xFFFFFFFF)
+        return drawn
 
 
 class DenseTransitions(Transitions):
@@ -124,7 +194,7 @@ class SparseTransitions(Transitions):
             place = f"transitions[{s}, {a}, {matrix.indices[bad]}]"
             raise InputError(place, str(matrix.data[bad]), "a probability, so finite and not negative")
         _check_row_sums(np.asarray(matrix.sum(axis=1)).reshape(states, rows // states))
-        self._adopt(matrix)
+        self._adopt(_canonical(matrix))
 
     @classmethod
     def trusted(cls, probabilities: Any) -> SparseTransitions:
@@ -157,7 +227,7 @@ class SparseTransitions(Transitions):
         return scipy.sparse.csr_array(average @ self.probabilities)
 
     def row(self, state: int, action: int) -> tuple[Indices, Array]:
-        """See `Transitions.row`."""
+        """See `Transitions.row`; zero entries are left out, except where a `trusted` array stores them."""
         index = state * self.actions + action
         span = slice(self.probabilities.indptr[index], self.probabilities.indptr[index + 1])
         return self.probabilities.indices[span], self.probabilities.data[span]
@@ -176,6 +246,19 @@ def as_transitions(transitions: object) -> Transitions:
     if scipy.sparse.issparse(transitions):
         return SparseTransitions(transitions)
     return DenseTransitions(transitions)
+
+
+def _canonical(matrix: Any) -> Any:
+    """The matrix with each positive entry stored once, in order of column: what `row` and `stored` promise.
+
+    A CSR array may list a row's columns in any order, and repeatedly. The caller's own is left as it is.
+    """
+    if matrix.has_canonical_format and (matrix.data > 0).all():
+        return matrix
+    matrix = matrix.copy()
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    return matrix
 
 
 def _check_row_sums(sums: Array) -> None:

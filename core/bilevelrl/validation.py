@@ -34,9 +34,11 @@ class UnknownNameError(InputError):
 
     def __init__(self, field: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
-        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
         if close:
-            expected = f"a known name; did you mean {' or '.join(map(repr, close))}?"
+            *firsts, last = map(repr, close)
+            suggestion = f"{', '.join(firsts)} or {last}" if firsts else last
+            expected = f"a known name; did you mean {suggestion}?"
         else:
             expected = f"one of {', '.join(map(repr, known))}" if known else "nothing: no such name exists"
         super().__init__(field, repr(name), expected)
@@ -144,6 +146,8 @@ def as_array(field: str, value: object, shape: Sequence[int | None]) -> Array:
 def as_array_unchecked(field: str, value: object, shape: Sequence[int | None]) -> Array:
     """`value` as a float64 array of the given shape; entries may be non-finite."""
     try:
+        if np.iscomplexobj(value):
+            raise TypeError
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
         raise InputError(field, f"a {type(value).__name__}", "an array of real numbers") from None

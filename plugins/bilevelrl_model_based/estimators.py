@@ -67,10 +67,11 @@ class WarmStartAdjoint:
     With `A = I − γP^π` and `b = Uᵀ diag(π) ∂f/∂π = Σ_a π⊙∂f/∂π − γPᵀ(π⊙∂f/∂π)`:
 
         w ← w − ξ (A Aᵀ w − A b)             # a step on ½‖Aᵀw − b‖²
-        g = ∂f/∂x + τ⁻¹ J_rᵀ(π⊙∂f/∂π) − τ⁻¹ ∂_xT(x, V)ᵀ w
+        g = ∂f/∂x + τ⁻¹ ∂_xq(x, V)ᵀ(π⊙∂f/∂π) − τ⁻¹ ∂_xT(x, V)ᵀ w
 
-    The last line is the pullback of the signed occupancy `(π⊙∂f/∂π − π⊙w)/τ`. As the outer iterates settle, w
-    approaches the exact adjoint `−τλ`.
+    where `∂_xq = J_r + γ J_P V`, which is the paper's J_r where only the rewards depend on x. The last line is the
+    pullback of the signed occupancy `(π⊙∂f/∂π − π⊙w)/τ`. As the outer iterates settle, w approaches the exact adjoint
+    `−τλ`.
 
     Source: Yang, Gao and Yuan, AISTATS 2025, algorithm 1 (arXiv 2405.19697).
 

@@ -105,8 +105,8 @@ def shaping_problem(true_mdp: bl.SoftMDP, discount: float, bound: float) -> bl.B
     )
     return bl.BilevelProblem(
         lower=lower,
-        # With the baseline M-SoBiRL's adjoint, which starts at zero, starts near its answer; without it the first steps
-        # push every reward up at once, and x is at its bound before the adjoint has learnt to object.
+        # Without the baseline the first tracked gradients, from an adjoint that starts at zero, are far too long:
+        # one such step moves x to where the follower avoids the goal, and where the gradient is flat.
         objective=bl.ReturnObjective(true_mdp, baseline=True),
         feasible_set=bl.Box(-bound, bound),
         measures=lambda x, solution: true_return(true_mdp, solution),

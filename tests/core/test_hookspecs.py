@@ -10,8 +10,8 @@ import pytest
 
 import bilevelrl as bl
 from bilevelrl import hookspecs
+from bilevelrl.component_registry import PluginFailure
 from bilevelrl.plugins import plugin_manager
-from bilevelrl.registry import PluginFailure
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "hooks.md"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bilevelrl as bl
-from bilevelrl.registry import Plugin, Registry
+from bilevelrl.component_registry import Plugin, Registry
 
 if TYPE_CHECKING:
     from somewhere_only_type_checkers_know import Elsewhere

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 import attrs
 import click
 
+from bilevelrl.component_registry import Kind, Registered
 from bilevelrl.configuration import option_fields, type_words
 from bilevelrl.plugins import registry
-from bilevelrl.registry import Kind, Registered
 from bilevelrl.validation import UnknownNameError
 
 SECTIONS = {

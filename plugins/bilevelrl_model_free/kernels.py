@@ -1,0 +1,79 @@
+"""Compiled loops for learning; numba is imported with this module, so import it where a kernel is called."""
+
+from __future__ import annotations
+
+import math
+
+import numba
+
+import bilevelrl as bl
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _soft_value(
+    preferences: bl.Array, action_values: bl.Array, log_reference: bl.Array, temperature: float, state: int
+) -> float:
+    """`Σ_a π (Q − τ log(π/μ))` in a state, for `π ∝ μ exp(L/τ)`.
+
+    With `Z = τ log Σ_a μ exp(L/τ)` this is `Z + Σ_a π (Q − L)`. Where L is Q it is the soft maximum of Q.
+    """
+    largest = -math.inf
+    for a in range(preferences.shape[1]):
+        largest = max(largest, preferences[state, a] / temperature + log_reference[state, a])
+    total, surplus = 0.0, 0.0
+    for a in range(preferences.shape[1]):
+        weight = math.exp(preferences[state, a] / temperature + log_reference[state, a] - largest)
+        total += weight
+        surplus += weight * (action_values[state, a] - preferences[state, a])
+    return temperature * (largest + math.log(total)) + surplus / total
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def learn(
+    observations: bl.Indices,
+    actions: bl.Indices,
+    rewards: bl.Array,
+    preferences: bl.Array,
+    log_reference: bl.Array,
+    discount: float,
+    temperature: float,
+    step_decay: float,
+    burn_in: int,
+    action_values: bl.Array,
+    visits: bl.Array,
+    averages: bl.Array,
+    averaged: bl.Array,
+) -> float:
+    """One soft temporal-difference step a transition; the sum of |TD| over those that come after the burn-in.
+
+    Time runs in the outer loop, trajectories in the inner one, as if the trajectories were lived side by side.
+
+    Args:
+        observations: (N, H+1).
+        actions: (N, H).
+        rewards: (N, H).
+        preferences: L (S, A), of the policy whose value is the target; `action_values` itself for the soft maximum.
+        log_reference: log μ (S, A).
+        discount: γ.
+        temperature: τ.
+        step_decay: ω.
+        burn_in: transitions that come before the averaging begins.
+        action_values: Q (S, A), updated.
+        visits: n (S, A), updated.
+        averages: (S, A) the mean of Q(s, a) over its steps after the burn-in, updated.
+        averaged: (S, A) how many those are, updated.
+    """
+    count, horizon = actions.shape
+    missed = 0.0
+    for h in range(horizon):
+        for i in range(count):
+            s, a = observations[i, h], actions[i, h]
+            value = _soft_value(preferences, action_values, log_reference, temperature, observations[i, h + 1])
+            difference = rewards[i, h] + discount * value - action_values[s, a]
+            action_values[s, a] += difference / (1.0 + (1.0 - discount) * visits[s, a]) ** step_decay
+            visits[s, a] += 1.0
+            if h * count + i >= burn_in:
+                averaged[s, a] += 1.0
+                averages[s, a] += (action_values[s, a] - averages[s, a]) / averaged[s, a]
+                missed += abs(difference)
+    return missed

@@ -1,0 +1,47 @@
+"""SoBiRL: a model-free solver, the trajectory estimator, gradient descent."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+from bilevelrl_model_free.solvers import SoftQLearning
+
+import bilevelrl as bl
+from bilevelrl_model_free.estimators import SoBiRL
+
+
+@attrs.frozen
+class SoBiRLRecipe:
+    """SoBiRL, the model-free algorithm of Yang, Gao and Yuan (AISTATS 2025, algorithm 2).
+
+    Soft Q-learning answers x to an accuracy ε_k, trajectories estimate the hyper-gradient, gradient descent moves x.
+    The paper's O(ε⁻¹) iterations need ε_k to be summable in squares. Q-learning's error falls as the square root of its
+    samples, so samples that grow as (k+1)^growth with growth above 1 meet that.
+
+    Args:
+        step_size: β > 0, of the gradient step on x.
+        groups: groups of trajectories a call of the estimator.
+        truncation: steps of a continuation.
+        restarts: whether the simulator may be put into any state.
+        samples: transitions the follower learns from in the first outer iteration.
+        growth: samples of the k-th are `samples · (k+1)^growth`.
+    """
+
+    name: ClassVar[str] = "sobirl"
+
+    step_size: float = attrs.field(default=0.1, validator=bl.is_real(above=0.0))
+    groups: int = attrs.field(default=64, validator=bl.is_integer(at_least=1))
+    truncation: int = attrs.field(default=50, validator=bl.is_integer(at_least=1))
+    restarts: bool = attrs.field(default=True, validator=bl.is_flag())
+    samples: int = attrs.field(default=20_000, validator=bl.is_integer(at_least=1))
+    growth: float = attrs.field(default=0.0, validator=bl.is_real(at_least=0.0))
+
+    def build(self) -> bl.Algorithm:
+        """The composition."""
+        return bl.Algorithm(
+            lower=SoftQLearning(samples=self.samples, growth=self.growth),
+            estimator=SoBiRL(groups=self.groups, truncation=self.truncation, restarts=self.restarts),
+            upper=bl.upper_level_optimizer("gradient-descent", step_size=self.step_size),
+            name=self.name,
+        )

@@ -1,0 +1,144 @@
+"""Learning a reward from preferences: the labeller's hidden reward, the follower's trajectories, nothing else."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+
+import bilevelrl as bl
+from bilevelrl_problems.grid_picture import draw_grid_policy
+from bilevelrl_problems.reward_shaping import make_environment
+
+# left, down, right, up, as in Gymnasium's FrozenLake: the picture draws both.
+MOVES = np.array([(0, -1), (1, 0), (0, 1), (-1, 0)])
+
+
+@attrs.frozen
+class GridworldPreferences:
+    """Preferences on a small gridworld whose true reward only the labeller knows.
+
+    The follower walks on a square grid with a wall of traps beside the way to the goal; a move into the border stays,
+    the intended move happens with probability 1 − slip, each other one with slip/3. The hidden reward is 1 in the
+    goal's corner, −1 in a trap, 0 elsewhere, counted when an action is taken there; nothing absorbs. The follower
+    maximises `r_sa = x_s`; the leader minimises the expected Bradley–Terry loss of a labeller who compares two
+    trajectories of the follower by the hidden reward.
+
+    Args:
+        size: side of the grid, at least 3.
+        slip: probability of an unintended move, in [0, 1].
+        discount: γ of the follower, in [0, 1).
+        temperature: τ > 0.
+        horizon: H ≥ 1, steps compared.
+        noisy: whether the labeller errs as Bradley and Terry say, or answers with the probability itself.
+        steepness: how decided the labeller is, > 0.
+    """
+
+    name: ClassVar[str] = "gridworld-preferences"
+
+    size: int = attrs.field(default=5, validator=bl.is_integer(at_least=3))
+    slip: float = attrs.field(default=0.1, validator=bl.is_real(at_least=0.0, at_most=1.0))
+    discount: float = attrs.field(default=0.9, validator=bl.is_real(at_least=0.0, below=1.0))
+    temperature: float = attrs.field(default=0.2, validator=bl.is_real(above=0.0))
+    horizon: int = attrs.field(default=15, validator=bl.is_integer(at_least=1))
+    noisy: bool = attrs.field(default=True, validator=bl.is_flag())
+    steepness: float = attrs.field(default=2.0, validator=bl.is_real(above=0.0))
+
+    def build(self) -> bl.BilevelProblem:
+        """The problem; its lower level offers a model too, for exact evaluation."""
+        hidden, letters = self._hidden_reward()
+        initial = np.zeros(self.size**2)
+        initial[0] = 1.0
+        reward = bl.StateReward(np.zeros((self.size**2, 4)))
+        lower = bl.ParametricMDP(self._transitions(), reward, self.discount, self.temperature, initial)
+        true_mdp = bl.SoftMDP(lower.transitions, hidden, self.discount, self.temperature, initial)
+        labeller = bl.RewardLabeller(hidden, noisy=self.noisy, steepness=self.steepness)
+
+        def measures(x: bl.Array, solution: Any) -> dict[str, float]:
+            return preference_measures(true_mdp, x, solution.policy, self.horizon)
+
+        def picture(axes: Any, x: bl.Array, solution: Any) -> None:
+            draw_grid_policy(axes, letters, x - x.mean(), solution.policy)
+
+        return bl.BilevelProblem(
+            lower=lower,
+            objective=bl.PreferenceObjective(reward, labeller, self.horizon),
+            measures=measures,
+            picture=picture,
+        )
+
+    def _hidden_reward(self) -> tuple[bl.Array, Any]:
+        letters = np.full((self.size, self.size), "F")
+        letters[0, 0], letters[-1, -1] = "S", "G"
+        # A row of traps across the middle, open at its right end only.
+        letters[self.size // 2, : self.size - 1] = "T"
+        values = np.where(letters == "G", 1.0, np.where(letters == "T", -1.0, 0.0))
+        return np.repeat(values.reshape(-1, 1), 4, axis=1), letters
+
+    def _transitions(self) -> bl.Array:
+        kernel = np.zeros((self.size**2, 4, self.size**2))
+        for state in range(self.size**2):
+            row, column = divmod(state, self.size)
+            for action in range(4):
+                for move, (down, right) in enumerate(MOVES):
+                    target = np.clip((row + down, column + right), 0, self.size - 1)
+                    probability = 1.0 - self.slip if move == action else self.slip / 3
+                    kernel[state, action, target[0] * self.size + target[1]] += probability
+        return kernel
+
+
+@attrs.frozen
+class GymnasiumPreferences:
+    """Preferences on a Gymnasium environment with discrete spaces, through its `step` alone.
+
+    The labeller compares two trajectories by what the environment paid along them; leader and follower see
+    trajectories and answers, never a transition table, and the simulator cannot be restarted.
+
+    Args:
+        environment: the environment's registered id, such as FrozenLake-v1 or Taxi-v3.
+        discount: γ of the follower, in [0, 1).
+        temperature: τ > 0.
+        horizon: H ≥ 1, steps compared.
+        noisy: whether the labeller errs as Bradley and Terry say, or answers with the probability itself.
+        steepness: how decided the labeller is, > 0, in 1/reward of the environment.
+    """
+
+    name: ClassVar[str] = "gymnasium-preferences"
+
+    environment: str = attrs.field(default="FrozenLake-v1")
+    discount: float = attrs.field(default=0.9, validator=bl.is_real(at_least=0.0, below=1.0))
+    temperature: float = attrs.field(default=0.1, validator=bl.is_real(above=0.0))
+    horizon: int = attrs.field(default=30, validator=bl.is_integer(at_least=1))
+    noisy: bool = attrs.field(default=True, validator=bl.is_flag())
+    steepness: float = attrs.field(default=5.0, validator=bl.is_real(above=0.0))
+
+    def build(self) -> bl.BilevelProblem:
+        """The problem; needs the extra `gymnasium`."""
+        world = bl.GymnasiumWorld(
+            lambda: make_environment(self.environment, max_episode_steps=-1), self.discount, self.temperature
+        )
+        reward = bl.StateReward(np.zeros((world.spec.states, world.spec.actions)))
+        labeller = bl.ReturnLabeller(noisy=self.noisy, steepness=self.steepness)
+        return bl.BilevelProblem(
+            lower=bl.SampledMDP(world, reward), objective=bl.PreferenceObjective(reward, labeller, self.horizon)
+        )
+
+
+def preference_measures(mdp: bl.SoftMDP, x: bl.Array, policy: bl.Array, horizon: int) -> dict[str, float]:
+    """How good the learnt reward is: the follower's true return, its correlation with the hidden reward, coverage.
+
+    Coverage is the exponential of the entropy of the discounted state visits, as a share of all states: 1 where every
+    state is visited alike.
+    """
+    values = bl.policy_values(mdp, policy, regularized=False)
+    visits = bl.discounted_occupancy(mdp, policy).sum(axis=1) * (1.0 - mdp.discount)
+    entropy = -float(np.sum(visits * np.log(visits, out=np.zeros_like(visits), where=visits > 0)))
+    hidden = mdp.rewards[:, 0]
+    spread = float(np.std(x) * np.std(hidden))
+    covariance = float(np.mean((x - x.mean()) * (hidden - hidden.mean())))
+    return {
+        "follower's true return": float(mdp.initial @ values),
+        "reward correlation": covariance / spread if spread > 0 else 0.0,
+        "state coverage": float(np.exp(entropy)) / mdp.states,
+    }

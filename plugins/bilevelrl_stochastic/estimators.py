@@ -1,0 +1,74 @@
+"""Stoc-SoBiRL's hyper-gradient: a batch of trajectories with truncated or randomised continuations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+
+import bilevelrl as bl
+
+
+@attrs.frozen
+class StocSoBiRL:
+    """The stochastic hyper-gradient: B losses, and two continuations from every visited (s, a) and s.
+
+    The same expectation as `sobirl`, from a batch meant to be small. Truncated at T the bias is at most
+    `2‖c‖₁ γ^T/(1−γ) · max‖∇r‖`; with a geometric random length of success probability 1−γ there is none, at an expected
+    1/(1−γ) steps. Batch and truncation may grow with the number k of calls so far:
+    `B_k = B·(k+1)^batch_growth`, `T_k = T + truncation_growth·log(k+1)`.
+
+    Source: Yang, Gao and Yuan, AISTATS 2025, section 5 and algorithm 3 (arXiv 2405.19697).
+
+    Args:
+        batch: B, groups of I trajectories in the first call.
+        truncation: T, steps of a continuation in the first call; None for the geometric length.
+        batch_growth: the exponent of the batch's growth, at least 0.
+        truncation_growth: steps added to T for each unit of log(k+1), at least 0.
+        baseline: subtract from each loss the mean of the others; no bias, less variance.
+        common_random_numbers: the two continuations of a visit share their random numbers; no bias, and less variance
+            where they soon meet (noisy dynamics), but no less, even more, where the dynamics drive them apart.
+        blocks: the standard error is that of the means of so many blocks.
+    """
+
+    name: ClassVar[str] = "stoc-sobirl"
+    requires: ClassVar[type] = bl.SupportsSampling
+    requires_objective: ClassVar[type] = bl.TrajectoryObjective
+
+    batch: int = attrs.field(default=16, validator=bl.is_integer(at_least=1))
+    truncation: int | None = attrs.field(default=None, validator=bl.is_integer(at_least=1, optional=True))
+    batch_growth: float = attrs.field(default=0.0, validator=bl.is_real(at_least=0.0))
+    truncation_growth: float = attrs.field(default=0.0, validator=bl.is_real(at_least=0.0))
+    baseline: bool = attrs.field(default=True, validator=bl.is_flag())
+    common_random_numbers: bool = attrs.field(default=True, validator=bl.is_flag())
+    blocks: int = attrs.field(default=8, validator=bl.is_integer(at_least=1))
+
+    def estimate(
+        self,
+        problem: bl.BilevelProblem,
+        x: bl.Array,
+        solution: Any,
+        previous: bl.HyperGradient | None,
+        rng: np.random.Generator,
+    ) -> bl.HyperGradient:
+        """`∇φ(x)` at the solution's policy, with a standard error. `carry["calls"]` counts k."""
+        calls = 0 if previous is None else int(previous.carry["calls"])
+        truncation = self.truncation
+        if truncation is not None:
+            truncation += math.floor(self.truncation_growth * math.log(calls + 1))
+        hyper = bl.trajectory_gradient(
+            problem,
+            x,
+            solution.policy,
+            rng,
+            groups=math.ceil(self.batch * (calls + 1) ** self.batch_growth),
+            truncation=truncation,
+            restarts=True,
+            baseline=self.baseline,
+            common_random_numbers=self.common_random_numbers,
+            blocks=self.blocks,
+            label=f"estimator {self.name!r}",
+        )
+        return attrs.evolve(hyper, carry={"calls": np.array(calls + 1)})

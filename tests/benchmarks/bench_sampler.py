@@ -1,0 +1,112 @@
+"""Steps per second of `TabularSimulator.rollout` against the obvious vectorised NumPy sampler.
+
+Run with `make bench`. NumPy advances all trajectories at once by inverse cumulative distribution: compare a row of
+cumulative probabilities with a uniform number and count. Where a row has few successors it compares these alone, which
+is the best that can be written so. The two are measured alternately, and the ratio of the medians is printed.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+import scipy.sparse
+
+import bilevelrl as bl
+
+ROUNDS = 9
+
+
+@attrs.frozen
+class NumpySampler:
+    """Cumulative probabilities of the K positive entries of each row, and the states they lead to (None: all)."""
+
+    cumulative: Any  # (S, A, K)
+    successors: Any  # (S, A, K), or None
+    rewards: Any
+
+    def rollout(self, policy: bl.Array, count: int, horizon: int, rng: np.random.Generator) -> bl.Trajectories:
+        cumulative_policy = np.cumsum(policy, axis=1)[:, :-1]
+        visited = np.empty((count, horizon + 1), dtype=np.int64)
+        taken = np.empty((count, horizon), dtype=np.int64)
+        rewards = np.empty((count, horizon))
+        states = rng.integers(policy.shape[0], size=count)
+        visited[:, 0] = states
+        for h in range(horizon):
+            actions = (cumulative_policy[states] <= rng.random((count, 1))).sum(axis=1)
+            rewards[:, h] = self.rewards[states, actions]
+            entries = (self.cumulative[states, actions] <= rng.random((count, 1))).sum(axis=1)
+            states = entries if self.successors is None else self.successors[states, actions, entries]
+            taken[:, h], visited[:, h + 1] = actions, states
+        return bl.Trajectories(visited, taken, rewards)
+
+
+def dense(states: int, actions: int) -> tuple[bl.SoftMDP, NumpySampler]:
+    rng = np.random.default_rng(0)
+    kernel = rng.random((states, actions, states))
+    kernel /= kernel.sum(axis=2, keepdims=True)
+    mdp = bl.SoftMDP(kernel, rng.normal(size=(states, actions)), 0.9, 1.0)
+    return mdp, NumpySampler(np.cumsum(kernel, axis=2)[:, :, :-1], None, mdp.rewards)
+
+
+def sparse_grid(side: int) -> tuple[bl.SoftMDP, NumpySampler]:
+    """A torus on which each of four moves succeeds with 0.6 and slips to stay or to another neighbour with 0.1 each."""
+    rng = np.random.default_rng(0)
+    states = side * side
+    row, column = np.divmod(np.arange(states), side)
+    steps = ((0, 0), (-1, 0), (0, 1), (1, 0), (0, -1))
+    targets = np.stack([(row + d) % side * side + (column + e) % side for d, e in steps], axis=1)
+    successors = np.repeat(targets[:, None, :], 4, axis=1)
+    kernel = np.full((states, 4, 5), 0.1)
+    kernel[:, np.arange(4), 1 + np.arange(4)] = 0.6
+    matrix = scipy.sparse.csr_array(
+        (kernel.reshape(-1), successors.reshape(-1), np.arange(states * 4 + 1) * 5), shape=(states * 4, states)
+    )
+    mdp = bl.SoftMDP(matrix, rng.normal(size=(states, 4)), 0.9, 1.0)
+    return mdp, NumpySampler(np.cumsum(kernel, axis=2)[:, :, :-1], successors, mdp.rewards)
+
+
+CASES = {
+    "dense, S=100, A=5": (lambda: dense(100, 5), 10_000, 10_000),
+    "dense, S=1000, A=10": (lambda: dense(1000, 10), 10_000, 1_000),
+    "sparse grid, S=10000, A=4, 5 successors": (lambda: sparse_grid(100), 10_000, 10_000),
+}
+
+
+def seconds_a_step(sampler: Any, policy: bl.Array, count: int, horizon: int) -> float:
+    began = time.perf_counter()
+    sampler.rollout(policy, count, horizon, np.random.Generator(np.random.Philox(0)))
+    return (time.perf_counter() - began) / (count * horizon)
+
+
+@pytest.mark.benchmark(group="trajectory sampling")
+@pytest.mark.parametrize("name", CASES)
+def test_steps_per_second_against_vectorised_numpy(benchmark, name) -> None:
+    make, count, numpy_count = CASES[name]
+    mdp, numpy_sampler = make()
+    policy = np.random.default_rng(1).dirichlet(np.ones(mdp.actions), mdp.states)
+    samplers = {
+        "numpy": (numpy_sampler, numpy_count),
+        "one thread": (bl.TabularSimulator(mdp, threads=1), count),
+        "all threads": (bl.TabularSimulator(mdp), count),
+    }
+    # The same distribution, or the ratio means nothing: 10⁶ visits agree to a few in a thousand.
+    visits = [sampler.rollout(policy, 10_000, 100, bl.stream(0, "check")).rewards for sampler, _ in samplers.values()]
+    assert visits[1].mean() == pytest.approx(visits[0].mean(), abs=0.02)
+    assert np.array_equal(visits[1], visits[2])
+
+    times: dict[str, list[float]] = {label: [] for label in samplers}
+    for _ in range(ROUNDS):
+        for label, (sampler, trajectories) in samplers.items():
+            times[label].append(seconds_a_step(sampler, policy, trajectories, 100))
+    median = {label: float(np.median(values)) for label, values in times.items()}
+    print(f"\n{name}")
+    print(f"{'sampler':>14} {'ns a step':>10} {'steps/s':>10} {'ratio':>7}")
+    for label, seconds in median.items():
+        ratio = median["numpy"] / seconds
+        print(f"{label:>14} {1e9 * seconds:>10.1f} {1 / seconds:>10.2e} {ratio:>7.1f}")
+        benchmark.extra_info[label] = {"ns_a_step": 1e9 * seconds, "ratio": ratio}
+    benchmark.pedantic(seconds_a_step, args=(samplers["all threads"][0], policy, count, 100), rounds=5)

@@ -1,0 +1,387 @@
+"""Every bad input gets one sentence — field, value, what was expected — from Python and from the command line.
+
+The table below is the catalogue: what goes wrong, how, and the words a user must see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+import pytest
+import scipy.sparse
+
+import bilevelrl as bl
+from bilevelrl.cli import main
+
+S, A = 3, 2
+
+
+def kernel() -> bl.Array:
+    return np.full((S, A, S), 1.0 / S)
+
+
+def mdp(**changes: Any) -> bl.SoftMDP:
+    fields = {"transitions": kernel(), "rewards": np.zeros((S, A)), "discount": 0.9, "temperature": 1.0}
+    return bl.SoftMDP(**(fields | changes))
+
+
+def problem(**changes: Any) -> bl.BilevelProblem:
+    lower = bl.ParametricMDP(kernel(), bl.TabularReward(np.zeros((S, A))), 0.9, 1.0)
+    fields = {"lower": lower, "objective": bl.QuadraticObjective(), "name": "small"}
+    return bl.BilevelProblem(**(fields | changes))
+
+
+def changed(array: bl.Array, index: Any, value: float) -> bl.Array:
+    array = array.copy()
+    array[index] = value
+    return array
+
+
+def run(**changes: Any) -> bl.Run:
+    return bl.algorithm("m-sobirl").run(problem(), **({"iterations": 1} | changes))
+
+
+def broken_kernel() -> bl.Array:
+    rows = kernel()
+    rows[1, 0] *= 0.97
+    rows[2, 1] *= 0.5  # the worst
+    return rows
+
+
+class OnlySampling:
+    dimension = 2
+
+    def simulator(self, x: bl.Array) -> None:
+        """Never called."""
+
+    def pullback(self, x: bl.Array, occupancy: bl.Occupancy) -> bl.Array:
+        return x
+
+
+IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
+    "row sum": (lambda: mdp(transitions=broken_kernel()), r"sum of transitions\[2, 1, :\] is 0\.5; expected 1 within"),
+    "row sum, sparse": (
+        lambda: mdp(transitions=scipy.sparse.csr_array(broken_kernel().reshape(-1, S))),
+        r"sum of transitions\[2, 1, :\] is 0\.5; expected 1 within",
+    ),
+    "negative probability": (
+        lambda: mdp(transitions=changed(kernel(), (1, 1, 2), -0.25)),
+        r"transitions\[1, 1, 2\] is -0\.25; expected a probability",
+    ),
+    "negative probability, sparse": (
+        lambda: mdp(transitions=scipy.sparse.csr_array(changed(kernel(), (1, 1, 2), -0.25).reshape(-1, S))),
+        r"transitions\[1, 1, 2\] is -0\.25; expected a probability",
+    ),
+    "NaN probability": (
+        lambda: mdp(transitions=changed(kernel(), (0, 1, 2), np.nan)),
+        r"transitions\[0, 1, 2\] is nan; expected a finite number",
+    ),
+    "NaN reward": (
+        lambda: mdp(rewards=changed(np.zeros((S, A)), (2, 0), np.nan)),
+        r"rewards\[2, 0\] is nan; expected a finite number",
+    ),
+    "infinite reward": (
+        lambda: mdp(rewards=changed(np.zeros((S, A)), (2, 1), np.inf)),
+        r"rewards\[2, 1\] is inf; expected a finite number",
+    ),
+    "discount one": (lambda: mdp(discount=1.0), r"discount is 1\.0; expected a finite number at least 0 and below 1"),
+    "discount negative": (lambda: mdp(discount=-0.1), r"discount is -0\.1; expected .* at least 0 and below 1"),
+    "discount a word": (lambda: mdp(discount="0.9"), r"discount is '0\.9'; expected a finite number"),
+    "temperature zero": (lambda: mdp(temperature=0), r"temperature is 0; expected a finite number above 0"),
+    "temperature negative": (lambda: mdp(temperature=-1.0), r"temperature is -1\.0; expected .* above 0"),
+    "rewards' shape": (
+        lambda: mdp(rewards=np.zeros((A, S))),
+        r"the shape of rewards is \(2, 3\); expected \(3, 2\)",
+    ),
+    "rewards ragged": (lambda: mdp(rewards=[[0.0, 1.0], [0.0]]), r"rewards is a list; expected an array of real"),
+    "rewards complex": (
+        lambda: mdp(rewards=np.zeros((S, A), complex) + 1j),
+        r"rewards is a ndarray; expected an array of real",
+    ),
+    "kernel not square": (
+        lambda: mdp(transitions=np.full((S, A, 2), 0.5)),
+        r"the shape of transitions is \(3, 2, 2\); expected \(S, A, S\)",
+    ),
+    "no states": (lambda: mdp(transitions=np.zeros((0, 2, 0))), r"the shape of transitions is \(0, 2, 0\); expected"),
+    "initial sum": (lambda: mdp(initial=[0.5, 0.5, 0.5]), r"the sum of initial is 1\.5; expected 1 within"),
+    "initial negative": (lambda: mdp(initial=[1.5, -0.5, 0.0]), r"initial\[1\] is -0\.5; expected a probability"),
+    "initial's shape": (lambda: mdp(initial=[1.0]), r"the shape of initial is \(1,\); expected \(3,\)"),
+    "reference zero": (
+        lambda: mdp(reference=changed(np.full((S, A), 0.5), (1, 0), 0.0)),
+        r"reference\[1, 0\] is 0\.0; expected a positive number",
+    ),
+    "x too short": (lambda: run(x=np.zeros(5)), r"the shape of x is \(5,\); expected \(6,\)"),
+    "x NaN": (lambda: run(x=changed(np.zeros(6), 4, np.nan)), r"x\[4\] is nan; expected a finite number"),
+    "x for the model": (lambda: problem().lower.model(np.zeros(2)), r"the shape of x is \(2,\); expected \(6,\)"),
+    "x infinite for the gradient": (
+        lambda: bl.value_and_gradient(problem(), np.full(6, np.inf)),
+        r"x\[0\] is inf; expected a finite number",
+    ),
+    "x words": (lambda: run(x=["a"] * 6), r"x is a list; expected an array of real numbers"),
+    "start's length": (lambda: problem(start=np.zeros(4)), r"start of problem 'small' is \(4,\); expected \(6,\)"),
+    "feasible set's length": (
+        lambda: problem(feasible_set=bl.Box(np.zeros(4), np.ones(4))),
+        r"feasible_set of problem 'small' is a Box of another dimension; expected a set in R\^6",
+    ),
+    "box upside down": (lambda: bl.Box(1.0, -1.0), r"Box\.lower is 1\.0; expected at most Box\.upper = -1\.0"),
+    "ball without radius": (lambda: bl.Ball(0.0), r"radius is 0\.0; expected a finite number above 0"),
+    "objective that is none": (lambda: problem(objective=3), r"objective of problem 'small' is a int; expected Policy"),
+    "iterations": (lambda: run(iterations=-1), r"iterations is -1; expected an integer of at least 0"),
+    "iterations a flag": (lambda: run(iterations=True), r"iterations is True; expected an integer"),
+    "seed": (lambda: run(seed=-3), r"seed is -3; expected an integer of at least 0"),
+    "tolerance": (lambda: run(tolerance=np.nan), r"tolerance is nan; expected a finite number of at least 0"),
+    "unknown solver": (
+        lambda: bl.lower_level_solver("soft-value-iterations"),
+        r"lower-level solver is 'soft-value-iterations'; expected a known name; did you mean 'soft-value-iteration'",
+    ),
+    "unknown estimator": (
+        lambda: bl.hypergradient_estimator("implict"),
+        r"estimator is 'implict'; expected a known name; did you mean 'implicit'",
+    ),
+    "unknown problem": (lambda: bl.problem("frozenlake"), r"problem is 'frozenlake'; .* mean 'frozenlake-shaping'"),
+    "unknown algorithm": (lambda: bl.algorithm("msobirl"), r"algorithm is 'msobirl'; .* mean .*'m-sobirl'"),
+    "unknown name, nothing close": (lambda: bl.upper_level_optimizer("zzz"), r"is 'zzz'; expected one of 'adam', "),
+    "unknown option": (
+        lambda: bl.algorithm("m-sobirl", step_sise=0.1),
+        r"an option of 'm-sobirl' is 'step_sise'; expected a known name; did you mean 'step_size'",
+    ),
+    "option's range": (
+        lambda: bl.algorithm("m-sobirl", step_size=-1.0),
+        r"option 'step_size' of 'm-sobirl' is -1\.0; expected a finite number above 0",
+    ),
+    "option's type": (
+        lambda: bl.algorithm("m-sobirl", sweeps=2.5),
+        r"option 'sweeps' of 'm-sobirl' is 2\.5; expected int",
+    ),
+    "component's need": (
+        lambda: bl.algorithm("m-sobirl").run(problem(lower=OnlySampling(), name="cartpole"), iterations=1),
+        r"lower-level solver 'soft-value-iteration' needs a transition model \(SupportsModel\); problem 'cartpole' "
+        r"offers only SupportsSampling\. Lower-level solvers that would work: ",
+    ),
+    "class for an instance": (
+        lambda: bl.Algorithm(type(bl.lower_level_solver("soft-policy-iteration")), None, None),
+        r"lower is the class SoftPolicyIteration; expected an instance, such as SoftPolicyIteration\(\)",
+    ),
+    "environment without a table": (
+        lambda: bl.problem("gymnasium-shaping", environment="CartPole-v1"),
+        r"the transition table of CartPole-v1 is missing; expected an environment with a table env\.unwrapped\.P",
+    ),
+    "environment that does not exist": (
+        lambda: bl.problem("gymnasium-shaping", environment="FrozenLak-v1"),
+        r"environment is 'FrozenLak-v1'; expected one that Gymnasium can make",
+    ),
+    "environment that would import a module": (
+        lambda: bl.problem("gymnasium-shaping", environment="os:Env-v0"),
+        r"environment is 'os:Env-v0'; expected the id of a registered environment, without ':'",
+    ),
+    "continuous spaces": (
+        lambda: bl.problem("gymnasium-preferences", environment="CartPole-v1"),
+        r"observation_space of .*CartPole.* is Box\(.*; expected Discrete.*function approximation",
+    ),
+    "preference outside": (
+        lambda: bl.PreferenceDataset(*([bl.Trajectories(*np.zeros((3, 2, 4), int)[:, :, :4])] * 2), [0.5, 1.5]),
+        r"preferences\[1\] is 1\.5; expected a number in \[0, 1\]",
+    ),
+    "pairs of unequal length": (
+        lambda: bl.PreferenceDataset(
+            bl.Trajectories(np.zeros((2, 5), int), np.zeros((2, 4), int), np.zeros((2, 4))),
+            bl.Trajectories(np.zeros((2, 4), int), np.zeros((2, 3), int), np.zeros((2, 3))),
+            [0.5, 0.5],
+        ),
+        r"the shapes of first, second and labels is \(2, 4\), \(2, 3\), \(2,\); expected \(N, H\), \(N, H\) and \(N,\)",
+    ),
+    "horizon": (
+        lambda: bl.CallableTrajectoryObjective(lambda x, d, rng: (x, x), horizon=0),
+        r"horizon is 0; expected an integer of at least 1",
+    ),
+    "parts of different dimensions": (
+        lambda: bl.ParametricMDP(bl.SoftmaxTransitions(kernel()), bl.TabularReward(np.zeros((S, A))), 0.9, 1.0),
+        r"the dimension of the parts is transitions has 18, rewards has 6; expected one n; use Slice",
+    ),
+    "policy target's shape": (
+        lambda: bl.value_and_gradient(
+            problem(objective=bl.QuadraticObjective(policy_target=np.zeros((2, 2)))), np.zeros(6)
+        ),
+        r"the shape of QuadraticObjective\.policy_target is \(2, 2\); expected \(3, 2\)",
+    ),
+    "true MDP of another size": (
+        lambda: bl.value_and_gradient(
+            problem(objective=bl.ReturnObjective(bl.SoftMDP(np.ones((1, 1, 1)), np.zeros((1, 1)), 0.5, 1.0))),
+            np.zeros(6),
+        ),
+        r"the policy judged by ReturnObjective is \(3, 2\); expected \(1, 1\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", IN_PYTHON)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:gymnasium")
+def test_python_gets_one_sentence(what: str) -> None:
+    """A `ValueError` whose one line names the field, the value and what was expected."""
+    make, sentence = IN_PYTHON[what]
+    with pytest.raises(ValueError, match=sentence) as caught:
+        make()
+    assert isinstance(caught.value, bl.InputError)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@attrs.frozen
+class Faulty:
+    """A problem whose `fault` option chooses a mistake that only `build` can see."""
+
+    name: ClassVar[str] = "faulty"
+
+    fault: str = "row sum"
+
+    def build(self) -> bl.BilevelProblem:
+        """Never gets far."""
+        IN_PYTHON[self.fault][0]()
+        return problem()
+
+
+@pytest.fixture
+def faulty_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry with one more problem, whose construction fails as asked."""
+
+    class Offer:
+        @bl.hookimpl
+        def bilevelrl_problems(self) -> list[type]:
+            return [Faulty]
+
+    bl.plugins.registry.cache_clear()
+    bl.register(Offer(), name="faulty-plugin")
+    yield
+    bl.plugins.registry.cache_clear()
+
+
+ON_THE_COMMAND_LINE = {
+    "unknown problem": (["run", "frozenlake"], "did you mean 'frozenlake-shaping'"),
+    "unknown algorithm": (["run", "synthetic-quadratic", "-a", "m-sobirrl"], "did you mean 'm-sobirl'"),
+    "unknown solver": (["run", "synthetic-quadratic", "--lower", "soft-value"], "lower-level solver is 'soft-value'"),
+    "incomplete composition": (["run", "synthetic-quadratic", "--lower", "soft-policy-iteration"], "estimator.name"),
+    "unknown option": (["run", "synthetic-quadratic", "--set", "lower.sweps=3"], "did you mean 'sweeps'"),
+    "unknown part": (["run", "synthetic-quadratic", "--set", "lover.sweeps=3"], "did you mean 'lower'"),
+    "option without value": (["run", "synthetic-quadratic", "--set", "sweeps"], "expected KEY=VALUE"),
+    "option's type": (["run", "synthetic-quadratic", "--set", "sweeps=many"], "is 'many'; expected int"),
+    "option's range": (["run", "synthetic-quadratic", "--set", "problem.discount=1.0"], "is 1.0; expected"),
+    "option's range, nan": (["run", "synthetic-quadratic", "--set", "problem.discount=nan"], "is nan; expected"),
+    "iterations": (["run", "synthetic-quadratic", "--iterations", "-5"], "iterations is -5; expected"),
+    "iterations a word": (["run", "synthetic-quadratic", "--iterations", "ten"], "'ten' is not a valid integer"),
+    "seed": (["run", "synthetic-quadratic", "--seed", "-1"], "seed is -1; expected an integer of at least 0"),
+    "setting as an option": (["run", "synthetic-quadratic", "--set", "iterations=5"], "the option --iterations"),
+    "no table": (["run", "gymnasium-shaping", "--set", "problem.environment=CartPole-v1"], "transition table"),
+    "component's need": (
+        ["run", "gymnasium-preferences", "-a", "m-sobirl"],
+        "needs a transition model (SupportsModel); problem 'gymnasium-preferences' offers only SupportsSampling",
+    ),
+    "objective's need": (
+        ["run", "gridworld-preferences", "-a", "m-sobirl"],
+        "estimator 'warm-start-adjoint' needs an objective of the policy (PolicyObjective)",
+    ),
+    "missing file": (["run", "nowhere.toml"], "nowhere.toml is unreadable"),
+    "unknown list": (["list", "solver"], "did you mean 'solvers'"),
+    "unknown name to show": (["show", "implict"], "did you mean 'implicit'"),
+    **{
+        f"built with {fault}": (["run", "faulty", "--set", f'problem.fault="{fault}"'], "; expected ")
+        for fault in ("row sum", "negative probability", "NaN reward", "infinite reward", "discount one")
+    },
+    **{
+        f"built with {fault}": (["run", "faulty", "--set", f'problem.fault="{fault}"'], "; expected ")
+        for fault in ("temperature zero", "rewards' shape", "reference zero", "start's length", "x for the model")
+    },
+}
+
+
+@pytest.mark.parametrize("what", ON_THE_COMMAND_LINE)
+@pytest.mark.usefixtures("faulty_problem")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:gymnasium")
+def test_command_line_gets_one_line_and_exit_status_2(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, words = ON_THE_COMMAND_LINE[what]
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert words in output.err
+    assert "Traceback" not in output.err
+    last = output.err.strip().splitlines()[-1]
+    assert last.startswith("Error: ")
+
+
+FILES = {
+    "unknown key": ("iteratons = 5\n", "did you mean 'iterations'"),
+    "unknown table": ("[probelm]\nname = 'x'\n", "did you mean 'problem'"),
+    "unknown option": ("[problem]\nname = 'synthetic-quadratic'\nstate = 3\n", "did you mean 'states'"),
+    "wrong type of a setting": (
+        "iterations = 'many'\n[problem]\nname = 'synthetic-quadratic'\n",
+        "iterations is 'many'",
+    ),
+    "flag for a number": (
+        "seed = true\n[problem]\nname = 'synthetic-quadratic'\n",
+        "seed is True; expected an integer",
+    ),
+    "wrong type of an option": ("[problem]\nname = 'synthetic-quadratic'\nstates = 2.5\n", "is 2.5; expected int"),
+    "list for a number": ("[problem]\nname = 'synthetic-quadratic'\nstates = [3]\n", "is [3]; expected int"),
+    "value for a table": ("problem = 'synthetic-quadratic'\n", "[problem] is 'synthetic-quadratic'; expected a table"),
+    "name that is no string": ("[problem]\nname = 3\n", "problem.name is 3; expected a string"),
+    "no problem": ("[algorithm]\nname = 'm-sobirl'\n", "problem.name is missing"),
+    "no algorithm": ("[problem]\nname = 'synthetic-quadratic'\n", "lower.name is missing"),
+    "not TOML": ("[problem\n", "not TOML"),
+}
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_experiment_file_gets_one_line_and_exit_status_2(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content, words = FILES[what]
+    file = tmp_path / "experiment.toml"
+    file.write_text(content)
+    with pytest.raises(SystemExit) as caught:
+        main(["run", str(file)])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.startswith("Error: ")
+    assert len(error.splitlines()) == 1
+
+
+def test_experiment_file_in_another_encoding_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "experiment.toml"
+    file.write_bytes(b"\xff\xfe\x00bad")
+    with pytest.raises(SystemExit):
+        main(["run", str(file)])
+    assert "not text in UTF-8" in capsys.readouterr().err
+
+
+def test_directory_that_cannot_be_made_is_told_before_anything_is_computed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").write_text("a file, not a directory")
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "synthetic-quadratic", "--iterations", "1000000000", "--out", str(tmp_path / "taken")])
+    assert caught.value.code == 2
+    assert "--out is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: mdp(rewards=np.zeros((S, A), dtype=np.float32)),
+        lambda: mdp(rewards=np.zeros((S, A), dtype=np.int64)),
+        lambda: mdp(rewards=[[0, 1], [2, 3], [4, 5]]),
+        lambda: mdp(transitions=np.asfortranarray(kernel())),
+        lambda: mdp(discount=np.float64(0.5), temperature=np.int64(2)),
+        lambda: mdp(transitions=scipy.sparse.coo_matrix(kernel().reshape(-1, S))),
+    ],
+)
+def test_harmless_input_is_taken(make: Callable[[], bl.SoftMDP]) -> None:
+    """Other number types, layouts and sparse formats are converted, not rejected."""
+    model = make()
+    assert model.rewards.dtype == np.float64
+    assert np.isfinite(bl.soft_bellman(model, np.zeros(S))).all()
