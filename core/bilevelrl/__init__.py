@@ -88,6 +88,7 @@ from bilevelrl.transitions import DenseTransitions, SparseTransitions, Transitio
 from bilevelrl.validation import (
     Array,
     IncompatibleError,
+    Indices,
     InputError,
     UnknownNameError,
     is_choice,
@@ -178,6 +179,7 @@ __all__ = [
     "HyperGradient",
     "HyperGradientEstimator",
     "IncompatibleError",
+    "Indices",
     "InputError",
     "Kind",
     "Labeller",

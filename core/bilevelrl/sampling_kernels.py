@@ -23,10 +23,16 @@ def fill_alias_table(starts: Indices, labels: Indices, weights: Array, entries: 
         weights: (E,) not negative, in each row proportional to the probabilities. A zero is never chosen.
         entries: (E,) of `ALIAS_ENTRY`, written.
     """
-    waiting = np.empty(np.diff(starts).max(), np.int64)
+    longest = 0
+    for row in range(starts.size - 1):
+        longest = max(longest, starts[row + 1] - starts[row])
+    waiting = np.empty(longest, np.int64)
     for row in range(starts.size - 1):
         low, high = starts[row], starts[row + 1]
-        scale = (high - low) / weights[low:high].sum()
+        total = 0.0
+        for e in range(low, high):
+            total += weights[e]
+        scale = (high - low) / total
         # Entries with less than an even share wait at the front, those with more at the back.
         poor, rich = 0, high - low
         for e in range(low, high):

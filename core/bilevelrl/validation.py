@@ -34,14 +34,15 @@ class UnknownNameError(InputError):
 
     def __init__(self, field: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
-        close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+        folded = {entry.casefold(): entry for entry in known}
+        close = [folded[match] for match in difflib.get_close_matches(name[:80].casefold(), folded, n=3, cutoff=0.6)]
         if close:
             *firsts, last = map(repr, close)
             suggestion = f"{', '.join(firsts)} or {last}" if firsts else last
             expected = f"a known name; did you mean {suggestion}?"
         else:
             expected = f"one of {', '.join(map(repr, known))}" if known else "nothing: no such name exists"
-        super().__init__(field, repr(name), expected)
+        super().__init__(field, value_words(name), expected)
 
 
 class IncompatibleError(InputError):
@@ -49,6 +50,30 @@ class IncompatibleError(InputError):
 
     def __init__(self, message: str) -> None:
         ValueError.__init__(self, message)
+
+
+LONGEST_VALUE = 80
+
+
+def value_words(value: object) -> str:
+    """A value as a message shows it, in one short line: `0.5` for `np.float64(0.5)`, an array by its shape."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        return f"an array of shape {shape_words(value.shape)}"
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.item()
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # an integer of more digits than Python prints, or an object that cannot tell itself
+        return kind_words(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 20]}…"
+
+
+def kind_words(value: object) -> str:
+    """What kind of object a value is: `a SoftMDP`, `an int`, `None`."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIO' else 'a'} {name}"
 
 
 def is_real(
@@ -75,11 +100,21 @@ def is_real(
     def validate(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if optional and value is None:
             return
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
-        if not is_number or not math.isfinite(value) or not all(holds(value, limit) for _, limit, holds in limits):
-            raise InputError(attribute.name, repr(value), expected + (" or None" if optional else ""))
+        number = as_float(value)
+        if not math.isfinite(number) or not all(holds(number, limit) for _, limit, holds in limits):
+            raise InputError(attribute.name, value_words(value), expected + (" or None" if optional else ""))
 
     return validate
+
+
+def as_float(value: object) -> float:
+    """A real number as a float, NaN for anything else: a flag, a string, an integer beyond the floats."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool | np.bool_):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
 
 
 def is_integer(*, at_least: int | None = None, optional: bool = False) -> Validator:
@@ -91,7 +126,7 @@ def is_integer(*, at_least: int | None = None, optional: bool = False) -> Valida
             return
         is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
         if not is_whole or (at_least is not None and value < at_least):
-            raise InputError(attribute.name, repr(value), expected + (" or None" if optional else ""))
+            raise InputError(attribute.name, value_words(value), expected + (" or None" if optional else ""))
 
     return validate
 
@@ -103,7 +138,7 @@ def is_choice(*choices: str) -> Validator:
         if value not in choices:
             if isinstance(value, str):
                 raise UnknownNameError(attribute.name, value, choices)
-            raise InputError(attribute.name, repr(value), f"one of {', '.join(map(repr, choices))}")
+            raise InputError(attribute.name, value_words(value), f"one of {', '.join(map(repr, choices))}")
 
     return validate
 
@@ -113,7 +148,7 @@ def is_flag() -> Validator:
 
     def validate(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if not isinstance(value, bool):
-            raise InputError(attribute.name, repr(value), "True or False")
+            raise InputError(attribute.name, value_words(value), "True or False")
 
     return validate
 
@@ -139,24 +174,52 @@ def as_array(field: str, value: object, shape: Sequence[int | None]) -> Array:
     array = as_array_unchecked(field, value, shape)
     if not np.isfinite(array).all():
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise InputError(f"{field}[{', '.join(map(str, index))}]", str(array[index]), "a finite number")
+        raise InputError(_entry(field, index), str(array[index]), "a finite number")
     return array
 
 
 def as_array_unchecked(field: str, value: object, shape: Sequence[int | None]) -> Array:
     """`value` as a float64 array of the given shape; entries may be non-finite."""
-    try:
-        if np.iscomplexobj(value):
-            raise TypeError
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(field, f"a {type(value).__name__}", "an array of real numbers") from None
+    array = as_real_array(field, value)
     matches = array.ndim == len(shape) and all(
         want is None or want == have for want, have in zip(shape, array.shape, strict=True)
     )
     if not matches:
         raise InputError(f"the shape of {field}", shape_words(array.shape), shape_words(shape))
     return array
+
+
+def as_real_array(field: str, value: object) -> Array:
+    """`value` as a float64 array of any shape, or an `InputError`; nothing that is not a number is taken for one."""
+    if type(value) is np.ndarray and value.dtype == np.float64:
+        return value
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "biufO":  # NumPy makes strings of all entries where one is a string
+            array = np.array(value.tolist() if isinstance(value, np.ndarray) else value, dtype=object)
+    except (TypeError, ValueError):  # what cannot be one array, such as rows of unequal lengths
+        array = np.array(None, dtype=object)
+    if np.ma.is_masked(value):
+        index = tuple(int(i) for i in np.argwhere(np.ma.getmaskarray(value))[0])  # type: ignore[no-untyped-call]
+        raise InputError(_entry(field, index), "masked", "a number")
+    if array.dtype.kind == "O":
+        if array.ndim == 0 and not isinstance(array.item(), numbers.Real):
+            raise InputError(field, _not_an_array(value), "an array of real numbers")
+        for index, entry in np.ndenumerate(array):
+            if not isinstance(entry, numbers.Real | np.bool_):
+                raise InputError(_entry(field, index), value_words(entry), "a real number")
+    try:
+        return np.asarray(array, dtype=np.float64)
+    except OverflowError:
+        raise InputError(field, "beyond the range of float64", "an array of real numbers") from None
+
+
+def _not_an_array(value: object) -> str:
+    return "a ragged list" if isinstance(value, list | tuple) else kind_words(value)
+
+
+def _entry(field: str, index: Sequence[int]) -> str:
+    return f"{field}[{', '.join(map(str, index))}]" if len(index) else field
 
 
 def check_shape(field: str, array: Array, shape: Sequence[int]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 import attrs
-from bilevelrl_model_free.solvers import SoftQLearning
 
 import bilevelrl as bl
 from bilevelrl_model_free.estimators import SoBiRL
+from bilevelrl_model_free.solvers import SoftQLearning
 
 
 @attrs.frozen

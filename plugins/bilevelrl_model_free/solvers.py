@@ -5,11 +5,13 @@ of an averaged Q,
 
     π_sa = μ_sa exp(Q̄_sa/τ) / Σ_a' μ_sa' exp(Q̄_sa'/τ),
 
-so that `‖log π − log π*‖∞ ≤ 2‖Q̄ − Q*‖∞/τ`. They never ask for a transition probability.
+so that `‖log π − log π*‖∞ ≤ 2‖Q̄ − Q*‖∞/τ`. They never ask for a transition probability. States that the trajectories
+do not reach are not learnt: their Q̄ stays where it started.
 """
 
 from __future__ import annotations
 
+import abc
 import math
 import time
 from typing import Any, ClassVar
@@ -22,14 +24,14 @@ import bilevelrl as bl
 
 @attrs.define(eq=False)
 class _Tables:
-    """What a solve works on, all (S, A).
+    """What a solve works on, all (S, A), written in place.
 
     Args:
         action_values: Q.
         preferences: L, the actor's: `π ∝ μ exp(L/τ)`.
         visits: n, the evidence behind Q.
-        averages: the mean of Q since the burn-in.
-        averaged: the number of terms of that mean.
+        averages: the mean of Q(s, a) over its steps since the burn-in.
+        averaged: the number of those.
     """
 
     action_values: bl.Array
@@ -45,8 +47,8 @@ class _Tables:
 
 
 @attrs.frozen
-class _Learner:
-    """Draws, learns, averages; a leaf says what the actor is. The leaves document the options."""
+class _Learner(abc.ABC):
+    """Draws, learns, averages; a leaf says what the actor is, and documents the options."""
 
     name: ClassVar[str]
     requires: ClassVar[type] = bl.SupportsSampling
@@ -61,86 +63,151 @@ class _Learner:
     memory: float = attrs.field(default=0.5, validator=bl.is_real(at_least=0.0, at_most=1.0))
     growth: float = attrs.field(default=0.0, validator=bl.is_real(at_least=0.0))
 
+    @abc.abstractmethod
+    def _improved(self, preferences: bl.Array, action_values: bl.Array) -> bl.Array:
+        """L after a round that ended with these Q."""
+
     def solve(
         self, problem: bl.BilevelProblem, x: bl.Array, warm_start: Any | None, rng: np.random.Generator
     ) -> bl.SampledSolution:
-        """The follower's answer at x, learnt from new transitions only.
+        """The follower's answer at x, from transitions drawn at x.
 
-        The answer's `carry` holds `visits`, `preferences` and `calls`, what the next call warm-starts from besides
-        Q̄. A warm start of another kind lends its action values, if it has any of the right shape.
+        A warm start lends its action values, whatever solver they come from, and its `carry`: `visits` (S, A), the
+        evidence behind them, and `calls`, the number of solves so far.
 
         Raises:
             IncompatibleError: where `restarts` is "everywhere" and the simulator cannot be put into any state.
         """
         began = time.perf_counter()
         simulator: bl.Simulator = problem.lower.simulator(x)
-        spec = simulator.spec
         if self.restarts == "everywhere" and not isinstance(simulator, bl.SupportsRestart):
             raise bl.IncompatibleError(
                 f"lower-level solver {self.name!r} with restarts='everywhere' needs a simulator that can be put into "
                 f"any state (SupportsRestart); that of problem {problem.name!r} offers only reset and step. "
                 f"Use restarts='initial'"
             )
-        tables, calls = self._begin(spec, warm_start)
-        drawn, residual, status = self._learn(simulator, tables, self._budget(calls), rng)
-        answer = tables.answer()
-        return bl.SampledSolution(
-            simulator,
-            _softmax(answer, spec),
-            answer,
-            residual,
-            status,
-            bl.Cost(samples=drawn, seconds=time.perf_counter() - began),
-            {"visits": tables.visits, "preferences": tables.preferences, "calls": np.array([calls + 1.0])},
-        )
+        tables, calls = self._begin(simulator.spec, warm_start)
+        budget = math.ceil(self.samples * (calls + 1.0) ** self.growth)
+        with np.errstate(over="ignore", invalid="ignore"):
+            drawn, residual, status = self._learn(simulator, tables, budget, rng)
+            answer = tables.answer()
+            policy = _softmax(answer, simulator.spec)
+        cost = bl.Cost(samples=drawn, seconds=time.perf_counter() - began)
+        carry = {"visits": tables.visits, "calls": np.array([calls + 1.0])}
+        return bl.SampledSolution(simulator, policy, answer, residual, status, cost, carry)
 
     def _begin(self, spec: bl.FollowerSpec, warm_start: Any | None) -> tuple[_Tables, float]:
-        """The tables to start from, all of them copies, and the number of calls before this one."""
+        """The tables to start from, all of them fresh, and the number of calls before this one."""
         shape = (spec.states, spec.actions)
         known = getattr(warm_start, "action_values", None)
-        if known is None or known.shape != shape or not np.isfinite(known).all():
-            return _Tables(*(np.zeros(shape) for _ in range(5))), 0.0
-        carry = getattr(warm_start, "carry", {})
-        preferences = np.array(carry.get("preferences", known))
+        if known is None or known.shape != shape:
+            known, carry = np.zeros(shape), {}
+        else:
+            carry: dict[str, bl.Array] = getattr(warm_start, "carry", {})
+        action_values = np.array(known)
         visits = self.memory * carry.get("visits", np.zeros(shape))
-        tables = _Tables(np.array(known), preferences, visits, np.zeros(shape), np.zeros(shape))
-        return tables, float(carry.get("calls", [0.0])[0])
-
-    def _budget(self, calls: float) -> int:
-        return math.ceil(self.samples * (calls + 1.0) ** self.growth)
+        preferences = self._improved(action_values, action_values)
+        tables = _Tables(action_values, preferences, visits, np.zeros(shape), np.zeros(shape))
+        return tables, float(carry["calls"][0]) if "calls" in carry else 0.0
 
     def _learn(
         self, simulator: bl.Simulator, tables: _Tables, budget: int, rng: np.random.Generator
     ) -> tuple[int, float, bl.Status]:
-        """Rounds of drawing and learning: transitions drawn, mean |TD| after the burn-in, status."""
-        from bilevelrl_model_free.kernels import learn
-
-        spec = simulator.spec
-        log_reference = np.zeros_like(tables.visits) if spec.reference is None else np.log(spec.reference)
+        """Rounds of drawing and learning: the transitions drawn, the mean |TD| after the burn-in, the status."""
         count = min(self.trajectories, budget)
         length = math.ceil(budget / count)
-        # A mean needs a term: without averaging the residual is still that of the last transition.
+        # A residual needs a transition, even where nothing is to be averaged.
         burn_in = min(round((1.0 - self.averaging) * count * length), count * length - 1)
-        offset = int(rng.integers(spec.states * spec.actions))
-        missed, done = 0.0, 0
-        for round_start in range(0, length, self.horizon):
-            horizon = min(self.horizon, length - round_start)
-            paths = self._draw(simulator, tables, count, horizon, offset + done, rng)
-            backup = attrs.evolve(tables, **{k: v.copy() for k, v in attrs.asdict(tables).items()})
-            missed += learn(
-                paths.observations,
-                paths.actions,
-                paths.rewards,
-                self._followed(tables),
-                log_reference,
-                spec.discount,
-                spec.temperature,
-                self.step_decay,
-                burn_in - done,
-                tables.action_values,
-                tables.visits,
-                tables.averages,
-                tables.averaged,
-            )
-            done += paths.samples
-        return done, missed, bl.Status.BUDGET_SPENT
+        first_pair = int(rng.integers(tables.visits.size))
+        drawn, missed = 0, 0.0
+        while drawn < count * length:
+            steps = min(self.horizon, length - drawn // count)
+            paths = self._draw(simulator, tables, count, steps, first_pair + drawn, rng)
+            if not np.isfinite(paths.rewards).all():
+                return drawn + paths.samples, math.nan, bl.Status.NON_FINITE
+            missed += self._learn_from(paths, simulator.spec, tables, burn_in - drawn)
+            drawn += paths.samples
+            if not np.isfinite(tables.action_values).all():
+                return drawn, math.nan, bl.Status.NON_FINITE
+            tables.preferences = self._improved(tables.preferences, tables.action_values)
+        return drawn, missed / (drawn - burn_in), bl.Status.BUDGET_SPENT
+
+    def _draw(
+        self,
+        simulator: Any,
+        tables: _Tables,
+        count: int,
+        steps: int,
+        pair: int,
+        rng: np.random.Generator,
+    ) -> bl.Trajectories:
+        """`count · steps` transitions, of trajectories, or of all (s, a) in turn from a given one on."""
+        policy = _softmax(tables.preferences, simulator.spec)
+        actions = policy.shape[1]
+        if self.restarts == "initial":
+            behaviour = (1.0 - self.exploration) * policy + self.exploration / actions
+            trajectories: bl.Trajectories = simulator.rollout(behaviour, count, steps, rng)
+            return trajectories
+        pairs = (pair + np.arange(count * steps)) % policy.size
+        transitions: bl.Trajectories = simulator.rollout_from(pairs // actions, pairs % actions, policy, 1, rng)
+        return transitions
+
+    def _learn_from(self, paths: bl.Trajectories, spec: bl.FollowerSpec, tables: _Tables, burn_in: int) -> float:
+        """See `kernels.learn`."""
+        from bilevelrl_model_free.kernels import learn
+
+        missed: float = learn(
+            paths.observations,
+            paths.actions,
+            paths.rewards,
+            tables.preferences,
+            _log_reference(spec),
+            spec.discount,
+            spec.temperature,
+            self.step_decay,
+            burn_in if self.averaging > 0.0 else paths.samples,
+            tables.action_values,
+            tables.visits,
+            tables.averages,
+            tables.averaged,
+        )
+        return missed
+
+
+def _log_reference(spec: bl.FollowerSpec) -> bl.Array:
+    """log μ (S, A), or zeros where μ = 1."""
+    if spec.reference is None:
+        return np.zeros((spec.states, spec.actions))
+    logarithms: bl.Array = np.log(spec.reference)
+    return logarithms
+
+
+def _softmax(preferences: bl.Array, spec: bl.FollowerSpec) -> bl.Array:
+    """`π ∝ μ exp(L/τ)` (S, A)."""
+    logits = preferences / spec.temperature + _log_reference(spec)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    policy: bl.Array = weights / weights.sum(axis=1, keepdims=True)
+    return policy
+
+
+@attrs.frozen
+class SoftQLearning(_Learner):
+    """x"""
+
+    name: ClassVar[str] = "soft-q-learning"
+
+    def _improved(self, preferences: bl.Array, action_values: bl.Array) -> bl.Array:
+        return action_values
+
+
+@attrs.frozen
+class SoftActorCritic(_Learner):
+    """x"""
+
+    name: ClassVar[str] = "soft-actor-critic"
+
+    actor_step: float = attrs.field(default=0.5, validator=bl.is_real(above=0.0, at_most=1.0))
+
+    def _improved(self, preferences: bl.Array, action_values: bl.Array) -> bl.Array:
+        moved: bl.Array = preferences + self.actor_step * (action_values - preferences)
+        return moved

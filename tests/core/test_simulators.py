@@ -90,13 +90,13 @@ def same(left: bl.Trajectories, right: bl.Trajectories) -> bool:
 
 @pytest.fixture(scope="module")
 def long_rollout() -> bl.Trajectories:
-    return bl.TabularSimulator(follower()).rollout(policy(), 200_000, 4, bl.stream(11, "simulator"))
+    return bl.TabularSimulator(follower()).rollout(policy(), 1_000_000, 4, bl.stream(11, "simulator"))
 
 
 def test_successors_follow_the_kernel(long_rollout):
     """Conditional on the visits to (s, a), the successors are independent draws from the row."""
     counts = transition_counts(long_rollout)
-    assert counts[[0, 1, 2, 3, 4]].sum() > 500_000
+    assert counts[[0, 1, 2, 3, 4]].sum() > 2_000_000
     for s in range(STATES):
         for a in range(ACTIONS):
             assert_frequencies(counts[s, a], kernel()[s, a])
@@ -108,12 +108,13 @@ def test_actions_follow_the_policy(long_rollout):
         assert_frequencies(counts[s], policy()[s])
 
 
-def test_a_planted_error_of_two_percent_is_detected(long_rollout):
-    """The test has teeth: a row off by 2 % of one entry fails it."""
+def test_a_planted_error_of_five_percent_is_detected(long_rollout):
+    """The test has teeth: a row off by 5 % of one entry fails it."""
     counts = transition_counts(long_rollout)
-    s, a = np.unravel_index(counts[:5].sum(axis=2).argmax(), (5, ACTIONS))
+    evident = counts.sum(axis=2) * (kernel().max(axis=2) < 0.9)
+    s, a = np.unravel_index(evident.argmax(), evident.shape)
     wrong = kernel()[s, a].copy()
-    wrong[wrong.argmax()] *= 1.02
+    wrong[wrong.argmax()] *= 1.05
     with pytest.raises(AssertionError, match="χ²"):
         assert_frequencies(counts[s, a], wrong)
 
@@ -297,11 +298,11 @@ def test_entries_of_probability_zero_are_never_drawn_even_at_the_ends():
 
 
 def test_an_action_of_probability_zero_is_never_drawn():
-    """Also where the rounded probabilities sum to less than one, with a zero in the last place."""
-    acting = np.tile([0.1, 0.2, 0.3, 0.1, 0.2, 0.1 - 1e-15, 0.0], (2, 1))
+    """Also where the rounded probabilities sum to less than one, with zeros in the last places."""
+    acting = np.tile([0.7, 0.1, 0.1, 0.1, 0.0, 0.0, 0.0], (2, 1))
     mdp = bl.SoftMDP(np.full((2, 7, 2), 0.5), np.zeros((2, 7)), 0.9, 1.0)
     paths = bl.TabularSimulator(mdp).rollout(acting, 1000, 100, bl.stream(6, "simulator"))
-    assert np.bincount(paths.actions.ravel(), minlength=7)[6] == 0
+    assert np.bincount(paths.actions.ravel(), minlength=7)[4:].sum() == 0
 
 
 class EndOfTheInterval(np.random.Generator):
@@ -318,12 +319,12 @@ class EndOfTheInterval(np.random.Generator):
 
 
 def test_the_last_start_is_the_last_of_positive_probability():
-    """The running sum of 0.1, 0.2, … ends below one; a start of probability zero stands behind it."""
-    initial = np.array([0.1, 0.2, 0.3, 0.1, 0.2, 0.1, 0.0])
+    """The running sum of 0.7, 0.1, 0.1, 0.1 ends below one; starts of probability zero stand behind it."""
+    initial = np.array([0.7, 0.1, 0.1, 0.1, 0.0, 0.0, 0.0])
     assert np.cumsum(initial)[-1] < 1
     simulator = bl.TabularSimulator(follower(initial=initial))
-    assert simulator.reset(3, EndOfTheInterval()).tolist() == [5, 5, 5]
-    assert simulator.rollout(policy(), 3, 1, EndOfTheInterval()).observations[:, 0].tolist() == [5, 5, 5]
+    assert simulator.reset(3, EndOfTheInterval()).tolist() == [3, 3, 3]
+    assert simulator.rollout(policy(), 3, 1, EndOfTheInterval()).observations[:, 0].tolist() == [3, 3, 3]
 
 
 def test_a_row_with_one_successor_always_leads_there():
