@@ -10,7 +10,7 @@ import numpy as np
 
 from bilevelrl.feasible_sets import FeasibleSet, Free
 from bilevelrl.protocols import PolicyObjective, SupportsModel, SupportsSampling, TrajectoryObjective
-from bilevelrl.validation import Array, InputError, as_array
+from bilevelrl.validation import Array, InputError, as_array, kind_words
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -47,7 +47,7 @@ class BilevelProblem:
             value = getattr(self, field)
             if not isinstance(value, protocols):
                 wanted = " or ".join(protocol.__name__ for protocol in protocols)
-                raise InputError(f"{field} of problem {self.name!r}", f"a {type(value).__name__}", wanted)
+                raise InputError(f"{field} of problem {self.name!r}", kind_words(value), wanted)
         try:
             projected = self.feasible_set.project(np.zeros(self.dimension)).shape
         except ValueError as error:

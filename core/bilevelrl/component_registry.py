@@ -10,7 +10,7 @@ import attrs
 
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.configuration import build, options_of
-from bilevelrl.validation import InputError, UnknownNameError
+from bilevelrl.validation import InputError, UnknownNameError, kind_words, value_words
 
 
 class Kind(enum.Enum):
@@ -99,6 +99,8 @@ class Registry:
 
     def find(self, kind: Kind, name: str) -> Registered:
         """The component of that kind and name; raises `UnknownNameError` with the close matches."""
+        if not isinstance(name, str):
+            raise InputError(f"the name of a {kind.value}", value_words(name), "a string")
         try:
             return self._components[kind, name]
         except KeyError:
@@ -108,14 +110,14 @@ class Registry:
         """An instance: a configured component, or what a problem factory or recipe builds."""
         made: Any = build(self.find(kind, name).component, options)
         if kind is Kind.PROBLEM:
-            problem = made.build()
+            problem = _built(made, name)
             if not isinstance(problem, BilevelProblem):
-                raise InputError(f"what problem {name!r} builds", f"a {type(problem).__name__}", "a BilevelProblem")
+                raise InputError(f"what problem {name!r} builds", kind_words(problem), "a BilevelProblem")
             return attrs.evolve(problem, name=name, configuration=options_of(made))
         if kind is Kind.ALGORITHM:
-            algorithm = made.build()
+            algorithm = _built(made, name)
             if not all(hasattr(algorithm, role) for role in ("lower", "estimator", "upper")):
-                raise InputError(f"what recipe {name!r} builds", f"a {type(algorithm).__name__}", "an Algorithm")
+                raise InputError(f"what recipe {name!r} builds", kind_words(algorithm), "an Algorithm")
             return algorithm
         return made
 
@@ -135,6 +137,18 @@ class Registry:
             entries[kind, name] = Registered(kind, name, component, plugin.name, plugin.distribution)
         self._components.update(entries)
         self.plugins.append(plugin)
+
+
+def _built(made: Any, name: str) -> Any:
+    try:
+        return made.build()
+    except InputError:
+        raise
+    except (ValueError, OverflowError, MemoryError) as error:  # such as arrays larger than any memory
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"the configuration of {name!r}", value_words(options_of(made)), f"options that it can build ({reason})"
+        ) from error
 
 
 def _check_component(kind: Kind, component: object) -> None:

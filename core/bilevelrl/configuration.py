@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import numbers
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import attrs
 import numpy as np
 
-from bilevelrl.validation import InputError, UnknownNameError
+from bilevelrl.validation import InputError, UnknownNameError, value_words
 
 T = TypeVar("T")
 
@@ -38,7 +39,8 @@ def build(component: type[T], options: Mapping[str, Any]) -> T:
             raise InputError(f"option {error.field!r} of {owner}", error.value, error.expected) from error
         raise
     except (TypeError, ValueError) as error:
-        raise InputError(f"the configuration of {owner}", str(dict(options)), f"valid options ({error})") from error
+        label, given = f"the configuration of {owner}", value_words(dict(options))
+        raise InputError(label, given, f"valid options ({error})") from error
 
 
 def options_of(component: object) -> dict[str, Any]:
@@ -58,6 +60,15 @@ def type_words(component: type, field: attrs.Attribute[Any]) -> str:
     return getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
+_EXPECTED = {int: "an integer", float: "a number", str: "a string", bool: "true or false", types.NoneType: "None"}
+
+
+def _expected_words(hint: Any) -> str:
+    """A type as a sentence has it: `an integer or None`."""
+    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return " or ".join(_EXPECTED.get(choice, str(choice).replace("typing.", "")) for choice in choices)
+
+
 @functools.cache
 def _hints(component: type) -> dict[str, Any]:
     try:
@@ -74,9 +85,9 @@ def _convert(component: type, field: attrs.Attribute[Any], value: Any, owner: st
         return _converter().structure(value, hint)
     except cattrs.errors.StructureHandlerNotFoundError:
         return value  # no plain type (an array, a function): the class's own validator decides
-    except (TypeError, ValueError, cattrs.BaseValidationError):
+    except (TypeError, ValueError, OverflowError, cattrs.BaseValidationError):
         label = f"option {field.alias or field.name!r} of {owner}"
-        raise InputError(label, repr(value), type_words(component, field)) from None
+        raise InputError(label, value_words(value), _expected_words(hint)) from None
 
 
 @functools.cache
@@ -91,7 +102,7 @@ def _converter() -> Any:
 
     def real(value: Any, _: type) -> float:
         if isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_):
-            return float(value)
+            return float(value)  # OverflowError for an integer beyond the floats
         raise TypeError
 
     def exactly(value: Any, kind: type) -> Any:

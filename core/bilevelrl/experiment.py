@@ -13,7 +13,7 @@ from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.component_registry import Kind
 from bilevelrl.configuration import options_of
 from bilevelrl.plugins import registry
-from bilevelrl.validation import InputError, UnknownNameError
+from bilevelrl.validation import InputError, UnknownNameError, as_float, value_words
 
 if TYPE_CHECKING:
     from bilevelrl.outer_loop import Algorithm
@@ -61,6 +61,12 @@ class Experiment:
             raise InputError(str(path), "not text in UTF-8", "a TOML file") from None
         except OSError as error:
             raise InputError(str(path), f"unreadable ({error.strerror})", "a TOML file") from None
+        except InputError:
+            raise
+        except ValueError as error:  # a null byte in the path, an integer of thousands of digits
+            raise InputError(value_words(str(path)), f"unreadable ({error})", "a TOML file") from None
+        except RecursionError:
+            raise InputError(str(path), "nested too deeply", "a TOML file") from None
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> Experiment:
@@ -70,9 +76,9 @@ class Experiment:
         for key, value in content.items():
             if key in TABLES:
                 if not isinstance(value, Mapping):
-                    raise InputError(f"[{key}]", repr(value), "a table with a name and options")
+                    raise InputError(f"[{key}]", value_words(value), "a table with a name and options")
                 if not isinstance(value.get("name", ""), str):
-                    raise InputError(f"{key}.name", repr(value["name"]), "a string")
+                    raise InputError(f"{key}.name", value_words(value["name"]), "a string")
                 tables[key] = value
             elif key in SETTINGS:
                 settings[key] = check_setting(key, value)
@@ -113,8 +119,8 @@ def check_setting(key: str, value: Any) -> Any:
     kind, expected = SETTINGS[key]
     accepted = (int, float) if kind is float else (int,)
     if isinstance(value, bool) or not isinstance(value, accepted):
-        raise InputError(key, repr(value), expected)
-    return kind(value)
+        raise InputError(key, value_words(value), expected)
+    return as_float(value) if kind is float else value
 
 
 def _plain(value: Any) -> Any:

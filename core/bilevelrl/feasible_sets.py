@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import attrs
 import numpy as np
 
-from bilevelrl.validation import Array, InputError, as_array, is_real
+from bilevelrl.validation import Array, InputError, as_array, as_real_array, is_real, shape_words
 
 
 @runtime_checkable
@@ -28,7 +28,7 @@ class Free:
 
 
 def _bound(value: object) -> Array:
-    array = np.asarray(value, dtype=np.float64)
+    array = as_real_array("a bound of Box", value)
     if np.isnan(array).any():
         raise InputError("a bound of Box", "nan", "a number, or ±inf for no bound")
     return array
@@ -42,8 +42,15 @@ class Box:
     upper: Array = attrs.field(converter=_bound)
 
     def __attrs_post_init__(self) -> None:
-        if (self.lower > self.upper).any():
-            raise InputError("Box.lower", str(self.lower), f"at most Box.upper = {self.upper}")
+        try:
+            lower, upper = np.broadcast_arrays(self.lower, self.upper)
+        except ValueError:
+            shapes = f"{shape_words(self.lower.shape)} and {shape_words(self.upper.shape)}"
+            raise InputError("the shapes of Box.lower and Box.upper", shapes, "a number or (n,) each") from None
+        if (lower > upper).any():
+            place = tuple(int(i) for i in np.argwhere(lower > upper)[0])
+            label = f"[{place[0]}]" if place else ""
+            raise InputError(f"Box.lower{label}", str(lower[place]), f"at most Box.upper{label} = {upper[place]}")
 
     def project(self, x: Array) -> Array:
         """Clip each coordinate."""
@@ -52,7 +59,7 @@ class Box:
 
 def _center(value: object) -> Array:
     """A finite number or vector."""
-    array = np.asarray(value, dtype=np.float64)
+    array = as_real_array("Ball.center", value)
     return as_array("Ball.center", array, (None,) * array.ndim)
 
 

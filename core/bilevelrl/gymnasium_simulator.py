@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 
 from bilevelrl.simulators import FollowerSpec, Step, Trajectories, check_count, checked_indices, cumulative_rows
-from bilevelrl.validation import Array, Indices, InputError, as_array, is_integer
+from bilevelrl.validation import Array, Indices, InputError, as_array, is_integer, value_words
 
 LARGEST_SEED = 2**31
 
@@ -135,8 +135,8 @@ def _size(env: Any, name: str) -> int:
     size, start = getattr(space, "n", None), getattr(space, "start", 0)
     if type(space).__name__ != "Discrete" or size is None or start != 0:
         raise InputError(
-            f"{name} of {env}",
-            str(space),
+            f"{name} of {getattr(getattr(env, 'spec', None), 'id', None) or type(env).__name__}",
+            value_words(space),
             "Discrete(n) starting at 0, since the tabular components need a finite table; continuous spaces need a "
             "plugin with function approximation",
         )

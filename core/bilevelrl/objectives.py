@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,17 @@ from bilevelrl.bellman import Linearization
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.occupancy import DenseOccupancy
 from bilevelrl.protocols import PolicyObjective, SupportsModel
-from bilevelrl.validation import Array, InputError, as_array, check_shape, is_flag, is_real
+from bilevelrl.validation import (
+    Array,
+    InputError,
+    as_array,
+    as_float,
+    check_shape,
+    is_flag,
+    is_real,
+    kind_words,
+    value_words,
+)
 
 
 @attrs.frozen(eq=False)
@@ -37,7 +48,7 @@ class ReturnObjective:
     @true_mdp.validator
     def _check(self, attribute: attrs.Attribute[Any], value: Any) -> None:
         if not isinstance(value, SoftMDP | SupportsModel):
-            raise InputError("ReturnObjective.true_mdp", f"a {type(value).__name__}", "a SoftMDP or a ParametricMDP")
+            raise InputError("ReturnObjective.true_mdp", kind_words(value), "a SoftMDP or a ParametricMDP")
 
     def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
         """`f`, `∂f/∂x`, `∂f/∂π`; two linear solves with one factorisation."""
@@ -128,7 +139,16 @@ class LogLikelihoodObjective:
 
 
 def _terms(value: Sequence[tuple[float, PolicyObjective]]) -> tuple[tuple[float, PolicyObjective], ...]:
-    return tuple((float(weight), term) for weight, term in value)
+    try:
+        pairs = [(weight, term) for weight, term in value]
+    except (TypeError, ValueError):
+        raise InputError("WeightedSum.terms", value_words(value), "pairs (weight, objective)") from None
+    for index, (weight, term) in enumerate(pairs):
+        if not math.isfinite(as_float(weight)):
+            raise InputError(f"the weight of WeightedSum.terms[{index}]", value_words(weight), "a finite number")
+        if not isinstance(term, PolicyObjective):
+            raise InputError(f"the objective of WeightedSum.terms[{index}]", kind_words(term), "a PolicyObjective")
+    return tuple((float(weight), term) for weight, term in pairs)
 
 
 @attrs.frozen(eq=False)

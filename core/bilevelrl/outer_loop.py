@@ -18,6 +18,7 @@ from bilevelrl.protocols import (
     Cost,
     HyperGradient,
     HyperGradientEstimator,
+    LowerLevelSolution,
     LowerLevelSolver,
     OptimizerState,
     PolicyObjective,
@@ -29,9 +30,10 @@ from bilevelrl.protocols import (
 )
 from bilevelrl.randomness import Streams, stream
 from bilevelrl.run import History, OuterState, Run
-from bilevelrl.validation import Array, IncompatibleError, InputError, all_finite
+from bilevelrl.validation import Array, IncompatibleError, InputError, all_finite, as_float, kind_words, value_words
 
 Callback = Callable[[OuterState], None]
+
 
 NEEDS: dict[type, str] = {
     SupportsModel: "a transition model",
@@ -87,6 +89,8 @@ class Algorithm:
 
     def check_compatible(self, problem: BilevelProblem) -> None:
         """Raise `IncompatibleError` where a component needs what the problem does not offer, naming what would work."""
+        if not isinstance(problem, BilevelProblem):
+            raise InputError("problem", kind_words(problem), "a BilevelProblem, such as bilevelrl.problem(name)")
         lower, objective = problem.lower, problem.objective
         _check_requirement(Kind.LOWER_LEVEL_SOLVER, "lower-level solver", self.lower, "requires", problem, lower)
         kind = Kind.HYPERGRADIENT_ESTIMATOR
@@ -108,7 +112,8 @@ class Algorithm:
     def evaluate(self, problem: BilevelProblem, x: object, *, seed: int = 0) -> OuterState:
         """The follower's answer and the hyper-gradient at x itself, feasible or not, from a cold start."""
         point = problem.point(x)
-        return self._evaluate(problem, Streams(seed), 0, point, None, self.upper.init(point))
+        with _quietly():
+            return self._evaluate(problem, Streams(seed), 0, point, None, self.upper.init(point))
 
     def step(self, problem: BilevelProblem, state: OuterState, *, seed: int = 0) -> OuterState:
         """One outer iteration: move x, project it, let the follower answer, differentiate the answer.
@@ -119,7 +124,8 @@ class Algorithm:
         Raises:
             StepFailed: where a component diverged or a value is not finite; `state` is then still good.
         """
-        return self._step(problem, state, Streams(seed))
+        with _quietly():
+            return self._step(problem, state, Streams(seed))
 
     def _step(self, problem: BilevelProblem, state: OuterState, streams: Streams) -> OuterState:
         x, optimizer = self.upper.update(state.x, state.hyper, state.optimizer)
@@ -144,19 +150,28 @@ class Algorithm:
             (None, None, Cost()) if before is None else (before.solution, before.hyper, before.cost)
         )
         solution = self.lower.solve(problem, x, warm_start, streams.at("lower", iteration))
-        if not solution.status.usable:
-            raise StepFailed(solution.status, f"lower-level solver {self.lower.name!r}", iteration)
+        lower, estimator = f"lower-level solver {self.lower.name!r}", f"estimator {self.estimator.name!r}"
+        if before is None:
+            _check_protocol(f"the answer of {lower}", solution, LowerLevelSolution)
+        if not (solution.status.usable and math.isfinite(solution.residual)):
+            status = Status.NON_FINITE if solution.status.usable else solution.status
+            raise StepFailed(status, lower, iteration)
         hyper = self.estimator.estimate(problem, x, solution, previous, streams.at("estimator", iteration))
-        self._check_estimate(hyper, x, iteration)
+        if before is None:
+            _check_protocol(f"the answer of {estimator}", hyper, HyperGradient)
+        self._check_estimate(hyper, x, solution, iteration)
         return OuterState(iteration, x, solution, hyper, optimizer, spent.plus(solution.cost, hyper.cost))
 
-    def _check_estimate(self, hyper: HyperGradient, x: Array, iteration: int) -> None:
+    def _check_estimate(self, hyper: HyperGradient, x: Array, solution: Any, iteration: int) -> None:
         if hyper.gradient.shape != x.shape:
             label = f"the shape of the gradient from estimator {self.estimator.name!r}"
             raise InputError(label, str(hyper.gradient.shape), str(x.shape))
         finite = math.isfinite(hyper.objective) and all_finite(hyper.gradient)
         if not (hyper.status.usable and finite):
             status = Status.NON_FINITE if hyper.status.usable else hyper.status
+            policy = getattr(solution, "policy", None)
+            if isinstance(policy, np.ndarray) and not np.isfinite(policy).all():  # garbage in, garbage out
+                raise StepFailed(Status.NON_FINITE, f"lower-level solver {self.lower.name!r}", iteration)
             raise StepFailed(status, f"estimator {self.estimator.name!r}", iteration)
 
     def run(
@@ -190,8 +205,8 @@ class Algorithm:
         """
         _check_count("iterations", iterations)
         _check_count("seed", seed)
-        if not (math.isfinite(tolerance) and tolerance >= 0):
-            raise InputError("tolerance", repr(tolerance), "a finite number of at least 0")
+        if not (math.isfinite(as_float(tolerance)) and tolerance >= 0):
+            raise InputError("tolerance", value_words(tolerance), "a finite number of at least 0")
         self.check_compatible(problem)
         began = time.perf_counter()
         first = state = self.start(problem, seed=seed, x=x)
@@ -199,8 +214,9 @@ class Algorithm:
         status, stopped_by = Status.BUDGET_SPENT, ""
         try:
             while True:
-                distance = stationarity(problem.feasible_set, state.x, state.hyper.gradient)
-                history.append(state, distance)
+                with _quietly():
+                    distance = stationarity(problem.feasible_set, state.x, state.hyper.gradient)
+                    history.append(state, distance)
                 if callback is not None:
                     callback(state)
                 if tolerance > 0 and _has_converged(state, distance, tolerance):
@@ -208,7 +224,8 @@ class Algorithm:
                     break
                 if state.iteration >= iterations:
                     break
-                state = self._step(problem, state, streams)
+                with _quietly():
+                    state = self._step(problem, state, streams)
         except StepFailed as failure:
             status, stopped_by = failure.status, f"{failure.component} at iteration {failure.iteration}"
         except KeyboardInterrupt:
@@ -228,6 +245,11 @@ class Algorithm:
         )
 
 
+def _quietly() -> np.errstate:
+    """A value that is not finite is told once, as a status with its component, without NumPy's warnings before it."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
 def _has_converged(state: OuterState, distance: float, tolerance: float) -> bool:
     # An inexact gradient can be small by accident: it counts only once the pieces it is made of are accurate too.
     residual = state.hyper.residual
@@ -238,14 +260,14 @@ def _has_converged(state: OuterState, distance: float, tolerance: float) -> bool
 
 def _check_count(field: str, value: object) -> None:
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
-        raise InputError(field, repr(value), "an integer of at least 0")
+        raise InputError(field, value_words(value), "an integer of at least 0")
 
 
 def _check_protocol(field: str, value: object, protocol: Any) -> None:
     if isinstance(value, type):
         raise InputError(field, f"the class {value.__name__}", f"an instance, such as {value.__name__}()")
     if not isinstance(value, protocol):
-        raise InputError(field, f"a {type(value).__name__}", f"a {protocol.__name__}")
+        raise InputError(field, kind_words(value), f"a {protocol.__name__}")
 
 
 def _check_requirement(
@@ -257,7 +279,10 @@ def _check_requirement(
     alternatives = (SupportsModel, SupportsSampling, PolicyObjective, TrajectoryObjective)
     has = " and ".join(p.__name__ for p in alternatives if isinstance(offered, p)) or type(offered).__name__
     working = [
-        repr(entry.name) for entry in registry().of_kind(kind) if isinstance(offered, getattr(entry.component, member))
+        repr(entry.name)
+        for entry in registry().of_kind(kind)
+        if isinstance(problem.lower, getattr(entry.component, "requires", object))
+        and isinstance(problem.objective, getattr(entry.component, "requires_objective", object))
     ]
     plural = role[0].upper() + role[1:] + "s"
     advice = f"{plural} that would work: {', '.join(working)}" if working else f"No registered {role} would work"

@@ -24,8 +24,11 @@ from bilevelrl.validation import (
     as_array,
     as_array_unchecked,
     as_distribution,
+    as_real_array,
     is_integer,
     is_real,
+    kind_words,
+    value_words,
 )
 
 
@@ -97,10 +100,13 @@ class StateReward:
 
     def __attrs_post_init__(self) -> None:
         count = self.base.shape[0]
-        states = np.arange(count) if self.states is None else np.asarray(self.states)
+        try:
+            states = np.arange(count) if self.states is None else np.asarray(self.states)
+        except ValueError:  # rows of unequal lengths
+            states = np.empty(0)
         valid = states.ndim == 1 and states.size > 0 and np.issubdtype(states.dtype, np.integer)
         if not valid or states.min() < 0 or states.max() >= count or np.unique(states).size < states.size:
-            raise InputError("StateReward.states", str(self.states), f"distinct integers in 0..{count - 1}")
+            raise InputError("StateReward.states", value_words(self.states), f"distinct integers in 0..{count - 1}")
         object.__setattr__(self, "states", states)
 
     @property
@@ -121,10 +127,12 @@ class StateReward:
 
 def _feature_matrix(value: Any) -> Any:
     if scipy.sparse.issparse(value):
+        if value.dtype.kind not in "biuf":
+            raise InputError("features", f"a sparse array of {value.dtype}", "real numbers")
         matrix = scipy.sparse.csr_array(value, dtype=np.float64)
         as_array("features", matrix.data, (None,))
         return matrix
-    array = np.asarray(value, dtype=np.float64)
+    array = as_real_array("features", value)
     checked = as_array("features", array, (None,) * array.ndim)
     return np.ascontiguousarray(checked.reshape(-1, checked.shape[-1])) if checked.ndim > 1 else checked
 
@@ -304,6 +312,8 @@ class Slice:
     dimension: int = attrs.field(validator=is_integer(at_least=1))
 
     def __attrs_post_init__(self) -> None:
+        if not isinstance(self.part, ParametricArray | ParametricTransitions):
+            raise InputError("Slice.part", kind_words(self.part), "a parametric part")
         if self.start + self.part.dimension > self.dimension:
             end = f"{self.start} + {self.part.dimension}"
             raise InputError("Slice.start + part.dimension", end, f"at most dimension = {self.dimension}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bilevelrl.validation import Array, InputError
+from bilevelrl.validation import Array, InputError, value_words
 
 if TYPE_CHECKING:
     from bilevelrl.run import Run
@@ -17,8 +17,12 @@ OBJECTIVE, DIRECT, IMPLICIT, TOTAL = "#000000", "#E69F00", "#0072B2", "#999999"
 
 
 def plot_run(run: Run, path: Path) -> Path:
-    """Draw a run into `path` (png, svg or pdf by its suffix). Raises `InputError` where matplotlib is missing."""
+    """Draw a run into `path`, in the format of its suffix.
+
+    Raises `InputError` where matplotlib is missing or does not know the format.
+    """
     figure_class = require_matplotlib()
+    _check_suffix(path, figure_class())
     with_picture = run.problem.picture is not None
     figure = figure_class(figsize=(12.0, 5.2) if with_picture else (6.4, 5.2), layout="constrained")
     grid = figure.add_gridspec(2, 2 if with_picture else 1, width_ratios=[1.15, 1.0] if with_picture else [1.0])
@@ -41,6 +45,11 @@ def require_matplotlib() -> Any:
     except ImportError:
         raise InputError("matplotlib", "not installed", "pip install 'bilevelrl[plot]'") from None
     return Figure
+
+
+def _check_suffix(path: Path, figure: Any) -> None:
+    if path.suffix.removeprefix(".").lower() not in figure.canvas.get_supported_filetypes():
+        raise InputError("the name of the picture", value_words(str(path)), "one that ends in .png, .svg or .pdf")
 
 
 def _draw_objective(axes: Any, run: Run) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random.bit_generator import ISpawnableSeedSequence
 
-from bilevelrl.validation import InputError
+from bilevelrl.validation import InputError, value_words
 
 
 def stream(seed: int, role: str, iteration: int = 0, substream: int = 0) -> np.random.Generator:
@@ -36,8 +36,8 @@ class Streams:
     """
 
     def __init__(self, seed: int) -> None:
-        if seed < 0:
-            raise InputError("seed", repr(seed), "an integer of at least 0")
+        if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
+            raise InputError("seed", value_words(seed), "an integer of at least 0")
         self.seed = seed
         self._generators: dict[str, tuple[_StreamSeed, np.random.Philox]] = {}
 

@@ -14,7 +14,7 @@ import numpy as np
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.experiment import Experiment
 from bilevelrl.protocols import Cost, HyperGradient, OptimizerState, Status
-from bilevelrl.validation import Array
+from bilevelrl.validation import Array, UnknownNameError
 
 if TYPE_CHECKING:
     from bilevelrl.outer_loop import Algorithm
@@ -97,6 +97,8 @@ class History:
         return len(self._rows)
 
     def __getitem__(self, column: str) -> Array:
+        if column not in COLUMNS:
+            raise UnknownNameError("the column of a history", column, COLUMNS)
         index = COLUMNS.index(column)
         return np.array([row[index] for row in self._rows], dtype=np.float64)
 

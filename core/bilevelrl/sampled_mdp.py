@@ -10,7 +10,7 @@ import attrs
 from bilevelrl.occupancy import Occupancy
 from bilevelrl.parametric import ParametricArray
 from bilevelrl.simulators import Simulator
-from bilevelrl.validation import Array, InputError, as_array
+from bilevelrl.validation import Array, InputError, as_array, kind_words
 
 
 @attrs.frozen(eq=False)
@@ -28,7 +28,7 @@ class SampledMDP:
     @rewards.validator
     def _check(self, attribute: attrs.Attribute[Any], value: Any) -> None:
         if not isinstance(value, ParametricArray):
-            raise InputError("SampledMDP.rewards", f"a {type(value).__name__}", "a reward that depends on x")
+            raise InputError("SampledMDP.rewards", kind_words(value), "a reward that depends on x")
 
     @property
     def dimension(self) -> int:

@@ -7,6 +7,7 @@ contracted with ∇r, is `∇Q − ∇V`; divided by τ it is the score `∇ log
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from bilevelrl.occupancy import DenseOccupancy
 from bilevelrl.simulators import SupportsRestart, Trajectories, check_count
 from bilevelrl.validation import Array, Indices, InputError
 
-SEGMENT = 16
+# Steps drawn at once: enough to be worth a call, few enough to be held.
+LONGEST_SEGMENT = 64
 
 
 def restarted_occupancy(
@@ -45,7 +47,7 @@ def restarted_occupancy(
             distribution, so the mean stays; where the two meet they cancel exactly.
 
     Returns:
-        The signed occupancy, and the number of transitions drawn.
+        The signed occupancy, and the number of transitions in it (those drawn past a random end are not counted).
     """
     discount = simulator.spec.discount
     twin = copy.deepcopy(rng) if common_random_numbers else None
@@ -71,17 +73,15 @@ def _continuations(
     table, drawn, elapsed = np.zeros(policy.shape), 0, 0
     # P(length > t) = γ^t: numpy's geometric counts trials up to the first success of probability 1−γ.
     lengths = np.full(observations.size, truncation) if truncation else rng.geometric(1.0 - discount, observations.size)
+    segment = min(LONGEST_SEGMENT, truncation or math.ceil(1.0 / (1.0 - discount)))
     here, first, alive = np.asarray(observations), actions, np.arange(observations.size)
     while alive.size:
-        horizon = min(SEGMENT, int(lengths[alive].max()) - elapsed)
+        horizon = min(segment, int(lengths[alive].max()) - elapsed)
         part = simulator.rollout_from(here, first, policy, horizon, rng)
         steps = elapsed + np.arange(horizon)
         running = steps < lengths[alive][:, None]
-        paid = weights[alive][:, None] * running
-        if truncation:
-            paid = paid * discount**steps
-        table += part.visits(paid, policy.shape)
-        drawn += int(running.sum())
+        table += part.visits(weights[alive][:, None] * (discount**steps if truncation else running), policy.shape)
+        drawn += int(np.count_nonzero(running))
         elapsed += horizon
         surviving = lengths[alive] > elapsed
         alive, here, first = alive[surviving], part.observations[surviving, -1], None

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.transitions import alias_entries
-from bilevelrl.validation import Array, Indices, InputError, Mask, as_array, shape_words
+from bilevelrl.validation import Array, Indices, InputError, Mask, as_array, shape_words, value_words
 
 
 @attrs.frozen(eq=False)
@@ -267,7 +267,7 @@ def cumulative_rows(probabilities: Array) -> Array:
 def check_count(field: str, value: int) -> None:
     """Raise `InputError` unless `value` is an integer of at least 1."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-        raise InputError(field, repr(value), "an integer of at least 1")
+        raise InputError(field, value_words(value), "an integer of at least 1")
 
 
 def checked_indices(field: str, value: object, count: int, size: int) -> npt.NDArray[np.int64]:

@@ -10,7 +10,16 @@ import numpy as np
 
 from bilevelrl.parametric import ParametricArray
 from bilevelrl.simulators import Trajectories
-from bilevelrl.validation import Array, InputError, as_array, as_array_unchecked, is_flag, is_integer, is_real
+from bilevelrl.validation import (
+    Array,
+    InputError,
+    as_array,
+    as_array_unchecked,
+    is_flag,
+    is_integer,
+    is_real,
+    kind_words,
+)
 
 
 @attrs.frozen(eq=False)
@@ -125,7 +134,7 @@ class PreferenceObjective:
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.rewards, ParametricArray):
-            raise InputError("PreferenceObjective.rewards", f"a {type(self.rewards).__name__}", "a parametric reward")
+            raise InputError("PreferenceObjective.rewards", kind_words(self.rewards), "a parametric reward")
 
     def loss_and_gradient(self, x: Array, trajectories: Trajectories, rng: np.random.Generator) -> tuple[Array, Array]:
         """The losses of consecutive pairs and their mean gradient, by one pullback."""

@@ -15,7 +15,19 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from bilevelrl.validation import PROBABILITY_TOLERANCE, Array, Indices, InputError, Mask, as_array, read_only
+from bilevelrl.validation import (
+    PROBABILITY_TOLERANCE,
+    Array,
+    Indices,
+    InputError,
+    Mask,
+    as_array,
+    as_real_array,
+    kind_words,
+    read_only,
+    rounded_sums,
+    shape_words,
+)
 
 Chain: TypeAlias = Any
 """A Markov chain (S, S): an ndarray (dense) or a scipy CSR array (sparse)."""
@@ -126,13 +138,19 @@ class DenseTransitions(Transitions):
     """
 
     def __init__(self, probabilities: object) -> None:
-        array = as_array("transitions", probabilities, (None, None, None))
-        if array.shape[0] != array.shape[2] or 0 in array.shape:
-            raise InputError("the shape of transitions", str(array.shape), "(S, A, S) with S, A at least 1")
+        array = as_real_array("transitions", probabilities)
+        if array.ndim != 3 or array.shape[0] != array.shape[2] or 0 in array.shape:
+            raise InputError("the shape of transitions", shape_words(array.shape), "(S, A, S) with S, A at least 1")
+        array = as_array("transitions", array, array.shape)
         if (array < 0).any():
             s, a, t = (int(i) for i in np.unravel_index(array.argmin(), array.shape))
             raise InputError(f"transitions[{s}, {a}, {t}]", str(array[s, a, t]), "a probability, so not negative")
-        _check_row_sums(array.sum(axis=2))
+        with np.errstate(over="ignore"):
+            sums = array.sum(axis=2)
+        rounded = rounded_sums(probabilities, sums, array.shape[2])
+        if rounded is not None:
+            array, sums = array / rounded[:, :, None], sums / rounded
+        _check_row_sums(sums)
         self._adopt(array)
 
     @classmethod
@@ -182,7 +200,9 @@ class SparseTransitions(Transitions):
 
     def __init__(self, probabilities: Any) -> None:
         if not scipy.sparse.issparse(probabilities):
-            raise InputError("transitions", f"a {type(probabilities).__name__}", "a scipy sparse array (S·A, S)")
+            raise InputError("transitions", kind_words(probabilities), "a scipy sparse array (S·A, S)")
+        if probabilities.dtype.kind not in "biuf":
+            raise InputError("transitions", f"a sparse array of {probabilities.dtype}", "real numbers")
         matrix = scipy.sparse.csr_array(probabilities, dtype=np.float64)
         rows, states = matrix.shape
         if states == 0 or rows == 0 or rows % states:
@@ -193,7 +213,12 @@ class SparseTransitions(Transitions):
             s, a = divmod(row, rows // states)
             place = f"transitions[{s}, {a}, {matrix.indices[bad]}]"
             raise InputError(place, str(matrix.data[bad]), "a probability, so finite and not negative")
-        _check_row_sums(np.asarray(matrix.sum(axis=1)).reshape(states, rows // states))
+        with np.errstate(over="ignore"):
+            sums = np.asarray(matrix.sum(axis=1))
+        rounded = rounded_sums(probabilities.data, sums, states) if hasattr(probabilities, "data") else None
+        if rounded is not None:
+            matrix, sums = scipy.sparse.csr_array(matrix / rounded[:, None]), sums / rounded
+        _check_row_sums(sums.reshape(states, rows // states))
         self._adopt(_canonical(matrix))
 
     @classmethod

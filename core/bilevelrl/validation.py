@@ -57,9 +57,9 @@ LONGEST_VALUE = 80
 
 def value_words(value: object) -> str:
     """A value as a message shows it, in one short line: `0.5` for `np.float64(0.5)`, an array by its shape."""
-    if isinstance(value, np.ndarray) and value.ndim:
+    if isinstance(value, np.ndarray):
         return f"an array of shape {shape_words(value.shape)}"
-    if isinstance(value, np.generic | np.ndarray):
+    if isinstance(value, np.generic):
         value = value.item()
     try:
         text = " ".join(repr(value).split())
@@ -199,8 +199,8 @@ def as_real_array(field: str, value: object) -> Array:
             array = np.array(value.tolist() if isinstance(value, np.ndarray) else value, dtype=object)
     except (TypeError, ValueError):  # what cannot be one array, such as rows of unequal lengths
         array = np.array(None, dtype=object)
-    if np.ma.is_masked(value):
-        index = tuple(int(i) for i in np.argwhere(np.ma.getmaskarray(value))[0])  # type: ignore[no-untyped-call]
+    if isinstance(value, np.ma.MaskedArray) and value.mask.any():
+        index = tuple(int(i) for i in np.argwhere(value.mask)[0])
         raise InputError(_entry(field, index), "masked", "a number")
     if array.dtype.kind == "O":
         if array.ndim == 0 and not isinstance(array.item(), numbers.Real):
@@ -231,6 +231,9 @@ def check_shape(field: str, array: Array, shape: Sequence[int]) -> None:
 def as_distribution(field: str, value: object, size: int) -> Array:
     """`value` as a probability vector of the given size: non-negative, sum one within 1e-8."""
     array = as_array(field, value, (size,))
+    rounded = rounded_sums(value, array.sum(), size)
+    if rounded is not None:
+        array = array / rounded
     if (array < 0).any():
         index = int(array.argmin())
         raise InputError(f"{field}[{index}]", str(array[index]), "a probability, so not negative")
@@ -241,6 +244,17 @@ def as_distribution(field: str, value: object, size: int) -> Array:
 
 # Tables written with eight or more digits pass; a missing or doubled entry does not.
 PROBABILITY_TOLERANCE = 1e-8
+
+
+def rounded_sums(given: object, sums: Any, terms: int) -> Array | None:
+    """What to divide the rows of a table of probabilities by, where it was given in float32 or less; None for float64.
+
+    Sums of `terms` rounded numbers miss one by that rounding, which is no mistake of the caller; a larger miss stays.
+    """
+    dtype = np.asarray(given).dtype if hasattr(given, "dtype") else np.dtype(np.float64)
+    if dtype.kind != "f" or dtype.itemsize >= 8:
+        return None
+    return np.where(np.abs(sums - 1.0) <= terms * np.finfo(dtype).eps, sums, 1.0)
 
 
 def read_only(array: Array) -> Array:

@@ -60,8 +60,8 @@ def learn(
         burn_in: transitions that come before the averaging begins.
         action_values: Q (S, A), updated.
         visits: n (S, A), updated.
-        averages: (S, A) the mean of Q(s, a) over its steps after the burn-in, updated.
-        averaged: (S, A) how many those are, updated.
+        averages: (S, A) the mean of Q(s, a) over its steps after the burn-in and whatever it began with, updated.
+        averaged: (S, A) how many steps that mean stands for, updated.
     """
     count, horizon = actions.shape
     missed = 0.0

@@ -97,10 +97,10 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: mdp(rewards=np.zeros((A, S))),
         r"the shape of rewards is \(2, 3\); expected \(3, 2\)",
     ),
-    "rewards ragged": (lambda: mdp(rewards=[[0.0, 1.0], [0.0]]), r"rewards is a list; expected an array of real"),
+    "rewards ragged": (lambda: mdp(rewards=[[0.0, 1.0], [0.0]]), r"rewards is a ragged list; expected an array"),
     "rewards complex": (
         lambda: mdp(rewards=np.zeros((S, A), complex) + 1j),
-        r"rewards is a ndarray; expected an array of real",
+        r"rewards\[0, 0\] is 1j; expected a real number",
     ),
     "kernel not square": (
         lambda: mdp(transitions=np.full((S, A, 2), 0.5)),
@@ -121,7 +121,7 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: bl.value_and_gradient(problem(), np.full(6, np.inf)),
         r"x\[0\] is inf; expected a finite number",
     ),
-    "x words": (lambda: run(x=["a"] * 6), r"x is a list; expected an array of real numbers"),
+    "x words": (lambda: run(x=["a"] * 6), r"x\[0\] is 'a'; expected a real number"),
     "start's length": (lambda: problem(start=np.zeros(4)), r"start of problem 'small' is \(4,\); expected \(6,\)"),
     "feasible set's length": (
         lambda: problem(feasible_set=bl.Box(np.zeros(4), np.ones(4))),
@@ -129,7 +129,10 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "box upside down": (lambda: bl.Box(1.0, -1.0), r"Box\.lower is 1\.0; expected at most Box\.upper = -1\.0"),
     "ball without radius": (lambda: bl.Ball(0.0), r"radius is 0\.0; expected a finite number above 0"),
-    "objective that is none": (lambda: problem(objective=3), r"objective of problem 'small' is a int; expected Policy"),
+    "objective that is none": (
+        lambda: problem(objective=3),
+        r"objective of problem 'small' is an int; expected Policy",
+    ),
     "iterations": (lambda: run(iterations=-1), r"iterations is -1; expected an integer of at least 0"),
     "iterations a flag": (lambda: run(iterations=True), r"iterations is True; expected an integer"),
     "seed": (lambda: run(seed=-3), r"seed is -3; expected an integer of at least 0"),
@@ -155,7 +158,7 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "option's type": (
         lambda: bl.algorithm("m-sobirl", sweeps=2.5),
-        r"option 'sweeps' of 'm-sobirl' is 2\.5; expected int",
+        r"option 'sweeps' of 'm-sobirl' is 2\.5; expected an integer",
     ),
     "component's need": (
         lambda: bl.algorithm("m-sobirl").run(problem(lower=OnlySampling(), name="cartpole"), iterations=1),
@@ -267,7 +270,7 @@ ON_THE_COMMAND_LINE = {
     "unknown option": (["run", "synthetic-quadratic", "--set", "lower.sweps=3"], "did you mean 'sweeps'"),
     "unknown part": (["run", "synthetic-quadratic", "--set", "lover.sweeps=3"], "did you mean 'lower'"),
     "option without value": (["run", "synthetic-quadratic", "--set", "sweeps"], "expected KEY=VALUE"),
-    "option's type": (["run", "synthetic-quadratic", "--set", "sweeps=many"], "is 'many'; expected int"),
+    "option's type": (["run", "synthetic-quadratic", "--set", "sweeps=many"], "is 'many'; expected an integer"),
     "option's range": (["run", "synthetic-quadratic", "--set", "problem.discount=1.0"], "is 1.0; expected"),
     "option's range, nan": (["run", "synthetic-quadratic", "--set", "problem.discount=nan"], "is nan; expected"),
     "iterations": (["run", "synthetic-quadratic", "--iterations", "-5"], "iterations is -5; expected"),
@@ -325,8 +328,11 @@ FILES = {
         "seed = true\n[problem]\nname = 'synthetic-quadratic'\n",
         "seed is True; expected an integer",
     ),
-    "wrong type of an option": ("[problem]\nname = 'synthetic-quadratic'\nstates = 2.5\n", "is 2.5; expected int"),
-    "list for a number": ("[problem]\nname = 'synthetic-quadratic'\nstates = [3]\n", "is [3]; expected int"),
+    "wrong type of an option": (
+        "[problem]\nname = 'synthetic-quadratic'\nstates = 2.5\n",
+        "is 2.5; expected an integer",
+    ),
+    "list for a number": ("[problem]\nname = 'synthetic-quadratic'\nstates = [3]\n", "is [3]; expected an integer"),
     "value for a table": ("problem = 'synthetic-quadratic'\n", "[problem] is 'synthetic-quadratic'; expected a table"),
     "name that is no string": ("[problem]\nname = 3\n", "problem.name is 3; expected a string"),
     "no problem": ("[algorithm]\nname = 'm-sobirl'\n", "problem.name is missing"),

@@ -203,12 +203,9 @@ FAULTS = {
 def test_a_fault_of_the_environment_is_told_in_one_sentence(sentence, way):
     acting = bl.GymnasiumWorld(lambda: Doctored(**FAULTS[sentence]), 0.9, 0.5)(np.zeros((16, 4)))
     rng = bl.stream(1, "simulator")
+    acting.reset(2, rng)
     with pytest.raises(bl.InputError) as caught:
-        if way == "rollout":
-            acting.rollout(uniform(acting.spec), 2, 3, rng)
-        else:
-            acting.reset(2, rng)
-            acting.step(np.zeros(2, dtype=int), rng)
+        _ = acting.rollout(uniform(acting.spec), 2, 3, rng) if way == "rollout" else acting.step(np.zeros(2, int), rng)
     assert str(caught.value) == sentence
 
 

@@ -93,10 +93,105 @@ def test_state_entered_with_and_without_termination_is_told() -> None:
         bl.from_gymnasium(environment(table))
 
 
-@pytest.mark.parametrize("table", [{0: {0: [(1.0, 0)]}, 1: {0: []}}, {0: 3, 1: 4}, [[[("a", 0, 0.0, False)]], [[]]]])
-def test_malformed_table_is_told_in_one_sentence(table: Any) -> None:
-    with pytest.raises(bl.InputError, match=r"is malformed .*; expected table\[state\]\[action\]"):
-        bl.from_gymnasium(environment(table))
+STAY = [(1.0, 0, 0.0, False)]
+
+
+def two_states(outcomes: Any) -> dict[int, dict[int, Any]]:
+    return {0: {0: outcomes}, 1: {0: STAY}}
+
+
+MALFORMED = {
+    "no states": {},
+    "no actions": {0: {}, 1: {}},
+    "no outcomes": {0: {0: []}, 1: {0: []}},
+    "pairs": two_states([(1.0, 0)]),
+    "five columns": two_states([(1.0, 0, 0.0, False, None)]),
+    "numbers for states": {0: 3, 1: 4},
+    "a word for a probability": two_states([("a", 0, 0.0, False)]),
+    "a word": "table",
+    "names for states": {"a": {0: STAY}, "b": {0: STAY}},
+    "a fraction of a state": two_states([(1.0, 0.5, 0.0, False)]),
+    "a state beyond the last": two_states([(1.0, 2, 0.0, False)]),
+    "an end beyond the last state": two_states([(1.0, 2, 0.0, True)]),
+    "a state before the first": two_states([(1.0, -1, 0.0, True)]),
+    "fewer actions in a later state": {0: {0: STAY, 1: STAY}, 1: {0: STAY}},
+    "more actions in a later state": {0: {0: STAY}, 1: {0: STAY, 1: STAY}},
+}
+
+
+@pytest.mark.parametrize("what", MALFORMED)
+def test_malformed_table_is_told_in_one_sentence(what: str) -> None:
+    """More actions in a later state, too: taken for a table of fewer, it would be another problem in silence."""
+    with pytest.raises(bl.InputError, match=r"is malformed .*; expected table\[state\]\[action\]") as caught:
+        bl.from_gymnasium(environment(MALFORMED[what]))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "sentence"),
+    [
+        ([(1.0, 0, np.nan, False)], r"rewards\[0, 0\] is nan; expected a finite number"),
+        ([(-1.0, 0, 0.0, False), (2.0, 1, 0.0, False)], r"transitions\[0, 0, 0\] is -1.0; expected a probability"),
+        ([], r"the sum of transitions\[0, 0, :\] is 0.0; expected 1"),
+    ],
+    ids=["NaN reward", "negative probability", "a state without outcomes"],
+)
+def test_numbers_of_the_table_are_checked_like_any_others(outcomes: Any, sentence: str) -> None:
+    with pytest.raises(bl.InputError, match=sentence):
+        bl.from_gymnasium(environment(two_states(outcomes)))
+
+
+@pytest.mark.parametrize("env", [None, 3, "FrozenLake-v1", SimpleNamespace(P=3)], ids=repr)
+def test_what_publishes_no_table_is_told(env: Any) -> None:
+    with pytest.raises(bl.InputError, match=r"the transition table of .* is missing; expected an environment with"):
+        bl.from_gymnasium(env)
+
+
+def test_initial_distribution_of_another_length_is_told() -> None:
+    env = SimpleNamespace(P=two_states(STAY), initial_state_distrib=[1.0])
+    with pytest.raises(bl.InputError, match=r"initial_state_distrib is \(1,\); expected \(2,\)"):
+        bl.from_gymnasium(env)
+
+
+def test_environment_without_a_published_distribution_starts_where_it_resets_to() -> None:
+    env = SimpleNamespace(P=two_states(STAY), reset=lambda seed: (1, {}))
+    assert bl.from_gymnasium(env).initial.tolist() == [0.0, 1.0]
+
+
+def test_reset_outside_of_the_table_is_told() -> None:
+    env = SimpleNamespace(P=two_states(STAY), reset=lambda seed: (5, {}))
+    with pytest.raises(bl.InputError, match="the state that SimpleNamespace resets to is 5; expected below 2"):
+        bl.from_gymnasium(env)
+
+
+def test_outcomes_that_lead_to_the_same_state_are_summed() -> None:
+    """Bumping into a wall from two sides: the probabilities add, the rewards average."""
+    mdp = bl.from_gymnasium(environment(two_states([(0.25, 0, 4.0, False), (0.75, 0, 8.0, False)])))
+    assert [part.tolist() for part in mdp.transitions.row(0, 0)] == [[0], [1.0]]
+    assert mdp.rewards[0, 0] == 7.0
+
+
+@pytest.mark.parametrize("name", [TAXI, CLIFF])
+def test_deterministic_environment_steps_as_the_table_says(name: str) -> None:
+    """An independent witness: one real step from states and actions across the whole table."""
+    env = gymnasium.make(name)
+    mdp = bl.from_gymnasium(env)
+    env.reset(seed=0)
+    live = np.flatnonzero(~bl.absorbing_states(mdp))
+    for state in live[:: max(1, live.size // 30)]:
+        for action in range(mdp.actions):
+            env.unwrapped.s = int(state)
+            successor, reward, terminated, _, _ = env.unwrapped.step(action)
+            successors, probabilities = mdp.transitions.row(int(state), action)
+            assert (successors.tolist(), probabilities.tolist()) == ([successor], [1.0])
+            assert mdp.rewards[state, action] == reward
+            assert bl.absorbing_states(mdp)[successor] == terminated
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_initial_distribution_is_the_published_one(name: str) -> None:
+    env = gymnasium.make(name)
+    np.testing.assert_array_equal(bl.from_gymnasium(env).initial, env.unwrapped.initial_state_distrib)
 
 
 def test_table_whose_probabilities_do_not_sum_to_one_is_told() -> None:

@@ -211,3 +211,174 @@ def test_printed_run_has_objective_gradient_norm_status_cost_and_time() -> None:
     text = str(exact().run(small_problem(), iterations=2))
     for words in ("objective", "gradient norm", "status", "cost", "time", "2 of 2"):
         assert words in text
+
+
+@attrs.frozen
+class FaultySolver:
+    """A solver that behaves until its third call, then answers as told."""
+
+    name: ClassVar[str] = "faulty-solver"
+    requires: ClassVar[type] = bl.SupportsModel
+
+    changes: dict[str, Any]
+
+    def solve(self, problem: Any, x: bl.Array, warm_start: Any, rng: Any) -> Any:
+        solution = bl.lower_level_solver("soft-policy-iteration").solve(problem, x, warm_start, rng)
+        calls = 0 if warm_start is None else warm_start.iterations
+        return attrs.evolve(solution, iterations=calls + 1, **(self.changes if calls == 2 else {}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"policy": np.full((2, 2), np.nan)}, bl.Status.NON_FINITE),
+        ({"residual": np.nan}, bl.Status.NON_FINITE),
+        ({"status": bl.Status.NON_FINITE}, bl.Status.NON_FINITE),
+        ({"status": bl.Status.DIVERGED}, bl.Status.DIVERGED),
+    ],
+    ids=["NaN policy", "NaN residual", "non-finite", "diverged"],
+)
+def test_failure_of_the_solver_is_not_blamed_on_the_estimator(changes: dict[str, Any], status: bl.Status) -> None:
+    """A NaN in the policy only shows in the gradient made of it."""
+    run = exact(lower=FaultySolver(changes)).run(small_problem(), iterations=50)
+    assert (run.status, run.stopped_by) == (status, "lower-level solver 'faulty-solver' at iteration 2")
+    assert run.last.iteration == 1
+    np.testing.assert_array_equal(run.x, exact().run(small_problem(), iterations=1).x)
+
+
+def test_starting_point_that_cannot_be_evaluated_raises_and_names_the_component() -> None:
+    """There is no good state to return yet."""
+    with pytest.raises(bl.StepFailed, match="iteration 0, estimator 'implicit': non finite") as caught:
+        exact().run(attrs.evolve(small_problem(), objective=Infinite()), iterations=5)
+    assert (caught.value.component, caught.value.iteration) == ("estimator 'implicit'", 0)
+
+
+class Infinite:
+    """An objective that is infinite everywhere."""
+
+    def value_and_gradients(self, x: bl.Array, policy: bl.Array) -> tuple[float, bl.Array, bl.Array]:
+        return np.inf, np.zeros_like(x), np.zeros_like(policy)
+
+
+@attrs.frozen
+class Forgetful:
+    """A solver and an estimator without a `return`."""
+
+    name: ClassVar[str] = "forgetful"
+    requires: ClassVar[type] = bl.SupportsModel
+    requires_objective: ClassVar[type] = bl.PolicyObjective
+
+    def solve(self, problem: Any, x: bl.Array, warm_start: Any, rng: Any) -> None: ...
+    def estimate(self, problem: Any, x: bl.Array, solution: Any, previous: Any, rng: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("role", "sentence"),
+    [
+        ("lower", "the answer of lower-level solver 'forgetful' is None; expected a LowerLevelSolution"),
+        ("estimator", "the answer of estimator 'forgetful' is None; expected a HyperGradient"),
+    ],
+)
+def test_component_that_answers_nothing_is_told(role: str, sentence: str) -> None:
+    with pytest.raises(bl.InputError, match=sentence):
+        exact(**{role: Forgetful()}).run(small_problem(), iterations=1)
+
+
+@attrs.frozen
+class Shrinking:
+    """An optimizer that loses a coordinate."""
+
+    name: ClassVar[str] = "shrinking"
+
+    def init(self, x: bl.Array) -> bl.OptimizerState:
+        return bl.OptimizerState()
+
+    def update(self, x: bl.Array, hyper: Any, state: bl.OptimizerState) -> tuple[bl.Array, bl.OptimizerState]:
+        return x[1:], state
+
+
+def test_step_to_another_dimension_is_told() -> None:
+    with pytest.raises(bl.InputError, match=r"the shape of x from optimizer 'shrinking' is \(3,\); expected \(4,\)"):
+        exact(upper=Shrinking()).run(small_problem(), iterations=1)
+
+
+@attrs.frozen
+class Interrupting:
+    """An optimizer whose user loses patience in the middle of the fourth step."""
+
+    name: ClassVar[str] = "interrupting"
+
+    def init(self, x: bl.Array) -> bl.OptimizerState:
+        return bl.OptimizerState()
+
+    def update(self, x: bl.Array, hyper: Any, state: bl.OptimizerState) -> tuple[bl.Array, bl.OptimizerState]:
+        if state.steps == 3:
+            raise KeyboardInterrupt
+        return 0.9 * x, bl.OptimizerState(state.steps + 1)
+
+
+def test_interrupt_inside_a_step_keeps_the_iteration_before_it() -> None:
+    run = exact(upper=Interrupting()).run(small_problem(), iterations=50)
+    assert (run.status, run.last.iteration, len(run.history)) == (bl.Status.INTERRUPTED, 3, 4)
+    np.testing.assert_allclose(run.x, 0.9**3 * X0, rtol=1e-15)
+
+
+def test_overflow_on_the_way_to_a_failure_is_told_by_the_status_alone() -> None:
+    """Warnings are errors in these tests: NumPy's own complaints would end the run without its last good state."""
+    run = bl.algorithm("m-sobirl", step_size=1e200).run(bl.problem("synthetic-quadratic"), iterations=9)
+    assert run.status is bl.Status.NON_FINITE
+    assert np.isfinite(run.x).all()
+
+
+def test_start_projects_and_evaluate_does_not() -> None:
+    problem, outside = small_problem(feasible_set=bl.Box(-0.1, 0.1)), np.ones(4)
+    np.testing.assert_array_equal(exact().start(problem, x=outside).x, np.full(4, 0.1))
+    np.testing.assert_array_equal(exact().evaluate(problem, outside).x, outside)
+
+
+def test_no_tolerance_means_all_iterations_even_at_a_stationary_point() -> None:
+    problem = small_problem(start=np.zeros(4))
+    run = exact().run(attrs.evolve(problem, objective=bl.QuadraticObjective(policy_weight=0.0)), iterations=5)
+    assert run.history["stationarity"][0] == 0.0
+    assert (run.status, run.last.iteration) == (bl.Status.BUDGET_SPENT, 5)
+
+
+class OnlySampling:
+    """The lower level of a world that can only be simulated."""
+
+    dimension = 4
+
+    def simulator(self, x: bl.Array) -> None: ...
+    def pullback(self, x: bl.Array, occupancy: bl.Occupancy) -> None: ...
+
+
+class JudgesTrajectories:
+    horizon = trajectories = 1
+
+    def loss_and_gradient(self, x: bl.Array, trajectories: Any, rng: Any) -> None: ...
+
+
+@attrs.frozen
+class AnySolver(FaultySolver):
+    name: ClassVar[str] = "any"
+    requires: ClassVar[type] = bl.SupportsSampling
+
+
+def test_estimator_without_its_model_is_told_with_those_that_would_work() -> None:
+    problem = bl.BilevelProblem(OnlySampling(), JudgesTrajectories(), name="cartpole")
+    with pytest.raises(bl.IncompatibleError) as caught:
+        exact(lower=AnySolver({})).run(problem, iterations=1)
+    sentence, advice = str(caught.value).split(". ")
+    assert sentence == (
+        "estimator 'implicit' needs a transition model (SupportsModel); problem 'cartpole' offers only SupportsSampling"
+    )
+    assert advice.startswith("Estimators that would work: ")
+    assert {"'sobirl'", "'stoc-sobirl'"} <= set(advice.partition(": ")[2].split(", "))
+
+
+def test_advice_leaves_out_estimators_that_need_another_objective() -> None:
+    """An estimator that can simulate but not judge trajectories' objectives would only fail one step later."""
+    problem = bl.BilevelProblem(OnlySampling(), bl.QuadraticObjective(), name="cartpole")
+    with pytest.raises(bl.IncompatibleError, match=r"'implicit' needs a transition model") as caught:
+        exact(lower=AnySolver({})).run(problem, iterations=1)
+    assert "sobirl" not in str(caught.value)

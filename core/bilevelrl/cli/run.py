@@ -114,6 +114,8 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
     table, dot, key = path.strip().rpartition(".")
     if not dot:
         table = "algorithm"
+    if not key:
+        raise InputError("--set", repr(change), "KEY=VALUE, such as lower.sweeps=20")
     if table not in TABLES:
         raise UnknownNameError(f"the part before the dot in --set {change!r}", table, TABLES)
     if key in SETTINGS and table == "algorithm":
@@ -124,9 +126,10 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
 def _parse_value(text: str) -> Any:
     """A TOML value, or, where it is none, the text itself: `--set problem.environment=Taxi-v3` needs no quotes."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = tomllib.loads(f"value = {text}")
+    except ValueError:  # not TOML, or an integer of thousands of digits
         return text
+    return parsed["value"] if len(parsed) == 1 else text  # a line break in the text would begin another key
 
 
 @contextlib.contextmanager
@@ -185,16 +188,23 @@ def _make_directory(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError("--out", repr(str(out)), f"a directory that can be written ({error.strerror})") from None
+        raise _unwritable(out, error) from None
+
+
+def _unwritable(out: Path, error: OSError) -> InputError:
+    reason = f"{error.strerror}: {error.filename}"
+    return InputError("--out", repr(str(out)), f"a directory that can be written ({reason})")
 
 
 def _save(run: Run, out: Path) -> None:
-    run.save(out)
     written = "experiment.toml, history.csv, summary.json, state.npz"
     try:
+        run.save(out)
         picture = run.plot(out / "run.png")
     except InputError as error:
         click.echo(f"No picture: {error}", err=True)
+    except OSError as error:
+        raise _unwritable(out, error) from None
     else:
         written += f", {picture.name}"
     click.echo(f"  saved to {out}: {written}")
