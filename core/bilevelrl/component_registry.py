@@ -100,7 +100,7 @@ class Registry:
     def find(self, kind: Kind, name: str) -> Registered:
         """The component of that kind and name; raises `UnknownNameError` with the close matches."""
         if not isinstance(name, str):
-            raise InputError(f"the name of a {kind.value}", value_words(name), "a string")
+            raise InputError(f"the name of {kind.value}", value_words(name), "a string")
         try:
             return self._components[kind, name]
         except KeyError:

@@ -30,7 +30,8 @@ def build(component: type[T], options: Mapping[str, Any]) -> T:
             raise UnknownNameError(f"an option of {owner}", key, fields)
     for key, field in fields.items():
         if field.default is attrs.NOTHING and key not in options:
-            raise InputError(f"option {key!r} of {owner}", "missing", type_words(component, field))
+            hint = _hints(component).get(field.name, Any)
+            raise InputError(f"option {key!r} of {owner}", "missing", _expected_words(hint))
     values = {key: _convert(component, fields[key], value, owner) for key, value in options.items()}
     try:
         return component(**values)
@@ -60,7 +61,14 @@ def type_words(component: type, field: attrs.Attribute[Any]) -> str:
     return getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
-_EXPECTED = {int: "an integer", float: "a number", str: "a string", bool: "true or false", types.NoneType: "None"}
+_EXPECTED = {
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    bool: "true or false",
+    types.NoneType: "None",
+    Any: "a value",
+}
 
 
 def _expected_words(hint: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import scipy.sparse.csgraph
 
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.transitions import DenseTransitions, SparseTransitions
-from bilevelrl.validation import Array, Indices, InputError, Mask
+from bilevelrl.validation import Array, Indices, InputError, Mask, as_distribution, value_words
 
 # Above this many entries (8 MiB) a table of a few successors a row is better kept sparse.
 LARGEST_DENSE_TABLE = 1_000_000
@@ -47,12 +48,7 @@ def from_gymnasium(
         )
     try:
         states, actions = len(table), len(table[0])
-        outcomes = [
-            (s * actions + a, float(p), int(t), float(reward), bool(ended))
-            for s in range(states)
-            for a in range(actions)
-            for p, t, reward, ended in table[s][a]
-        ]
+        outcomes = _outcomes(table, states, actions)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise InputError(
             f"the transition table of {_environment_name(env)}",
@@ -62,6 +58,23 @@ def from_gymnasium(
     return _mdp_from_outcomes(
         outcomes, states, actions, _initial_distribution(env, states), discount, temperature, reference
     )
+
+
+def _outcomes(table: Any, states: int, actions: int) -> list[tuple[int, float, int, float, bool]]:
+    """(row, probability, next state, reward, terminated) of every outcome; raises where the table is not one."""
+    outcomes = []
+    for s in range(states):
+        if not 0 < len(table[s]) == actions:
+            raise ValueError(f"state {s} has {len(table[s])} actions, state 0 has {actions}")
+        for a in range(actions):
+            for probability, successor, reward, ended in table[s][a]:
+                if not 0 <= successor < states:
+                    raise ValueError(f"table[{s}][{a}] leads to state {successor} of {states}")
+                row = s * actions + a
+                outcomes.append((row, float(probability), operator.index(successor), float(reward), bool(ended)))
+    if not outcomes:
+        raise ValueError("no outcomes")
+    return outcomes
 
 
 def _mdp_from_outcomes(
@@ -136,9 +149,11 @@ def absorbing_states(mdp: SoftMDP) -> Mask:
 def _initial_distribution(env: Any, states: int) -> Array:
     published = getattr(getattr(env, "unwrapped", env), "initial_state_distrib", None)
     if published is not None:
-        return np.asarray(published, dtype=np.float64)
-    initial = np.zeros(states)
-    initial[int(env.reset(seed=0)[0])] = 1.0
+        return as_distribution("env.unwrapped.initial_state_distrib", published, states)
+    initial, start = np.zeros(states), env.reset(seed=0)[0]
+    if not 0 <= start < states:
+        raise InputError(f"the state that {_environment_name(env)} resets to", value_words(start), f"below {states}")
+    initial[start] = 1.0
     return initial
 
 

@@ -87,6 +87,14 @@ class Algorithm:
     def _check_upper(self, attribute: attrs.Attribute[Any], value: Any) -> None:
         _check_protocol("upper", value, UpperLevelOptimizer)
 
+    @property
+    def _lower_label(self) -> str:
+        return f"lower-level solver {self.lower.name!r}"
+
+    @property
+    def _estimator_label(self) -> str:
+        return f"estimator {self.estimator.name!r}"
+
     def check_compatible(self, problem: BilevelProblem) -> None:
         """Raise `IncompatibleError` where a component needs what the problem does not offer, naming what would work."""
         if not isinstance(problem, BilevelProblem):
@@ -150,29 +158,28 @@ class Algorithm:
             (None, None, Cost()) if before is None else (before.solution, before.hyper, before.cost)
         )
         solution = self.lower.solve(problem, x, warm_start, streams.at("lower", iteration))
-        lower, estimator = f"lower-level solver {self.lower.name!r}", f"estimator {self.estimator.name!r}"
         if before is None:
-            _check_protocol(f"the answer of {lower}", solution, LowerLevelSolution)
+            _check_protocol(f"the answer of {self._lower_label}", solution, LowerLevelSolution)
         if not (solution.status.usable and math.isfinite(solution.residual)):
             status = Status.NON_FINITE if solution.status.usable else solution.status
-            raise StepFailed(status, lower, iteration)
+            raise StepFailed(status, self._lower_label, iteration)
         hyper = self.estimator.estimate(problem, x, solution, previous, streams.at("estimator", iteration))
         if before is None:
-            _check_protocol(f"the answer of {estimator}", hyper, HyperGradient)
+            _check_protocol(f"the answer of {self._estimator_label}", hyper, HyperGradient)
         self._check_estimate(hyper, x, solution, iteration)
         return OuterState(iteration, x, solution, hyper, optimizer, spent.plus(solution.cost, hyper.cost))
 
     def _check_estimate(self, hyper: HyperGradient, x: Array, solution: Any, iteration: int) -> None:
         if hyper.gradient.shape != x.shape:
-            label = f"the shape of the gradient from estimator {self.estimator.name!r}"
+            label = f"the shape of the gradient from {self._estimator_label}"
             raise InputError(label, str(hyper.gradient.shape), str(x.shape))
         finite = math.isfinite(hyper.objective) and all_finite(hyper.gradient)
         if not (hyper.status.usable and finite):
             status = Status.NON_FINITE if hyper.status.usable else hyper.status
             policy = getattr(solution, "policy", None)
             if isinstance(policy, np.ndarray) and not np.isfinite(policy).all():  # garbage in, garbage out
-                raise StepFailed(Status.NON_FINITE, f"lower-level solver {self.lower.name!r}", iteration)
-            raise StepFailed(status, f"estimator {self.estimator.name!r}", iteration)
+                raise StepFailed(Status.NON_FINITE, self._lower_label, iteration)
+            raise StepFailed(status, self._estimator_label, iteration)
 
     def run(
         self,
@@ -212,11 +219,11 @@ class Algorithm:
         first = state = self.start(problem, seed=seed, x=x)
         history, streams = History(), Streams(seed)
         status, stopped_by = Status.BUDGET_SPENT, ""
+        with _quietly():
+            distance = stationarity(problem.feasible_set, state.x, state.hyper.gradient)
+            history.append(state, distance)
         try:
             while True:
-                with _quietly():
-                    distance = stationarity(problem.feasible_set, state.x, state.hyper.gradient)
-                    history.append(state, distance)
                 if callback is not None:
                     callback(state)
                 if tolerance > 0 and _has_converged(state, distance, tolerance):
@@ -226,6 +233,8 @@ class Algorithm:
                     break
                 with _quietly():
                     state = self._step(problem, state, streams)
+                    distance = stationarity(problem.feasible_set, state.x, state.hyper.gradient)
+                    history.append(state, distance)
         except StepFailed as failure:
             status, stopped_by = failure.status, f"{failure.component} at iteration {failure.iteration}"
         except KeyboardInterrupt:

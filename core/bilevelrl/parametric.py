@@ -255,7 +255,7 @@ class SoftmaxTransitions:
 
 
 def _base_distribution(value: Any) -> Array:
-    return as_distribution("base", value, np.size(value))
+    return as_distribution("base", value, None)
 
 
 @attrs.frozen(eq=False)

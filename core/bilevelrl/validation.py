@@ -6,6 +6,7 @@ import difflib
 import math
 import numbers
 import operator
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -53,6 +54,7 @@ class IncompatibleError(InputError):
 
 
 LONGEST_VALUE = 80
+NUMPY_SCALAR = re.compile(r"np\.\w+\(([^()]*)\)|np\.(True|False)_")
 
 
 def value_words(value: object) -> str:
@@ -65,6 +67,7 @@ def value_words(value: object) -> str:
         text = " ".join(repr(value).split())
     except Exception:  # an integer of more digits than Python prints, or an object that cannot tell itself
         return kind_words(value)
+    text = NUMPY_SCALAR.sub(r"\1\2", text)
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 20]}…"
 
 
@@ -228,10 +231,10 @@ def check_shape(field: str, array: Array, shape: Sequence[int]) -> None:
         raise InputError(f"the shape of {field}", shape_words(array.shape), shape_words(shape))
 
 
-def as_distribution(field: str, value: object, size: int) -> Array:
-    """`value` as a probability vector of the given size: non-negative, sum one within 1e-8."""
+def as_distribution(field: str, value: object, size: int | None) -> Array:
+    """`value` as a probability vector of the given size (None: any): non-negative, sum one within 1e-8."""
     array = as_array(field, value, (size,))
-    rounded = rounded_sums(value, array.sum(), size)
+    rounded = rounded_sums(value, array.sum(), array.size)
     if rounded is not None:
         array = array / rounded
     if (array < 0).any():

@@ -18,7 +18,7 @@ ITERATIONS, ROUNDS = 200, 30
 
 
 class HandWritten:
-    """MATH.md section 4, line by line, for `f = ½‖x‖² + ½‖π‖²` and `r = scale · xᵀMx`: no checks, no records."""
+    """M-SoBiRL line by line, for `f = ½‖x‖² + ½‖π‖²` and `r = scale · xᵀMx`: no checks, no records."""
 
     def __init__(self, problem: bl.BilevelProblem, x: bl.Array) -> None:
         lower = problem.lower

@@ -8,6 +8,7 @@ is the best that can be written so. The two are measured alternately, and the ra
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -110,3 +111,46 @@ def test_steps_per_second_against_vectorised_numpy(benchmark, name) -> None:
         print(f"{label:>14} {1e9 * seconds:>10.1f} {1 / seconds:>10.2e} {ratio:>7.1f}")
         benchmark.extra_info[label] = {"ns_a_step": 1e9 * seconds, "ratio": ratio}
     benchmark.pedantic(seconds_a_step, args=(samplers["all threads"][0], policy, count, 100), rounds=5)
+
+
+class Stopwatch:
+    """A simulator that adds up the time spent in rollouts."""
+
+    def __init__(self, simulator: bl.TabularSimulator) -> None:
+        self._simulator = simulator
+        self.seconds = 0.0
+        self.spec = simulator.spec
+        self.reset, self.step = simulator.reset, simulator.step
+
+    def rollout(self, *arguments: object) -> bl.Trajectories:
+        return self._timed(self._simulator.rollout, *arguments)
+
+    def rollout_from(self, *arguments: object) -> bl.Trajectories:
+        return self._timed(self._simulator.rollout_from, *arguments)
+
+    def _timed(self, call, *arguments: object) -> bl.Trajectories:
+        began = time.perf_counter()
+        answer = call(*arguments)
+        self.seconds += time.perf_counter() - began
+        return answer
+
+
+def test_share_of_a_stochastic_outer_iteration_that_is_not_sampling(benchmark) -> None:
+    """Stoc-SoBiRL's estimate on `gridworld-preferences`: what is left beside the sampler."""
+    problem = bl.problem("gridworld-preferences")
+    x = 0.3 * bl.stream(0, "x").standard_normal(problem.dimension)
+    answer = bl.lower_level_solver("soft-policy-iteration").solve(problem, x, None, bl.stream(0, "lower"))
+    estimator = bl.hypergradient_estimator("stoc-sobirl", batch=512)
+    watch = Stopwatch(problem.lower.simulator(x))
+    lower = SimpleNamespace(simulator=lambda x: watch, pullback=problem.lower.pullback, dimension=problem.dimension)
+    watched = bl.BilevelProblem(lower, problem.objective)
+    estimator.estimate(watched, x, answer, None, bl.stream(0, "estimator"))
+
+    watch.seconds, began = 0.0, time.perf_counter()
+    for seed in range(20):
+        estimator.estimate(watched, x, answer, None, bl.stream(seed, "estimator"))
+    total = time.perf_counter() - began
+    share = 1.0 - watch.seconds / total
+    benchmark.extra_info["share_not_sampling"] = share
+    print(f"\nstoc-sobirl, 512 pairs: {1e3 * total / 20:.1f} ms an estimate, {share:.0%} of it is not sampling")
+    benchmark.pedantic(estimator.estimate, args=(watched, x, answer, None, bl.stream(0, "estimator")), rounds=3)

@@ -128,6 +128,22 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
         r"feasible_set of problem 'small' is a Box of another dimension; expected a set in R\^6",
     ),
     "box upside down": (lambda: bl.Box(1.0, -1.0), r"Box\.lower is 1\.0; expected at most Box\.upper = -1\.0"),
+    "box upside down in one place": (
+        lambda: bl.Box(np.zeros(900), changed(np.ones(900), 7, -1.0)),
+        r"Box\.lower\[7\] is 0\.0; expected at most Box\.upper\[7\] = -1\.0",
+    ),
+    "box with bounds of two lengths": (
+        lambda: bl.Box(np.zeros(2), np.ones(3)),
+        r"the shapes of Box\.lower and Box\.upper is \(2,\) and \(3,\); expected a number or \(n,\) each",
+    ),
+    "a term that is no objective": (
+        lambda: bl.WeightedSum([(1.0, bl.QuadraticObjective()), (0.5, kernel())]),
+        r"the objective of WeightedSum\.terms\[1\] is a ndarray; expected a PolicyObjective",
+    ),
+    "a list of words": (
+        lambda: mdp(rewards=[[0.0, 1.0], [0.0, "one"], [0.0, 1.0]]),
+        r"rewards\[1, 1\] is 'one'; expected a real number",
+    ),
     "ball without radius": (lambda: bl.Ball(0.0), r"radius is 0\.0; expected a finite number above 0"),
     "objective that is none": (
         lambda: problem(objective=3),
@@ -136,6 +152,20 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
     "iterations": (lambda: run(iterations=-1), r"iterations is -1; expected an integer of at least 0"),
     "iterations a flag": (lambda: run(iterations=True), r"iterations is True; expected an integer"),
     "seed": (lambda: run(seed=-3), r"seed is -3; expected an integer of at least 0"),
+    "iterations a NumPy float": (lambda: run(iterations=np.float64(3.0)), r"iterations is 3\.0; expected an integer"),
+    "seed of a single step": (
+        lambda: bl.algorithm("m-sobirl").start(problem(), seed="7"),
+        r"seed is '7'; expected an integer of at least 0",
+    ),
+    "tolerance a word": (lambda: run(tolerance="1e-8"), r"tolerance is '1e-8'; expected a finite number of at least 0"),
+    "a number beyond the floats": (
+        lambda: mdp(temperature=10**400),
+        r"temperature is 1000+…; expected a finite number above 0",
+    ),
+    "a name for a problem": (
+        lambda: bl.algorithm("m-sobirl").run("frozenlake-shaping", iterations=1),
+        r"problem is a str; expected a BilevelProblem, such as bilevelrl\.problem\(name\)",
+    ),
     "tolerance": (lambda: run(tolerance=np.nan), r"tolerance is nan; expected a finite number of at least 0"),
     "unknown solver": (
         lambda: bl.lower_level_solver("soft-value-iterations"),
@@ -148,6 +178,12 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
     "unknown problem": (lambda: bl.problem("frozenlake"), r"problem is 'frozenlake'; .* mean 'frozenlake-shaping'"),
     "unknown algorithm": (lambda: bl.algorithm("msobirl"), r"algorithm is 'msobirl'; .* mean .*'m-sobirl'"),
     "unknown name, nothing close": (lambda: bl.upper_level_optimizer("zzz"), r"is 'zzz'; expected one of 'adam', "),
+    "unknown name, another case": (lambda: bl.algorithm("M-SoBiRL"), r"is 'M-SoBiRL'; .* did you mean 'm-sobirl'"),
+    "a number for a name": (lambda: bl.algorithm(3), r"the name of algorithm is 3; expected a string"),
+    "options too large for any memory": (
+        lambda: bl.problem("synthetic-quadratic", dimension=10**12),
+        r"the configuration of 'synthetic-quadratic' is .*; expected options that it can build \(.+\)",
+    ),
     "unknown option": (
         lambda: bl.algorithm("m-sobirl", step_sise=0.1),
         r"an option of 'm-sobirl' is 'step_sise'; expected a known name; did you mean 'step_size'",

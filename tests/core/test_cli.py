@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,3 +148,92 @@ def test_version_and_module_entry() -> None:
         [sys.executable, "-m", "bilevelrl", "--version"], capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip().endswith(bl.__version__)
+
+
+def test_interrupted_run_exits_with_130_and_is_saved(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the middle of the sixth step."""
+    optimizer = type(bl.upper_level_optimizer("gradient-descent"))
+    update = optimizer.update
+
+    def impatient(self: Any, x: bl.Array, hyper: bl.HyperGradient, state: bl.OptimizerState) -> Any:
+        if state.steps == 5:
+            raise KeyboardInterrupt
+        return update(self, x, hyper, state)
+
+    monkeypatch.setattr(optimizer, "update", impatient)
+    out, _ = command(capsys, *FROZEN_LAKE, "--iterations", "50", "--out", str(tmp_path), status=130)
+    assert "interrupted" in out
+    assert "5 of 50" in out
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["status"], summary["iterations"]) == ("INTERRUPTED", 5)
+    assert bl.Experiment.read(tmp_path / "experiment.toml").iterations == 50
+
+
+def test_interrupt_before_the_first_state_is_no_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(bl.lower_level_solver("soft-value-iteration")), "solve", interrupt)
+    _, err = command(capsys, *FROZEN_LAKE, status=130)
+    assert err == "Interrupted: nothing was saved.\n"
+
+
+def test_options_may_be_set_for_the_recipe_a_role_and_the_problem_at_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """What is not a TOML value is taken for a string, so that names need no quotes."""
+    changes = ["step_size=0.25", "lower.sweeps=3", "problem.environment=FrozenLake-v1", "problem.bound=2"]
+    options = [word for change in changes for word in ("--set", change)]
+    command(capsys, "run", "gymnasium-shaping", *options, "--iterations", "1", "--out", str(tmp_path))
+    tables = bl.Experiment.read(tmp_path / "experiment.toml").tables
+    assert tables["upper"]["step_size"] == 0.25
+    assert tables["lower"]["sweeps"] == 3
+    assert tables["problem"]["environment"] == "FrozenLake-v1"
+    assert tables["problem"]["bound"] == 2.0
+
+
+def test_naming_another_recipe_drops_the_files_components_and_keeps_its_problem(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The options of another component mean nothing to the new one."""
+    file = tmp_path / "experiment.toml"
+    file.write_text(
+        "[problem]\nname = 'frozenlake-shaping'\nmap_size = 4\n"
+        "[lower]\nname = 'soft-policy-iteration'\n[estimator]\nname = 'implicit'\n[upper]\nname = 'adam'\n"
+    )
+    command(capsys, "run", str(file), "-a", "m-sobirl", "--iterations", "1", "--out", str(tmp_path / "out"))
+    tables = bl.Experiment.read(tmp_path / "out" / "experiment.toml").tables
+    assert [tables[role]["name"] for role in ("lower", "estimator", "upper")] == [
+        "soft-value-iteration",
+        "warm-start-adjoint",
+        "gradient-descent",
+    ]
+    assert tables["problem"]["map_size"] == 4
+
+
+def test_line_break_in_set_begins_no_second_option(capsys: pytest.CaptureFixture[str]) -> None:
+    """As TOML it would be two keys, of which the second would be ignored in silence."""
+    _, err = command(capsys, *FROZEN_LAKE, "--set", "lower.sweeps=3\nbogus=1", status=2)
+    assert err == "Error: option 'sweeps' of 'soft-value-iteration' is '3\\nbogus=1'; expected an integer or None\n"
+
+
+def test_files_that_cannot_be_written_are_told_without_a_traceback(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "history.csv").mkdir()
+    _, err = command(capsys, *FROZEN_LAKE, "--iterations", "1", "--out", str(tmp_path), status=2)
+    assert err.splitlines()[-1].startswith(f"Error: --out is '{tmp_path}'; expected a directory that can be written")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [([], "Usage:"), (["rum"], "No such command 'rum'"), (["run"], "Missing argument 'PROBLEM'"), (["show"], "NAME")],
+    ids=["nothing", "unknown command", "run without a problem", "show without a name"],
+)
+def test_usage_errors_exit_with_2(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, err = command(capsys, *arguments, status=2)
+    assert complaint in err

@@ -11,7 +11,7 @@ PAPER = {"step_size": 8e-3, "adjoint_step_size": 0.5, "sweeps": 10}
 
 
 def literal_m_sobirl(problem: bl.BilevelProblem, x: bl.Array, iterations: int) -> tuple[bl.Array, bl.Array]:
-    """MATH.md section 4 written out with explicit matrices: returns the final x and the final w."""
+    """The paper's algorithm 1 written out with explicit matrices: returns the final x and the final w."""
     kernel, scale, form = (
         np.array(problem.lower.model(x).transitions.probabilities),
         problem.lower.rewards.scale,

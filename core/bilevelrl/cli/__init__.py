@@ -11,7 +11,7 @@ import click
 
 import bilevelrl
 from bilevelrl.cli.catalogue import list_command, plugins_command, show_command
-from bilevelrl.cli.run import run_command
+from bilevelrl.cli.run import INTERRUPTED, run_command
 from bilevelrl.outer_loop import StepFailed
 from bilevelrl.plugins import PluginWarning
 from bilevelrl.validation import InputError
@@ -19,7 +19,18 @@ from bilevelrl.validation import InputError
 BAD_INPUT = 2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Ctrl-C outside of a run's iterations, which save what they have, ends with the same exit status as there."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted: nothing was saved.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(bilevelrl.__version__, prog_name="bilevelrl")
 def cli() -> None:
     """Bilevel reinforcement learning: a leader tunes rewards or dynamics, a follower answers optimally."""
