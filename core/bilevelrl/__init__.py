@@ -37,7 +37,6 @@ from bilevelrl.parametric import (
     CallableReward,
     LinearReward,
     ParametricArray,
-    ParametricMDP,
     ParametricTransitions,
     Slice,
     SoftmaxInitial,
@@ -45,6 +44,7 @@ from bilevelrl.parametric import (
     StateReward,
     TabularReward,
 )
+from bilevelrl.parametric_mdp import ParametricMDP
 from bilevelrl.plugins import PluginError, PluginWarning, discover, register, registry
 from bilevelrl.protocols import (
     Cost,

@@ -30,8 +30,7 @@ def build(component: type[T], options: Mapping[str, Any]) -> T:
             raise UnknownNameError(f"an option of {owner}", key, fields)
     for key, field in fields.items():
         if field.default is attrs.NOTHING and key not in options:
-            hint = _hints(component).get(field.name, Any)
-            raise InputError(f"option {key!r} of {owner}", "missing", _expected_words(hint))
+            raise InputError(f"option {key!r} of {owner}", "missing", _expected_words(component, field))
     values = {key: _convert(component, fields[key], value, owner) for key, value in options.items()}
     try:
         return component(**values)
@@ -71,8 +70,9 @@ _EXPECTED = {
 }
 
 
-def _expected_words(hint: Any) -> str:
-    """A type as a sentence has it: `an integer or None`."""
+def _expected_words(component: type, field: attrs.Attribute[Any]) -> str:
+    """A field's type as a sentence has it: `an integer or None`."""
+    hint = _hints(component).get(field.name, Any)
     choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     return " or ".join(_EXPECTED.get(choice, str(choice).replace("typing.", "")) for choice in choices)
 
@@ -95,7 +95,7 @@ def _convert(component: type, field: attrs.Attribute[Any], value: Any, owner: st
         return value  # no plain type (an array, a function): the class's own validator decides
     except (TypeError, ValueError, OverflowError, cattrs.BaseValidationError):
         label = f"option {field.alias or field.name!r} of {owner}"
-        raise InputError(label, value_words(value), _expected_words(hint)) from None
+        raise InputError(label, value_words(value), _expected_words(component, field)) from None
 
 
 @functools.cache

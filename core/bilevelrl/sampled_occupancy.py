@@ -1,4 +1,4 @@
-"""Sampling `Σ_j w_j (d_(s_j,a_j) − d_(s_j))`: the signed occupancy of MATH section 3 from trajectories alone.
+"""Sampling `Σ_j w_j (d_(s_j,a_j) − d_(s_j))`: a signed occupancy from trajectories alone.
 
 `d_(s,a)` and `d_s` are the discounted state-action occupancies of a policy from (s, a) and from s. Their difference,
 contracted with ∇r, is `∇Q − ∇V`; divided by τ it is the score `∇ log π*` of the follower's optimal policy.

@@ -117,7 +117,7 @@ def worst_z(hyper: bl.HyperGradient, expected: bl.Array) -> float:
 
 
 def test_the_two_ways_to_the_exact_answer_agree() -> None:
-    """Central differences through π*(x), and the occupancy formula under π*: MATH section 3's mixture form."""
+    """Central differences through π*(x), and the occupancy formula under π*: the mixture form of r̄."""
     np.testing.assert_allclose(expected_estimate(follower().policy, None), np.sum(exact_parts(), axis=0), rtol=1e-8)
 
 
