@@ -5,7 +5,7 @@ loss is a cost summed along trajectories of five steps, plus a ridge that draws 
 rewards vanish, and the noise with them). The follower answers exactly, so that the samples are those of the gradient
 alone. The exact gradient, known here from the model, is only looked at.
 
-    python docs/examples/stoc_sobirl_samples.py --seeds 10 --iterations 600 --out docs/pictures
+    python docs/examples/stoc_sobirl_samples.py 500 --seeds 10 --out docs/pictures
 """
 
 from __future__ import annotations
@@ -138,6 +138,6 @@ def draw(levels: bl.Array, needed: bl.Array, exponent: float, path: Path) -> Non
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--iterations", type=int, default=600)
+    parser.add_argument("iterations", type=int, nargs="?", default=500)
     parser.add_argument("--out", type=Path)
     main(**vars(parser.parse_args()))
