@@ -10,6 +10,8 @@ import bilevelrl as bl
 from bilevelrl_model_free.estimators import SoBiRL
 from bilevelrl_model_free.solvers import SoftQLearning
 
+PAPER_GROWTH = 2.0
+
 
 @attrs.frozen
 class SoBiRLRecipe:
@@ -17,7 +19,8 @@ class SoBiRLRecipe:
 
     Soft Q-learning answers x to an accuracy ε_k, trajectories estimate the hyper-gradient, gradient descent moves x.
     The paper's O(ε⁻¹) iterations need ε_k to be summable in squares. Q-learning's error falls as the square root of its
-    samples, so samples that grow as (k+1)^growth with growth above 1 meet that.
+    samples: `schedule="paper"` draws `samples · (k+1)²` in the k-th iteration, so that ε_k ~ 1/(k+1);
+    `schedule="constant"` draws the same number every time.
 
     Args:
         step_size: β > 0, of the gradient step on x.
@@ -25,7 +28,7 @@ class SoBiRLRecipe:
         truncation: steps of a continuation.
         restarts: whether the simulator may be put into any state.
         samples: transitions the follower learns from in the first outer iteration.
-        growth: samples of the k-th are `samples · (k+1)^growth`.
+        schedule: "constant" or "paper".
     """
 
     name: ClassVar[str] = "sobirl"
@@ -35,12 +38,13 @@ class SoBiRLRecipe:
     truncation: int = attrs.field(default=50, validator=bl.is_integer(at_least=1))
     restarts: bool = attrs.field(default=True, validator=bl.is_flag())
     samples: int = attrs.field(default=20_000, validator=bl.is_integer(at_least=1))
-    growth: float = attrs.field(default=0.0, validator=bl.is_real(at_least=0.0))
+    schedule: str = attrs.field(default="constant", validator=bl.is_choice("constant", "paper"))
 
     def build(self) -> bl.Algorithm:
         """The composition."""
+        growth = PAPER_GROWTH if self.schedule == "paper" else 0.0
         return bl.Algorithm(
-            lower=SoftQLearning(samples=self.samples, growth=self.growth),
+            lower=SoftQLearning(samples=self.samples, growth=growth),
             estimator=SoBiRL(groups=self.groups, truncation=self.truncation, restarts=self.restarts),
             upper=bl.upper_level_optimizer("gradient-descent", step_size=self.step_size),
             name=self.name,

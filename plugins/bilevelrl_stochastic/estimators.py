@@ -18,7 +18,8 @@ class StocSoBiRL:
     The same expectation as `sobirl`, from a batch meant to be small. Truncated at T the bias is at most
     `2‖c‖₁ γ^T/(1−γ) · max‖∇r‖`; with a geometric random length of success probability 1−γ there is none, at an expected
     1/(1−γ) steps. Batch and truncation may grow with the number k of calls so far:
-    `B_k = B·(k+1)^batch_growth`, `T_k = T + truncation_growth·log(k+1)`.
+    `B_k = B·(k+1)^batch_growth`, and `T_k = T + truncation_growth·log(k+1)/log(1/γ)`, so that the bias falls as
+    `(k+1)^−truncation_growth`.
 
     Source: Yang, Gao and Yuan, AISTATS 2025, section 5 and algorithm 3 (arXiv 2405.19697).
 
@@ -26,7 +27,7 @@ class StocSoBiRL:
         batch: B, groups of I trajectories in the first call.
         truncation: T, steps of a continuation in the first call; None for the geometric length.
         batch_growth: the exponent of the batch's growth, at least 0.
-        truncation_growth: steps added to T for each unit of log(k+1), at least 0.
+        truncation_growth: the exponent with which the bias falls, at least 0.
         baseline: subtract from each loss the mean of the others; no bias, less variance.
         common_random_numbers: the two continuations of a visit share their random numbers; no bias, and less variance
             where they soon meet (noisy dynamics), but no less, even more, where the dynamics drive them apart.
@@ -57,7 +58,7 @@ class StocSoBiRL:
         calls = 0 if previous is None else int(previous.carry["calls"])
         truncation = self.truncation
         if truncation is not None:
-            truncation += math.floor(self.truncation_growth * math.log(calls + 1))
+            truncation += _added_steps(self.truncation_growth, calls, problem.lower.simulator(x).spec.discount)
         hyper = bl.trajectory_gradient(
             problem,
             x,
@@ -72,3 +73,8 @@ class StocSoBiRL:
             label=f"estimator {self.name!r}",
         )
         return attrs.evolve(hyper, carry={"calls": np.array(calls + 1)})
+
+
+def _added_steps(growth: float, calls: int, discount: float) -> int:
+    """Steps that make γ^T smaller by the factor `(calls + 1)^growth`; none are needed where γ = 0."""
+    return math.ceil(growth * math.log(calls + 1) / -math.log(discount)) if growth and discount else 0

@@ -74,6 +74,22 @@ def test_preferences_are_learnt_from_through_step_alone(environment: str) -> Non
     assert not isinstance(problem.lower, bl.SupportsModel)
 
 
+@pytest.mark.parametrize(("name", "exponent"), [("sobirl", 2.0), ("stoc-sobirl", 4 / 3)])
+def test_papers_schedule_lets_the_samples_grow_with_the_iteration(name: str, exponent: float) -> None:
+    """The follower's samples in the k-th iteration are `samples · (k+1)^exponent`; a constant schedule keeps them."""
+    problem = bl.problem("gridworld-preferences", size=3, horizon=6)
+    drawn = {}
+    for schedule in ("paper", "constant"):
+        counts: list[int] = []
+        algorithm = bl.algorithm(name, **RECIPES[name], schedule=schedule)
+        algorithm.run(problem, iterations=3, callback=lambda state, to=counts: to.append(state.solution.cost.samples))
+        drawn[schedule] = np.array(counts)
+    expected = 2000 * (np.arange(4) + 1.0) ** exponent
+    # Samples come in whole steps of 32 parallel trajectories.
+    np.testing.assert_allclose(drawn["paper"], expected, atol=32)
+    np.testing.assert_allclose(drawn["constant"], 2000, atol=32)
+
+
 def test_direct_and_implicit_parts_are_recorded_for_every_iteration() -> None:
     run = bl.algorithm("stoc-sobirl", **RECIPES["stoc-sobirl"]).run(
         bl.problem("gridworld-preferences", size=3, horizon=6), iterations=5

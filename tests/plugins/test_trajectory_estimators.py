@@ -233,7 +233,8 @@ def test_batch_and_truncation_grow_with_the_calls() -> None:
     for _ in range(3):
         previous = estimator.estimate(problem(), X, follower(), previous, bl.stream(0, "estimator"))
         samples.append(previous.cost.samples)
-    lengths = [3, 3 + int(2 * np.log(2)), 3 + int(2 * np.log(3))]
+    # γ = 1/2: each doubling of k + 1 takes one step a unit of growth, two here.
+    lengths = [3, 3 + 2, 3 + int(np.ceil(2 * np.log2(3)))]
     assert samples == [10 * k * HORIZON * (1 + 2 * t) for k, t in zip((1, 2, 3), lengths, strict=True)]
 
 
