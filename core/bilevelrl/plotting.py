@@ -49,7 +49,7 @@ def require_matplotlib() -> Any:
 
 def _check_suffix(path: Path, figure: Any) -> None:
     if path.suffix.removeprefix(".").lower() not in figure.canvas.get_supported_filetypes():
-        raise InputError("the name of the picture", value_words(str(path)), "one that ends in .png, .svg or .pdf")
+        raise InputError("the name of the picture", value_words(path.name), "one that ends in .png, .svg or .pdf")
 
 
 def _draw_objective(axes: Any, run: Run) -> None:
