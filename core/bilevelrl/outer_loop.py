@@ -157,13 +157,15 @@ class Algorithm:
         warm_start, previous, spent = (
             (None, None, Cost()) if before is None else (before.solution, before.hyper, before.cost)
         )
-        solution = self.lower.solve(problem, x, warm_start, streams.at("lower", iteration))
+        solution = self.lower.solve(problem, x, warm_start, streams.of(self.lower, "lower", iteration))
         if before is None:
             _check_protocol(f"the answer of {self._lower_label}", solution, LowerLevelSolution)
         if not (solution.status.usable and math.isfinite(solution.residual)):
             status = Status.NON_FINITE if solution.status.usable else solution.status
             raise StepFailed(status, self._lower_label, iteration)
-        hyper = self.estimator.estimate(problem, x, solution, previous, streams.at("estimator", iteration))
+        hyper = self.estimator.estimate(
+            problem, x, solution, previous, streams.of(self.estimator, "estimator", iteration)
+        )
         if before is None:
             _check_protocol(f"the answer of {self._estimator_label}", hyper, HyperGradient)
         self._check_estimate(hyper, x, solution, iteration)

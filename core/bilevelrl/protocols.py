@@ -257,7 +257,10 @@ class TrajectoryObjective(Protocol):
 
 @runtime_checkable
 class LowerLevelSolver(Protocol):
-    """Answers x with the follower's policy. Implementations are frozen attrs classes; fields are configuration."""
+    """Answers x with the follower's policy. Implementations are frozen attrs classes; fields are configuration.
+
+    A class that draws no random numbers may say so, `stochastic: ClassVar[bool] = False`; else it is taken to draw.
+    """
 
     name: ClassVar[str]
     requires: ClassVar[type]
@@ -271,7 +274,10 @@ class LowerLevelSolver(Protocol):
 
 @runtime_checkable
 class HyperGradientEstimator(Protocol):
-    """Differentiates the leader's objective through the follower's answer."""
+    """Differentiates the leader's objective through the follower's answer.
+
+    A class that draws no random numbers may say so, `stochastic: ClassVar[bool] = False`; else it is taken to draw.
+    """
 
     name: ClassVar[str]
     requires: ClassVar[type]

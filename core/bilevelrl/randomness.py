@@ -41,6 +41,16 @@ class Streams:
         self.seed = seed
         self._generators: dict[str, tuple[_StreamSeed, np.random.Philox]] = {}
 
+    def of(self, component: object, role: str, iteration: int) -> np.random.Generator:
+        """The stream for a component's call; one that declares `stochastic = False` gets an idle one, which is free."""
+        if getattr(component, "stochastic", True):
+            return self.at(role, iteration)
+        return self._idle
+
+    @functools.cached_property
+    def _idle(self) -> np.random.Generator:
+        return self.at("idle")
+
     def at(self, role: str, iteration: int = 0, substream: int = 0) -> np.random.Generator:
         """See `stream`."""
         if role not in self._generators:

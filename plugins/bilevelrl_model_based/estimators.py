@@ -34,6 +34,7 @@ class Implicit:
     name: ClassVar[str] = "implicit"
     requires: ClassVar[type] = bl.SupportsModel
     requires_objective: ClassVar[type] = bl.PolicyObjective
+    stochastic: ClassVar[bool] = False
 
     def estimate(
         self,
@@ -82,6 +83,7 @@ class WarmStartAdjoint:
     name: ClassVar[str] = "warm-start-adjoint"
     requires: ClassVar[type] = bl.SupportsModel
     requires_objective: ClassVar[type] = bl.PolicyObjective
+    stochastic: ClassVar[bool] = False
 
     step_size: float = attrs.field(default=0.5, validator=bl.is_real(above=0.0))
 

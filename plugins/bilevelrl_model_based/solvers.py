@@ -45,6 +45,7 @@ class SoftValueIteration:
 
     name: ClassVar[str] = "soft-value-iteration"
     requires: ClassVar[type] = bl.SupportsModel
+    stochastic: ClassVar[bool] = False
 
     sweeps: int | None = attrs.field(default=None, validator=bl.is_integer(at_least=1, optional=True))
     tolerance: float = attrs.field(default=1e-8, validator=bl.is_real(above=0.0))
@@ -115,6 +116,7 @@ class SoftPolicyIteration:
 
     name: ClassVar[str] = "soft-policy-iteration"
     requires: ClassVar[type] = bl.SupportsModel
+    stochastic: ClassVar[bool] = False
 
     tolerance: float = attrs.field(default=1e-10, validator=bl.is_real(above=0.0))
     maximum_iterations: int = attrs.field(default=200, validator=bl.is_integer(at_least=1))

@@ -98,3 +98,19 @@ def test_the_numbers_of_a_stream_are_part_of_the_format():
 def test_a_negative_seed_is_refused():
     with pytest.raises(bl.InputError, match="seed is -1; expected an integer of at least 0"):
         bl.stream(-1, "start")
+
+
+def test_component_that_declares_no_randomness_is_spared_its_stream() -> None:
+    """Anything else gets the stream of its role and iteration, declared or not."""
+
+    class Drawing:
+        stochastic = True
+
+    class Silent:
+        stochastic = False
+
+    streams = bl.randomness.Streams(3)
+    for component in (Drawing(), object()):
+        drawn = streams.of(component, "lower", 5).random()
+        assert drawn == bl.stream(3, "lower", 5).random()
+    assert streams.of(Silent(), "lower", 5) is streams.of(Silent(), "estimator", 9)
