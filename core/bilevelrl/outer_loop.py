@@ -43,6 +43,10 @@ NEEDS: dict[type, str] = {
 }
 
 
+# A gradient this many times longer than the first is no longer being descended.
+DIVERGENCE = 1e8
+
+
 class StepFailed(ArithmeticError):
     """A step could not be completed; the state before it is still good.
 
@@ -224,6 +228,7 @@ class Algorithm:
         with _quietly():
             distance = stationarity(problem.feasible_set, state.x, state.hyper.gradient)
             history.append(state, distance)
+        limit = DIVERGENCE * max(1.0, distance)
         try:
             while True:
                 if callback is not None:
@@ -234,8 +239,11 @@ class Algorithm:
                 if state.iteration >= iterations:
                     break
                 with _quietly():
-                    state = self._step(problem, state, streams)
-                    distance = stationarity(problem.feasible_set, state.x, state.hyper.gradient)
+                    moved = self._step(problem, state, streams)
+                    distance = stationarity(problem.feasible_set, moved.x, moved.hyper.gradient)
+                    if distance > limit:
+                        raise StepFailed(Status.DIVERGED, f"optimizer {self.upper.name!r}", moved.iteration)
+                    state = moved
                     history.append(state, distance)
         except StepFailed as failure:
             status, stopped_by = failure.status, f"{failure.component} at iteration {failure.iteration}"

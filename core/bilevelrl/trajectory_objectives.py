@@ -15,6 +15,7 @@ from bilevelrl.validation import (
     InputError,
     as_array,
     as_array_unchecked,
+    check_shape,
     is_flag,
     is_integer,
     is_real,
@@ -135,13 +136,16 @@ class PreferenceObjective:
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.rewards, ParametricArray):
             raise InputError("PreferenceObjective.rewards", kind_words(self.rewards), "a parametric reward")
+        if not callable(self.labeller):
+            expected = "a Labeller, a function of two sets of trajectories and a generator"
+            raise InputError("PreferenceObjective.labeller", kind_words(self.labeller), expected)
 
     def loss_and_gradient(self, x: Array, trajectories: Trajectories, rng: np.random.Generator) -> tuple[Array, Array]:
         """The losses of consecutive pairs and their mean gradient, by one pullback."""
         first, second = trajectories.part(slice(0, None, 2)), trajectories.part(slice(1, None, 2))
         if first.horizon != second.horizon or first.count != second.count:
             raise InputError("the trajectories of a pair", "unequal in number or length", "pairs of equal length")
-        labels = check_preferences(self.labeller(first, second, rng))
+        labels = check_preferences(self.labeller(first, second, rng), first.count)
         return preference_loss_and_gradient(self.rewards, x, first, second, labels, self.discount)
 
 
@@ -159,9 +163,9 @@ def preference_loss_and_gradient(
     return losses, rewards.pullback(x, cotangent)
 
 
-def check_preferences(labels: object) -> Array:
-    """Preferences as an array (N,) in [0, 1]; raises `InputError` for any other."""
-    array = as_array("preferences", labels, (None,))
+def check_preferences(labels: object, count: int | None = None) -> Array:
+    """Preferences as an array (N,) in [0, 1], N = `count` where it is given; raises `InputError` for any other."""
+    array = as_array("preferences", labels, (count,))
     outside = (array < 0) | (array > 1)
     if outside.any():
         index = int(outside.argmax())
@@ -184,10 +188,14 @@ class PreferenceDataset:
     labels: Array = attrs.field(converter=check_preferences)
 
     def __attrs_post_init__(self) -> None:
-        shapes = {self.first.actions.shape, self.second.actions.shape}
-        if len(shapes) > 1 or self.labels.size != self.first.count:
-            told = f"{self.first.actions.shape}, {self.second.actions.shape}, {self.labels.shape}"
-            raise InputError("the shapes of first, second and labels", told, "(N, H), (N, H) and (N,)")
+        for name in ("first", "second"):
+            value = getattr(self, name)
+            if not isinstance(value, Trajectories):
+                raise InputError(f"PreferenceDataset.{name}", kind_words(value), "Trajectories")
+        if self.first.actions.shape != self.second.actions.shape:
+            expected = f"{self.first.actions.shape} as of first: pairs of equal length"
+            raise InputError("the shape of PreferenceDataset.second", str(self.second.actions.shape), expected)
+        check_shape("PreferenceDataset.labels", self.labels, (self.first.count,))
 
 
 @attrs.frozen(eq=False)
@@ -200,9 +208,17 @@ class PreferenceDatasetObjective:
         discount: in [0, 1].
     """
 
+    horizon: ClassVar[int] = 1
+    trajectories: ClassVar[int] = 1
+
     rewards: Any
     dataset: PreferenceDataset
     discount: float = attrs.field(default=1.0, validator=is_real(at_least=0.0, at_most=1.0))
+
+    def loss_and_gradient(self, x: Array, trajectories: Trajectories, rng: np.random.Generator) -> tuple[Array, Array]:
+        """The mean loss for every trajectory, whatever it is: for followers that can only be simulated."""
+        value, gradient, _ = self.value_and_gradients(x, np.zeros((0, 0)))
+        return np.full(trajectories.count, value), gradient
 
     def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
         """The mean loss, its gradient, and zero."""

@@ -23,7 +23,8 @@ class SoBiRLRecipe:
     `schedule="constant"` draws the same number every time.
 
     Args:
-        step_size: β > 0, of the gradient step on x.
+        step_size: β > 0, of the gradient step on x. The implicit part is of the size of the loss over τ: a follower
+            with a low temperature needs small steps.
         groups: groups of trajectories a call of the estimator.
         truncation: steps of a continuation.
         restarts: whether the simulator may be put into any state.
@@ -33,7 +34,7 @@ class SoBiRLRecipe:
 
     name: ClassVar[str] = "sobirl"
 
-    step_size: float = attrs.field(default=0.1, validator=bl.is_real(above=0.0))
+    step_size: float = attrs.field(default=0.02, validator=bl.is_real(above=0.0))
     groups: int = attrs.field(default=64, validator=bl.is_integer(at_least=1))
     truncation: int = attrs.field(default=50, validator=bl.is_integer(at_least=1))
     restarts: bool = attrs.field(default=True, validator=bl.is_flag())

@@ -96,22 +96,24 @@ class GymnasiumPreferences:
     trajectories and answers, never a transition table, and the simulator cannot be restarted.
 
     Args:
-        environment: the environment's registered id, such as FrozenLake-v1 or Taxi-v3.
+        environment: the environment's registered id, such as CliffWalking-v1 or FrozenLake-v1.
         discount: γ of the follower, in [0, 1).
         temperature: τ > 0.
         horizon: H ≥ 1, steps compared.
         noisy: whether the labeller errs as Bradley and Terry say, or answers with the probability itself.
         steepness: how decided the labeller is, > 0, in 1/reward of the environment.
+        bound: the largest learnt reward, > 0: `|x_s| ≤ bound`.
     """
 
     name: ClassVar[str] = "gymnasium-preferences"
 
-    environment: str = attrs.field(default="FrozenLake-v1")
+    environment: str = attrs.field(default="CliffWalking-v1")
     discount: float = attrs.field(default=0.9, validator=bl.is_real(at_least=0.0, below=1.0))
-    temperature: float = attrs.field(default=0.1, validator=bl.is_real(above=0.0))
-    horizon: int = attrs.field(default=30, validator=bl.is_integer(at_least=1))
+    temperature: float = attrs.field(default=0.5, validator=bl.is_real(above=0.0))
+    horizon: int = attrs.field(default=15, validator=bl.is_integer(at_least=1))
     noisy: bool = attrs.field(default=True, validator=bl.is_flag())
-    steepness: float = attrs.field(default=5.0, validator=bl.is_real(above=0.0))
+    steepness: float = attrs.field(default=0.05, validator=bl.is_real(above=0.0))
+    bound: float = attrs.field(default=2.0, validator=bl.is_real(above=0.0))
 
     def build(self) -> bl.BilevelProblem:
         """The problem; needs the extra `gymnasium`."""
@@ -121,7 +123,9 @@ class GymnasiumPreferences:
         reward = bl.StateReward(np.zeros((world.spec.states, world.spec.actions)))
         labeller = bl.ReturnLabeller(noisy=self.noisy, steepness=self.steepness)
         return bl.BilevelProblem(
-            lower=bl.SampledMDP(world, reward), objective=bl.PreferenceObjective(reward, labeller, self.horizon)
+            lower=bl.SampledMDP(world, reward),
+            objective=bl.PreferenceObjective(reward, labeller, self.horizon),
+            feasible_set=bl.Box(-self.bound, self.bound),
         )
 
 

@@ -21,7 +21,8 @@ class StocSoBiRLRecipe:
     the squared bias of a truncation fall so; `schedule="constant"` keeps all three, which is quicker to a rough answer.
 
     Args:
-        step_size: β > 0, of the gradient step on x.
+        step_size: β > 0, of the gradient step on x. The implicit part is of the size of the loss over τ: a follower
+            with a low temperature needs small steps.
         batch: B, groups of trajectories in the first outer iteration.
         truncation: T, steps of a continuation in the first; None for geometric random lengths.
         samples: transitions the follower learns from in the first outer iteration.
@@ -30,7 +31,7 @@ class StocSoBiRLRecipe:
 
     name: ClassVar[str] = "stoc-sobirl"
 
-    step_size: float = attrs.field(default=0.1, validator=bl.is_real(above=0.0))
+    step_size: float = attrs.field(default=0.02, validator=bl.is_real(above=0.0))
     batch: int = attrs.field(default=16, validator=bl.is_integer(at_least=1))
     truncation: int | None = attrs.field(default=None, validator=bl.is_integer(at_least=1, optional=True))
     samples: int = attrs.field(default=20_000, validator=bl.is_integer(at_least=1))

@@ -231,7 +231,7 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
             bl.Trajectories(np.zeros((2, 4), int), np.zeros((2, 3), int), np.zeros((2, 3))),
             [0.5, 0.5],
         ),
-        r"the shapes of first, second and labels is \(2, 4\), \(2, 3\), \(2,\); expected \(N, H\), \(N, H\) and \(N,\)",
+        r"PreferenceDataset\.second is \(2, 3\); expected \(2, 4\) as of first: pairs of equal length",
     ),
     "horizon": (
         lambda: bl.CallableTrajectoryObjective(lambda x, d, rng: (x, x), horizon=0),
@@ -302,7 +302,6 @@ ON_THE_COMMAND_LINE = {
     "unknown problem": (["run", "frozenlake"], "did you mean 'frozenlake-shaping'"),
     "unknown algorithm": (["run", "synthetic-quadratic", "-a", "m-sobirrl"], "did you mean 'm-sobirl'"),
     "unknown solver": (["run", "synthetic-quadratic", "--lower", "soft-value"], "lower-level solver is 'soft-value'"),
-    "incomplete composition": (["run", "synthetic-quadratic", "--lower", "soft-policy-iteration"], "estimator.name"),
     "unknown option": (["run", "synthetic-quadratic", "--set", "lower.sweps=3"], "did you mean 'sweeps'"),
     "unknown part": (["run", "synthetic-quadratic", "--set", "lover.sweeps=3"], "did you mean 'lower'"),
     "option without value": (["run", "synthetic-quadratic", "--set", "sweeps"], "expected KEY=VALUE"),

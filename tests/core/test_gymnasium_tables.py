@@ -198,3 +198,10 @@ def test_table_whose_probabilities_do_not_sum_to_one_is_told() -> None:
     table = {0: {0: [(0.9, 1, 0.0, False)]}, 1: {0: [(1.0, 1, 0.0, False)]}}
     with pytest.raises(bl.InputError, match=r"sum of transitions\[0, 0, :\] is 0\.9"):
         bl.from_gymnasium(environment(table))
+
+
+def test_name_in_place_of_an_environment_is_told() -> None:
+    with pytest.raises(
+        bl.InputError, match=r"env is 'FrozenLake-v1'; expected an environment, such as gymnasium\.make"
+    ):
+        bl.from_gymnasium("FrozenLake-v1")

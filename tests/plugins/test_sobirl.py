@@ -90,6 +90,28 @@ def test_papers_schedule_lets_the_samples_grow_with_the_iteration(name: str, exp
     np.testing.assert_allclose(drawn["constant"], 2000, atol=32)
 
 
+def test_dataset_of_labelled_pairs_serves_a_follower_that_can_only_be_simulated() -> None:
+    """Its loss does not depend on the follower: the implicit part is exactly zero, the direct part the dataset's."""
+    problem = bl.problem("gridworld-preferences", size=3, horizon=6)
+    simulator, uniform = problem.lower.simulator(np.zeros(9)), np.full((9, 4), 0.25)
+    first, second = (simulator.rollout(uniform, 50, 6, bl.stream(seed, "collect")) for seed in (1, 2))
+    dataset = bl.PreferenceDataset(first, second, problem.objective.labeller(first, second, bl.stream(3, "labels")))
+    objective = bl.PreferenceDatasetObjective(problem.objective.rewards, dataset)
+    offline = attrs.evolve(problem, lower=Forbidden(problem), objective=objective, measures=None, picture=None)
+    run = bl.algorithm("sobirl", **RECIPES["sobirl"], step_size=0.1).run(offline, iterations=20)
+    assert run.history["implicit_norm"].max() == 0.0
+    assert run.history["objective"][-1] < run.history["objective"][0]
+
+
+def test_run_away_gradient_is_reported_as_divergence_with_the_last_good_state() -> None:
+    algorithm = bl.algorithm("sobirl", groups=8, truncation=10, samples=500, step_size=5.0)
+    run = algorithm.run(bl.problem("gridworld-preferences", temperature=0.05), iterations=200)
+    assert run.status is bl.Status.DIVERGED
+    assert "optimizer 'gradient-descent'" in run.stopped_by
+    assert len(run.history) == run.last.iteration + 1
+    assert np.isfinite(run.x).all()
+
+
 def test_direct_and_implicit_parts_are_recorded_for_every_iteration() -> None:
     run = bl.algorithm("stoc-sobirl", **RECIPES["stoc-sobirl"]).run(
         bl.problem("gridworld-preferences", size=3, horizon=6), iterations=5

@@ -239,7 +239,7 @@ def test_batch_and_truncation_grow_with_the_calls() -> None:
 
 
 def test_simulator_without_restarts_is_named_where_the_estimator_needs_them() -> None:
-    world = bl.problem("gymnasium-preferences")
+    world = bl.problem("gymnasium-preferences", environment="FrozenLake-v1")
     x = np.zeros(world.dimension)
     solution = attrs.make_class("Answer", {"policy": attrs.field(default=np.full((16, 4), 0.25))})()
     with pytest.raises(bl.IncompatibleError, match=r"SupportsRestart.*gymnasium-preferences.*restarts=False"):

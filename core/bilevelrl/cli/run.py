@@ -56,7 +56,7 @@ def run_command(
 ) -> None:
     """Run an algorithm on PROBLEM, a registered name or a TOML file.
 
-    On the command line `--algorithm m-sobirl` is the default where no component is named.
+    Components that are not named are those of `--algorithm`, which is m-sobirl where it is not given.
     """
     names = {"algorithm": algorithm, "lower": lower, "estimator": estimator, "upper": upper}
     settings = {"iterations": iterations, "seed": seed, "tolerance": tolerance}
@@ -90,8 +90,8 @@ def _experiment(
     if problem.endswith(".toml"):
         base = Experiment.read(Path(problem))
     else:
-        # All three components may be composed freely; where none is named, the paper's method is meant.
-        composed = any(names.values())
+        # All three components may be composed freely; where one is not named, it is that of the paper's method.
+        composed = names["algorithm"] is not None or all(names[role] is not None for role in ROLES)
         base = Experiment({"problem": {"name": problem}} | ({} if composed else {"algorithm": {"name": "m-sobirl"}}))
     tables: dict[str, dict[str, Any]] = {key: dict(table) for key, table in base.tables.items()}
     for table, name in names.items():
