@@ -141,7 +141,7 @@ def test_numbers_of_the_table_are_checked_like_any_others(outcomes: Any, sentenc
         bl.from_gymnasium(environment(two_states(outcomes)))
 
 
-@pytest.mark.parametrize("env", [None, 3, "FrozenLake-v1", SimpleNamespace(P=3)], ids=repr)
+@pytest.mark.parametrize("env", [None, 3, SimpleNamespace(P=3)], ids=repr)
 def test_what_publishes_no_table_is_told(env: Any) -> None:
     with pytest.raises(bl.InputError, match=r"the transition table of .* is missing; expected an environment with"):
         bl.from_gymnasium(env)
