@@ -9,8 +9,8 @@ from typing import Any
 import attrs
 import numpy as np
 
-from bilevelrl.simulators import FollowerSpec, Step, Trajectories, check_count, checked_indices, cumulative_rows
-from bilevelrl.validation import Array, Indices, InputError, as_array, is_integer, value_words
+from bilevelrl.simulators import FollowerSpec, Step, Trajectories, checked_indices, cumulative_rows
+from bilevelrl.validation import Array, Indices, InputError, as_array, check_count, is_integer, value_words
 
 LARGEST_SEED = 2**31
 

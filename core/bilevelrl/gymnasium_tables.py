@@ -44,7 +44,7 @@ def from_gymnasium(
     table: Any = getattr(inner, "P", None)
     if not hasattr(table, "__getitem__") or not hasattr(table, "__len__"):
         raise InputError(
-            f"the transition table of {environment_name(env)}",
+            f"the transition table of {_environment_name(env)}",
             "missing",
             "an environment with a table env.unwrapped.P, such as FrozenLake, Taxi or CliffWalking",
         )
@@ -53,7 +53,7 @@ def from_gymnasium(
         outcomes = _outcomes(table, states, actions)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise InputError(
-            f"the transition table of {environment_name(env)}",
+            f"the transition table of {_environment_name(env)}",
             f"malformed ({type(error).__name__}: {error})",
             "table[state][action] = [(probability, next state, reward, terminated), …]",
         ) from error
@@ -141,11 +141,7 @@ def _reachable(initial: Array, sources: Indices, targets: Indices, states: int) 
 
 def absorbing_states(mdp: SoftMDP) -> Mask:
     """Which states only lead to themselves under every action: (S,) booleans."""
-    rows, successors, probabilities = mdp.transitions.stored()
-    leaves = (successors != rows // mdp.actions) & (probabilities > 0)
-    absorbing = np.ones(mdp.states, dtype=bool)
-    absorbing[rows[leaves] // mdp.actions] = False
-    return absorbing
+    return mdp.transitions.absorbing
 
 
 def _initial_distribution(env: Any, states: int) -> Array:
@@ -154,12 +150,11 @@ def _initial_distribution(env: Any, states: int) -> Array:
         return as_distribution("env.unwrapped.initial_state_distrib", published, states)
     initial, start = np.zeros(states), env.reset(seed=0)[0]
     if not 0 <= start < states:
-        raise InputError(f"the state that {environment_name(env)} resets to", value_words(start), f"below {states}")
+        raise InputError(f"the state that {_environment_name(env)} resets to", value_words(start), f"below {states}")
     initial[start] = 1.0
     return initial
 
 
-def environment_name(env: Any) -> str:
-    """The environment's registered id, or its class where it has none."""
+def _environment_name(env: Any) -> str:
     spec = getattr(env, "spec", None)
     return str(getattr(spec, "id", None) or type(env).__name__)

@@ -30,7 +30,16 @@ from bilevelrl.protocols import (
 )
 from bilevelrl.randomness import Streams, stream
 from bilevelrl.run import History, OuterState, Run
-from bilevelrl.validation import Array, IncompatibleError, InputError, all_finite, as_float, kind_words, value_words
+from bilevelrl.validation import (
+    Array,
+    IncompatibleError,
+    InputError,
+    all_finite,
+    as_float,
+    check_count,
+    kind_words,
+    value_words,
+)
 
 Callback = Callable[[OuterState], None]
 
@@ -216,8 +225,8 @@ class Algorithm:
             InputError: for a mistake of the caller.
             StepFailed: where not even the starting point can be evaluated.
         """
-        _check_count("iterations", iterations)
-        _check_count("seed", seed)
+        check_count("iterations", iterations, at_least=0)
+        check_count("seed", seed, at_least=0)
         if not (math.isfinite(as_float(tolerance)) and tolerance >= 0):
             raise InputError("tolerance", value_words(tolerance), "a finite number of at least 0")
         self.check_compatible(problem)
@@ -275,11 +284,6 @@ def _has_converged(state: OuterState, distance: float, tolerance: float) -> bool
     return (
         distance <= tolerance and state.solution.residual <= tolerance and (residual is None or residual <= tolerance)
     )
-
-
-def _check_count(field: str, value: object) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
-        raise InputError(field, value_words(value), "an integer of at least 0")
 
 
 def _check_protocol(field: str, value: object, protocol: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random.bit_generator import ISpawnableSeedSequence
 
-from bilevelrl.validation import InputError, value_words
+from bilevelrl.validation import check_count
 
 
 def stream(seed: int, role: str, iteration: int = 0, substream: int = 0) -> np.random.Generator:
@@ -36,8 +36,7 @@ class Streams:
     """
 
     def __init__(self, seed: int) -> None:
-        if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
-            raise InputError("seed", value_words(seed), "an integer of at least 0")
+        check_count("seed", seed, at_least=0)
         self.seed = seed
         self._generators: dict[str, tuple[_StreamSeed, np.random.Philox]] = {}
 

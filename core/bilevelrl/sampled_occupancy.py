@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from bilevelrl.occupancy import DenseOccupancy
-from bilevelrl.simulators import SupportsRestart, Trajectories, check_count
-from bilevelrl.validation import Array, Indices, InputError
+from bilevelrl.simulators import SupportsRestart, Trajectories
+from bilevelrl.validation import Array, Indices, InputError, check_count
 
 # Steps drawn at once: enough to be worth a call, few enough to be held.
 LONGEST_SEGMENT = 64
@@ -167,9 +167,9 @@ def _remainders(
     truncation: int,
 ) -> Array:
     """`Σ_j w_j Σ_t γ^t 1{(s_t, a_t)}` over T steps from each start."""
-    flat = trajectories.observations[:, :-1] * shape[1] + trajectories.actions
     elapsed = np.arange(truncation)
-    visits = flat[rows[:, None], starts[:, None] + elapsed]
+    places = rows[:, None], starts[:, None] + elapsed
+    visits = trajectories.observations[places] * shape[1] + trajectories.actions[places]
     paid = weights[:, None] * discount**elapsed
     sums: Any = np.bincount(visits.reshape(-1), weights=paid.reshape(-1), minlength=shape[0] * shape[1])
     table: Array = sums.reshape(shape)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import itertools
-import numbers
 import os
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,7 +22,7 @@ import numpy.typing as npt
 
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.transitions import alias_entries
-from bilevelrl.validation import Array, Indices, InputError, Mask, as_array, shape_words, value_words
+from bilevelrl.validation import Array, Indices, InputError, Mask, as_array, check_count, shape_words
 
 
 @attrs.frozen(eq=False)
@@ -193,7 +192,7 @@ class TabularSimulator:
         chosen = checked_indices("actions", actions, before.size, self._mdp.actions)
         after = table.draw(before * self._mdp.actions + chosen, rng.random(chosen.size))
         self._here = after
-        return Step(after.copy(), self._rewards[before, chosen], table.absorbing[after])
+        return Step(after.copy(), self._rewards[before, chosen], self._mdp.transitions.absorbing[after])
 
     def rollout(self, policy: Array, count: int, horizon: int, rng: np.random.Generator) -> Trajectories:
         """See `Simulator.rollout`; compiled."""
@@ -262,12 +261,6 @@ def cumulative_rows(probabilities: Array) -> Array:
     sums = np.cumsum(probabilities, axis=-1)
     cumulative: Array = sums / sums[..., -1:]
     return cumulative
-
-
-def check_count(field: str, value: int) -> None:
-    """Raise `InputError` unless `value` is an integer of at least 1."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-        raise InputError(field, value_words(value), "an integer of at least 1")
 
 
 def checked_indices(field: str, value: object, count: int, size: int) -> npt.NDArray[np.int64]:

@@ -60,6 +60,15 @@ class Transitions(abc.ABC):
         """The stored entries as three flat arrays: row `s·A + a` (sorted), successor, probability."""
 
     @functools.cached_property
+    def absorbing(self) -> Mask:
+        """(S,) which states only lead to themselves, under every action."""
+        rows, successors, probabilities = self.stored()
+        leaves = (successors != rows // self.actions) & (probabilities > 0)
+        absorbing = np.ones(self.states, dtype=bool)
+        absorbing[rows[leaves] // self.actions] = False
+        return absorbing
+
+    @functools.cached_property
     def sampling_table(self) -> SamplingTable:
         """What a sampler needs, made once a kernel."""
         return SamplingTable.of(self)
@@ -95,12 +104,10 @@ class SamplingTable:
     Args:
         starts: (S·A + 1,) where each row's entries begin.
         entries: (nnz,) of `ALIAS_ENTRY`, whose labels are next states.
-        absorbing: (S,) which states only lead to themselves.
     """
 
     starts: Indices
     entries: npt.NDArray[np.void]
-    absorbing: Mask
 
     @classmethod
     def of(cls, transitions: Transitions) -> SamplingTable:
@@ -113,11 +120,7 @@ class SamplingTable:
         if (starts[1:] == starts[:-1]).any():
             s, a = divmod(int((starts[1:] == starts[:-1]).argmax()), transitions.actions)
             raise InputError(f"transitions[{s}, {a}, :]", "without a positive entry", "probabilities that sum to one")
-        states = np.repeat(np.arange(transitions.states), transitions.actions)
-        stays = np.minimum.reduceat(successors, starts[:-1]) == states
-        stays &= np.maximum.reduceat(successors, starts[:-1]) == states
-        absorbing = stays.reshape(transitions.states, transitions.actions).all(axis=1)
-        return cls(starts, alias_entries(starts, successors.astype(np.int64), probabilities), absorbing)
+        return cls(starts, alias_entries(starts, successors.astype(np.int64), probabilities))
 
     def draw(self, rows: Indices, uniforms: Array) -> Indices:
         """A successor for each row `s·A + a`; a uniform number each picks the entry and, by its fraction, the label."""

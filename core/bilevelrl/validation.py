@@ -225,6 +225,13 @@ def _entry(field: str, index: Sequence[int]) -> str:
     return f"{field}[{', '.join(map(str, index))}]" if len(index) else field
 
 
+def check_count(field: str, value: object, *, at_least: int = 1) -> None:
+    """Raise `InputError` unless `value` is an integer of at least so many; True and False are none."""
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
+    if not is_whole or value < at_least:  # type: ignore[operator]  # numbers.Integral has no order for mypy
+        raise InputError(field, value_words(value), f"an integer of at least {at_least}")
+
+
 def check_shape(field: str, array: Array, shape: Sequence[int]) -> None:
     """Raise `InputError` where an array has another shape."""
     if array.shape != tuple(shape):

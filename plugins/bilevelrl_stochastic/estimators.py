@@ -57,7 +57,7 @@ class StocSoBiRL:
         """`∇φ(x)` at the solution's policy, with a standard error. `carry["calls"]` counts k."""
         calls = 0 if previous is None else int(previous.carry["calls"])
         truncation = self.truncation
-        if truncation is not None:
+        if truncation is not None and self.truncation_growth:
             truncation += _added_steps(self.truncation_growth, calls, problem.lower.simulator(x).spec.discount)
         hyper = bl.trajectory_gradient(
             problem,
@@ -77,4 +77,4 @@ class StocSoBiRL:
 
 def _added_steps(growth: float, calls: int, discount: float) -> int:
     """Steps that make γ^T smaller by the factor `(calls + 1)^growth`; none are needed where γ = 0."""
-    return math.ceil(growth * math.log(calls + 1) / -math.log(discount)) if growth and discount else 0
+    return math.ceil(growth * math.log(calls + 1) / -math.log(discount)) if discount else 0

@@ -181,7 +181,7 @@ def test_an_absorbing_state_is_terminal_and_kept():
 
 def test_a_state_that_only_some_actions_keep_is_not_terminal():
     array = np.array([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.0, 1.0]]])
-    assert bl.DenseTransitions(array).sampling_table.absorbing.tolist() == [False, True]
+    assert bl.DenseTransitions(array).absorbing.tolist() == [False, True]
 
 
 # --- reproducibility ------------------------------------------------------------------------------------------------
