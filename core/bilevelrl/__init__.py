@@ -74,6 +74,7 @@ from bilevelrl.simulators import (
     TabularSimulator,
     Trajectories,
 )
+from bilevelrl.tags import Tags
 from bilevelrl.trajectory_gradient import trajectory_gradient
 from bilevelrl.trajectory_objectives import (
     CallableTrajectoryObjective,
@@ -227,6 +228,7 @@ __all__ = [
     "TabularReward",
     "TabularSimulator",
     "TabularSolution",
+    "Tags",
     "Trajectories",
     "TrajectoryObjective",
     "Transitions",

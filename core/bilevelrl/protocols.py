@@ -259,7 +259,7 @@ class TrajectoryObjective(Protocol):
 class LowerLevelSolver(Protocol):
     """Answers x with the follower's policy. Implementations are frozen attrs classes; fields are configuration.
 
-    A class that draws no random numbers may say so, `stochastic: ClassVar[bool] = False`; else it is taken to draw.
+    Its `tags`, a `Tags`, say what it promises: whether it is exact, draws random numbers, is biased.
     """
 
     name: ClassVar[str]
@@ -276,7 +276,7 @@ class LowerLevelSolver(Protocol):
 class HyperGradientEstimator(Protocol):
     """Differentiates the leader's objective through the follower's answer.
 
-    A class that draws no random numbers may say so, `stochastic: ClassVar[bool] = False`; else it is taken to draw.
+    Its `tags`, a `Tags`, say what it promises: whether it is exact, draws random numbers, is biased.
     """
 
     name: ClassVar[str]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random.bit_generator import ISpawnableSeedSequence
 
+from bilevelrl.tags import draws_random_numbers
 from bilevelrl.validation import check_count
 
 
@@ -41,8 +42,8 @@ class Streams:
         self._generators: dict[str, tuple[_StreamSeed, np.random.Philox]] = {}
 
     def of(self, component: object, role: str, iteration: int) -> np.random.Generator:
-        """The stream for a component's call; one that declares `stochastic = False` gets an idle one, which is free."""
-        if getattr(component, "stochastic", True):
+        """The stream for a component's call; one whose tags say it draws nothing gets an idle one, which is free."""
+        if draws_random_numbers(component):
             return self.at(role, iteration)
         return self._idle
 

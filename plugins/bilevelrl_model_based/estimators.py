@@ -34,7 +34,7 @@ class Implicit:
     name: ClassVar[str] = "implicit"
     requires: ClassVar[type] = bl.SupportsModel
     requires_objective: ClassVar[type] = bl.PolicyObjective
-    stochastic: ClassVar[bool] = False
+    tags: ClassVar[bl.Tags] = bl.Tags(exact=True)
 
     def estimate(
         self,
@@ -83,7 +83,7 @@ class WarmStartAdjoint:
     name: ClassVar[str] = "warm-start-adjoint"
     requires: ClassVar[type] = bl.SupportsModel
     requires_objective: ClassVar[type] = bl.PolicyObjective
-    stochastic: ClassVar[bool] = False
+    tags: ClassVar[bl.Tags] = bl.Tags(tracking=True)
 
     step_size: float = attrs.field(default=0.5, validator=bl.is_real(above=0.0))
 

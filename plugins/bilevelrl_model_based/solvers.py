@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from typing import ClassVar
@@ -45,11 +46,15 @@ class SoftValueIteration:
 
     name: ClassVar[str] = "soft-value-iteration"
     requires: ClassVar[type] = bl.SupportsModel
-    stochastic: ClassVar[bool] = False
 
     sweeps: int | None = attrs.field(default=None, validator=bl.is_integer(at_least=1, optional=True))
     tolerance: float = attrs.field(default=1e-8, validator=bl.is_real(above=0.0))
     maximum_sweeps: int = attrs.field(default=1_000_000, validator=bl.is_integer(at_least=1))
+
+    @functools.cached_property
+    def tags(self) -> bl.Tags:
+        """Exact where it runs to a tolerance; a fixed number of sweeps tracks."""
+        return bl.Tags(exact=True, tolerance=self.tolerance) if self.sweeps is None else bl.Tags(tracking=True)
 
     def solve(
         self,
@@ -116,10 +121,14 @@ class SoftPolicyIteration:
 
     name: ClassVar[str] = "soft-policy-iteration"
     requires: ClassVar[type] = bl.SupportsModel
-    stochastic: ClassVar[bool] = False
 
     tolerance: float = attrs.field(default=1e-10, validator=bl.is_real(above=0.0))
     maximum_iterations: int = attrs.field(default=200, validator=bl.is_integer(at_least=1))
+
+    @functools.cached_property
+    def tags(self) -> bl.Tags:
+        """Exact, to the tolerance."""
+        return bl.Tags(exact=True, tolerance=self.tolerance)
 
     def solve(
         self,

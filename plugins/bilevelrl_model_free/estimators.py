@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import attrs
@@ -45,6 +46,12 @@ class SoBiRL:
     restarts: bool = attrs.field(default=True, validator=bl.is_flag())
     baseline: bool = attrs.field(default=True, validator=bl.is_flag())
     blocks: int = attrs.field(default=8, validator=bl.is_integer(at_least=1))
+
+    tags: ClassVar[bl.Tags] = bl.Tags(stochastic=True, biased=True)
+
+    def bias_bound(self, discount: float) -> float:
+        """`γ^T` of an implicit part's largest size; without restarts what is left out has no bound: infinite."""
+        return discount**self.truncation if self.restarts else math.inf
 
     def estimate(
         self,

@@ -22,6 +22,9 @@ import numpy as np
 
 import bilevelrl as bl
 
+# ‖log π − log π*‖∞ that the default 100,000 samples stay well within where ρ reaches every state, γ ≤ 0.9, τ ≥ 0.3.
+TOLERANCE = 0.25
+
 
 @attrs.define(eq=False)
 class _Tables:
@@ -53,6 +56,7 @@ class _Learner(abc.ABC):
 
     name: ClassVar[str]
     requires: ClassVar[type] = bl.SupportsSampling
+    tags: ClassVar[bl.Tags] = bl.Tags(stochastic=True, biased=True, tolerance=TOLERANCE)
 
     samples: int = attrs.field(default=100_000, validator=bl.is_integer(at_least=1))
     trajectories: int = attrs.field(default=32, validator=bl.is_integer(at_least=1))

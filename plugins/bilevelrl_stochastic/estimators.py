@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, ClassVar
 
@@ -45,6 +46,15 @@ class StocSoBiRL:
     baseline: bool = attrs.field(default=True, validator=bl.is_flag())
     common_random_numbers: bool = attrs.field(default=True, validator=bl.is_flag())
     blocks: int = attrs.field(default=8, validator=bl.is_integer(at_least=1))
+
+    @functools.cached_property
+    def tags(self) -> bl.Tags:
+        """Unbiased with geometric lengths; a truncation biases."""
+        return bl.Tags(stochastic=True, biased=self.truncation is not None)
+
+    def bias_bound(self, discount: float) -> float:
+        """`γ^T` of an implicit part's largest size, in the first call; zero for geometric lengths."""
+        return 0.0 if self.truncation is None else discount**self.truncation
 
     def estimate(
         self,

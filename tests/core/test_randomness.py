@@ -104,10 +104,10 @@ def test_component_that_declares_no_randomness_is_spared_its_stream() -> None:
     """Anything else gets the stream of its role and iteration, declared or not."""
 
     class Drawing:
-        stochastic = True
+        tags = bl.Tags(stochastic=True)
 
     class Silent:
-        stochastic = False
+        tags = bl.Tags(exact=True)
 
     streams = bl.randomness.Streams(3)
     for component in (Drawing(), object()):
