@@ -247,6 +247,6 @@ def test_ctrl_c_is_not_taken_for_an_answer():
 
 def test_a_report_counts_what_held_and_what_did_not():
     report = testing.check_upper_level_optimizer(optimizers.Descent, examples=5)
-    assert re.match(r"upper-level optimizer '.*': 0 of \d+ laws failed, \d+ holds", str(report))
+    assert re.match(r"upper-level optimizer '.*': 0 of \d+ laws failed \(\d+ holds\)", str(report))
     assert all(outcome.examples >= 1 for outcome in report)
     assert not report.failures

@@ -71,8 +71,9 @@ class Report:
 
     def __str__(self) -> str:
         counts = {result: sum(o.result == result for o in self.outcomes) for result in (HOLDS, EXPECTED, SKIPPED)}
-        told = "".join(f", {count} {result}" for result, count in counts.items() if count)
-        lines = [f"{self.kind.value} {self.name!r}: {len(self.failures)} of {len(self.outcomes)} laws failed{told}"]
+        told = ", ".join(f"{count} {result}" for result, count in counts.items() if count)
+        heading = f"{self.kind.value} {self.name!r}: {len(self.failures)} of {len(self.outcomes)} laws failed"
+        lines = [f"{heading} ({told})" if told else heading]
         for outcome in self.failures:
             lines += ["", str(outcome.violation) if outcome.violation else f"law {outcome.law}: {outcome.detail}"]
         return "\n".join(lines)
