@@ -124,17 +124,22 @@ class LogLikelihoodObjective:
 
     Args:
         demonstrations: `d^E` (S, A), counts or discounted occupancies, not negative.
+        baseline: add `Σ_a d^E_sa`, so that `∂f/∂π_sa = Σ_b d^E_sb − d^E_sa/π_sa`: the gradient for the *normalised*
+            policy, whose mean under π is zero in each state. See `ReturnObjective`.
     """
 
     demonstrations: Array = attrs.field(converter=_demonstrations)
+    baseline: bool = attrs.field(default=False, validator=is_flag())
 
     def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
-        """`f`, zero, `−d^E/π`; infinite where a demonstrated action has probability zero."""
+        """`f`, zero, `−d^E/π` (with the baseline, if asked for); infinite where a demonstrated action never occurs."""
         check_shape("LogLikelihoodObjective.demonstrations", self.demonstrations, policy.shape)
         shown = self.demonstrations > 0
         with np.errstate(divide="ignore"):
             logs = np.log(policy, out=np.zeros_like(policy), where=shown)
             by_policy = np.divide(-self.demonstrations, policy, out=np.zeros_like(policy), where=shown)
+        if self.baseline:
+            by_policy += self.demonstrations.sum(axis=1, keepdims=True)
         return -float((self.demonstrations * logs).sum()), np.zeros_like(x), by_policy
 
 

@@ -177,6 +177,24 @@ def test_a_demonstrated_action_of_probability_zero_is_infinitely_unlikely():
     assert by_policy.tolist() == [[-1.0, 0.0]]
 
 
+@given(smooth_problems, seeds)
+def test_a_baseline_centres_the_gradient_of_the_log_likelihood(drawn, seed):
+    """`Σ_a d^E_sa` is added in each state, so that the mean under π is zero; the value stays."""
+    rng = np.random.default_rng(seed)
+    policy = interior_policy(drawn, rng)
+    shown = rng.exponential(size=policy.shape)
+    value, _, plain = bl.LogLikelihoodObjective(shown).value_and_gradients(drawn.x, policy)
+    same, _, centred = bl.LogLikelihoodObjective(shown, baseline=True).value_and_gradients(drawn.x, policy)
+    assert same == value
+    assert centred - plain == pytest.approx(
+        np.broadcast_to(shown.sum(axis=1, keepdims=True), policy.shape),
+        rel=0,
+        abs=4 * EPSILON * float(np.abs(plain).max()),
+    )
+    rounding = 4 * policy.size * EPSILON * float(shown.sum(axis=1).max())
+    assert (policy * centred).sum(axis=1) == pytest.approx(np.zeros(len(policy)), rel=0, abs=rounding)
+
+
 def test_negative_demonstrations_are_refused():
     with pytest.raises(bl.InputError, match=r"the smallest entry of demonstrations is -1.0; expected at least 0"):
         bl.LogLikelihoodObjective([[1.0, -1.0]])
