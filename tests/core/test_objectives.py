@@ -177,22 +177,36 @@ def test_a_demonstrated_action_of_probability_zero_is_infinitely_unlikely():
     assert by_policy.tolist() == [[-1.0, 0.0]]
 
 
-@given(smooth_problems, seeds)
-def test_a_baseline_centres_the_gradient_of_the_log_likelihood(drawn, seed):
-    """`Σ_a d^E_sa` is added in each state, so that the mean under π is zero; the value stays."""
+@given(drawn_problems(discount=discounts(0.0, 0.95), enters=st.just(("rewards",))), seeds)
+def test_a_baseline_leaves_the_likelihoods_adjoint_nothing_to_do(drawn, seed):
+    """At exact demonstrations `∂f/∂π` with the baseline pulls back to `(d^π − d^E)/τ` with an adjoint of zero."""
     rng = np.random.default_rng(seed)
+    mdp = drawn.lower.model(drawn.x)
+    shown = bl.discounted_occupancy(mdp, interior_policy(drawn, rng))
     policy = interior_policy(drawn, rng)
-    shown = rng.exponential(size=policy.shape)
     value, _, plain = bl.LogLikelihoodObjective(shown).value_and_gradients(drawn.x, policy)
-    same, _, centred = bl.LogLikelihoodObjective(shown, baseline=True).value_and_gradients(drawn.x, policy)
+    same, _, by_policy = bl.LogLikelihoodObjective(shown, mdp).value_and_gradients(drawn.x, policy)
     assert same == value
-    assert centred - plain == pytest.approx(
-        np.broadcast_to(shown.sum(axis=1, keepdims=True), policy.shape),
-        rel=0,
-        abs=4 * EPSILON * float(np.abs(plain).max()),
-    )
-    rounding = 4 * policy.size * EPSILON * float(shown.sum(axis=1).max())
-    assert (policy * centred).sum(axis=1) == pytest.approx(np.zeros(len(policy)), rel=0, abs=rounding)
+    spread = np.ptp(by_policy - plain, axis=1)
+    size = solve_rounding(mdp) * (1 + np.abs(plain).max()) / (1 - mdp.discount)
+    assert spread == pytest.approx(np.zeros(len(policy)), rel=0, abs=size)
+    cotangent = bl.policy_cotangent(mdp, policy, by_policy)
+    expected = (bl.discounted_occupancy(mdp, policy) - shown) / mdp.temperature
+    assert cotangent == pytest.approx(expected, rel=0, abs=size / mdp.temperature)
+    target = bl.adjoint_right_hand_side(mdp, cotangent)
+    assert target == pytest.approx(np.zeros(len(policy)), rel=0, abs=policy.size * size / mdp.temperature)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "sentence"),
+    [
+        (True, "LogLikelihoodObjective.baseline is a bool; expected a SoftMDP or None"),
+        (bl.SoftMDP(np.ones((1, 1, 1)), [[0.0]], 0.5, 1.0), r"demonstrations is \(1, 2\); expected \(1, 1\)"),
+    ],
+)
+def test_a_baseline_that_does_not_fit_is_refused(baseline, sentence):
+    with pytest.raises(bl.InputError, match=sentence):
+        bl.LogLikelihoodObjective([[1.0, 1.0]], baseline)
 
 
 def test_negative_demonstrations_are_refused():
