@@ -15,6 +15,7 @@ import bilevelrl as bl
 # Problem: algorithm and its options.
 RUNS = {
     "inverse-rl": ("m-sobirl", {"step_size": 1.0}),
+    "stackelberg-game": ("m-sobirl", {"step_size": 1.0}),
 }
 COLOURS = 256
 

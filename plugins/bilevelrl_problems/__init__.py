@@ -6,12 +6,13 @@ import bilevelrl as bl
 from bilevelrl_problems.inverse_rl import InverseRL
 from bilevelrl_problems.preferences import GridworldPreferences, GymnasiumPreferences
 from bilevelrl_problems.reward_shaping import FrozenLakeShaping, GymnasiumShaping
+from bilevelrl_problems.stackelberg_game import StackelbergGame
 from bilevelrl_problems.synthetic_quadratic import SyntheticQuadratic
 
 
 @bl.hookimpl
 def bilevelrl_problems() -> list[type]:
-    """The paper's synthetic problem, shaping, preferences, demonstrations."""
+    """The paper's synthetic problem, shaping, preferences, demonstrations, games."""
     return [
         SyntheticQuadratic,
         FrozenLakeShaping,
@@ -19,4 +20,5 @@ def bilevelrl_problems() -> list[type]:
         GridworldPreferences,
         GymnasiumPreferences,
         InverseRL,
+        StackelbergGame,
     ]

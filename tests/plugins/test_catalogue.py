@@ -17,6 +17,11 @@ CATALOGUE: dict[str, tuple[str, tuple[str, dict[str, Any]], list[dict[str, Any]]
         ("m-sobirl", {}),
         [{"size": 2}, {"features": "ground"}, {"demonstrations": 3, "instance": 4}],
     ),
+    "stackelberg-game": (
+        "catch",
+        ("m-sobirl", {}),
+        [{"rows": 2, "columns": 2}, {"informed": True}, {"catch": 0.0, "fine": 0.0, "patrol_cost": 0.0}],
+    ),
 }
 CASES = [
     pytest.param(name, algorithm, options, id=f"{name} {options}")
