@@ -16,6 +16,7 @@ import bilevelrl as bl
 RUNS = {
     "inverse-rl": ("m-sobirl", {"step_size": 1.0}),
     "stackelberg-game": ("m-sobirl", {"step_size": 1.0}),
+    "contract-design": ("m-sobirl", {"step_size": 0.1}),
 }
 COLOURS = 256
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bilevelrl as bl
+from bilevelrl_problems.contract_design import ContractDesign
 from bilevelrl_problems.inverse_rl import InverseRL
 from bilevelrl_problems.preferences import GridworldPreferences, GymnasiumPreferences
 from bilevelrl_problems.reward_shaping import FrozenLakeShaping, GymnasiumShaping
@@ -12,7 +13,7 @@ from bilevelrl_problems.synthetic_quadratic import SyntheticQuadratic
 
 @bl.hookimpl
 def bilevelrl_problems() -> list[type]:
-    """The paper's synthetic problem, shaping, preferences, demonstrations, games."""
+    """The paper's synthetic problem, shaping, preferences, demonstrations, games, contracts."""
     return [
         SyntheticQuadratic,
         FrozenLakeShaping,
@@ -21,4 +22,5 @@ def bilevelrl_problems() -> list[type]:
         GymnasiumPreferences,
         InverseRL,
         StackelbergGame,
+        ContractDesign,
     ]

@@ -22,6 +22,11 @@ CATALOGUE: dict[str, tuple[str, tuple[str, dict[str, Any]], list[dict[str, Any]]
         ("m-sobirl", {}),
         [{"rows": 2, "columns": 2}, {"informed": True}, {"catch": 0.0, "fine": 0.0, "patrol_cost": 0.0}],
     ),
+    "contract-design": (
+        "repair",
+        ("m-sobirl", {}),
+        [{"conditions": 1}, {"by_condition": False, "efforts": 5, "outcomes": 2}, {"cost": 0.0, "easy": 1.0}],
+    ),
 }
 CASES = [
     pytest.param(name, algorithm, options, id=f"{name} {options}")
