@@ -17,6 +17,7 @@ RUNS = {
     "inverse-rl": ("m-sobirl", {"step_size": 1.0}),
     "stackelberg-game": ("m-sobirl", {"step_size": 1.0}),
     "contract-design": ("m-sobirl", {"step_size": 0.1}),
+    "kl-rlhf": ("sobirl", {"step_size": 0.2, "groups": 128, "truncation": 10}),
 }
 COLOURS = 256
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bilevelrl as bl
 from bilevelrl_problems.contract_design import ContractDesign
 from bilevelrl_problems.inverse_rl import InverseRL
+from bilevelrl_problems.kl_rlhf import KLRLHF
 from bilevelrl_problems.preferences import GridworldPreferences, GymnasiumPreferences
 from bilevelrl_problems.reward_shaping import FrozenLakeShaping, GymnasiumShaping
 from bilevelrl_problems.stackelberg_game import StackelbergGame
@@ -20,6 +21,7 @@ def bilevelrl_problems() -> list[type]:
         GymnasiumShaping,
         GridworldPreferences,
         GymnasiumPreferences,
+        KLRLHF,
         InverseRL,
         StackelbergGame,
         ContractDesign,

@@ -27,6 +27,11 @@ CATALOGUE: dict[str, tuple[str, tuple[str, dict[str, Any]], list[dict[str, Any]]
         ("m-sobirl", {}),
         [{"conditions": 1}, {"by_condition": False, "efforts": 5, "outcomes": 2}, {"cost": 0.0, "easy": 1.0}],
     ),
+    "kl-rlhf": (
+        "length",
+        SAMPLING,
+        [{"vocabulary": 2, "length": 1}, {"preferences": "offline", "pairs": 5}, {"sharpness": 0.0, "instance": 3}],
+    ),
 }
 CASES = [
     pytest.param(name, algorithm, options, id=f"{name} {options}")
