@@ -8,11 +8,11 @@ reward and the principal's profit linearly, with opposite signs.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import attrs
 import numpy as np
-import scipy.stats
 
 import bilevelrl as bl
 
@@ -108,7 +108,10 @@ class ContractDesign:
         """q (S, A, Y)."""
         health = np.arange(1, self.conditions + 1) / self.conditions
         success = np.minimum(self.easy + self.skill * health[:, None] * self._degrees(), 1.0)
-        return np.asarray(scipy.stats.binom.pmf(np.arange(self.outcomes), self.outcomes - 1, success[..., None]))
+        trials, hits = self.outcomes - 1, np.arange(self.outcomes)
+        ways = np.array([float(math.comb(trials, hit)) for hit in hits])
+        chances: bl.Array = ways * success[..., None] ** hits * (1.0 - success[..., None]) ** (trials - hits)
+        return chances
 
     def _kernel(self) -> bl.Array:
         """P (S, A, S)."""
