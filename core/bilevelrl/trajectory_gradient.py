@@ -90,7 +90,7 @@ def trajectory_gradient(
         float(losses.mean()),
         DenseOccupancy(total),
         Cost(samples=batch.samples + drawn, seconds=time.perf_counter() - began),
-        Status.BUDGET_SPENT,
+        Status.BUDGET_SPENT if np.isfinite(losses).all() and np.isfinite(direct).all() else Status.NON_FINITE,
         standard_error=_standard_error(estimates, shares),
     )
 

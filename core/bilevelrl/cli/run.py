@@ -123,6 +123,14 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
     return table, key, _parse_value(text.strip())
 
 
+def parse_option(option: str, change: str, example: str) -> tuple[str, Any]:
+    """`KEY=VALUE`, given with an option of the command line, as a key and a value."""
+    key, separator, text = change.partition("=")
+    if not separator or not key.strip():
+        raise InputError(option, repr(change), f"KEY=VALUE, such as {example}")
+    return key.strip(), _parse_value(text.strip())
+
+
 def _parse_value(text: str) -> Any:
     """A TOML value, or, where it is none, the text itself: `--set problem.environment=Taxi-v3` needs no quotes."""
     try:
