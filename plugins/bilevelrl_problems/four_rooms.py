@@ -174,4 +174,4 @@ class FourRooms:
             values = bl.policy_values(leader.model(w), solution.policy, regularized=False)
             return {"leader's value": float(start @ values), "incentives spent": spent}
 
-        return bl.BilevelProblem(follower, bl.ReturnObjective(leader), measures=measures)
+        return bl.BilevelProblem(follower, bl.ReturnObjective(leader, baseline=True), measures=measures)

@@ -87,10 +87,13 @@ def draw_incentives(
         marks: cells to name.
         goals: one cell a context.
     """
+    from matplotlib.colors import PowerNorm
+
     costs = np.ma.masked_array(np.zeros(free.shape), ~free)
     costs[free] = -incentives
     axes.set_facecolor(WATER)
-    image = axes.imshow(costs, cmap="Greens", vmin=0.0, vmax=max(float(costs.max()), 1e-12))
+    # A root, so that a little spread over many cells shows beside much in one.
+    image = axes.imshow(costs, cmap="Greens", norm=PowerNorm(0.5, vmin=0.0, vmax=max(float(costs.max()), 1e-12)))
     rows, columns = np.nonzero(free)
     shifts = 0.12 * (np.arange(len(policies)) - (len(policies) - 1) / 2)
     for policy, shift, ink, goal in zip(policies, shifts, GOAL_INKS, goals, strict=True):
@@ -114,7 +117,7 @@ def draw_incentives(
         axes.text(column, row - 0.3, label, ha="center", va="center", fontsize=5.5)
     axes.tick_params(which="both", length=0, labelbottom=False, labelleft=False)
     axes.spines[:].set_visible(False)
-    axes.set_title("incentives (colour), followers' mean moves (arrows, one colour a goal G)", loc="left", fontsize=9)
+    axes.set_title("incentives (colour), mean moves to each goal G (arrows)", loc="left", fontsize=9)
     axes.figure.colorbar(image, ax=axes, shrink=0.8, label="cost of the cell, −x")
 
 
