@@ -6,6 +6,7 @@ NeurIPS 2024 (arXiv 2406.01575), whose experiment this is.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, ClassVar
 
 import attrs
@@ -105,15 +106,15 @@ def kernel(goal: int, intended: float) -> Any:
 
     A move into a wall stays. From the goal every move leads to the absorbing state.
     """
-    table = scipy.sparse.lil_array((STATES * ACTIONS, STATES))
+    absorbed = np.arange(ABSORBED * ACTIONS, STATES * ACTIONS)
+    rows, targets, chances = [*absorbed], [ABSORBED] * ACTIONS, [1.0] * ACTIONS
     for index, (row, column) in enumerate(CELLS):
-        for action in range(ACTIONS):
-            for move, (down, right) in enumerate(MOVES):
-                target = INDEX.get((row + down, column + right), index)
-                probability = intended if move == action else (1.0 - intended) / (ACTIONS - 1)
-                table[index * ACTIONS + action, target if index != goal else ABSORBED] += probability
-    table[ABSORBED * ACTIONS :, ABSORBED] = 1.0
-    return scipy.sparse.csr_array(table)
+        for action, (move, (down, right)) in itertools.product(range(ACTIONS), enumerate(MOVES)):
+            rows.append(index * ACTIONS + action)
+            targets.append(ABSORBED if index == goal else INDEX.get((row + down, column + right), index))
+            chances.append(intended if move == action else (1.0 - intended) / (ACTIONS - 1))
+    # Moves that end in the same cell are summed.
+    return scipy.sparse.csr_array((chances, (rows, targets)), shape=(STATES * ACTIONS, STATES))
 
 
 @attrs.frozen
