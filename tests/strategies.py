@@ -319,6 +319,8 @@ def drawn_problems(
     temperature: st.SearchStrategy[float] | None = None,
     enters: st.SearchStrategy[tuple[str, ...]] | None = None,
     everywhere_initial: bool = False,
+    actions: int | None = None,
+    dimension: int | None = None,
 ) -> DrawnProblem:
     """A follower whose rewards, transitions and initial distribution depend on x, some or all, with shared blocks.
 
@@ -328,8 +330,10 @@ def drawn_problems(
         temperature: τ.
         enters: which parts depend on x.
         everywhere_initial: whether ρ must be positive in every state.
+        actions: A, where it is given.
+        dimension: n, where it is given; at least 6.
     """
-    states, actions = draw(st.integers(1, 12)), draw(st.integers(1, 5))
+    states, actions = draw(st.integers(1, 12)), draw(st.integers(1, 5)) if actions is None else actions
     kind, rewards = draw(st.sampled_from(KERNELS)), draw(st.sampled_from(REWARDS))
     unreachable = draw(st.integers(0, states - 1)) if draw(st.booleans()) else 0
     measure, sparse, curved = draw(st.sampled_from(REFERENCES)), draw(st.booleans()), draw(st.booleans())
@@ -337,7 +341,7 @@ def drawn_problems(
     names = draw(some_parts if enters is None else enters)
     blocks = {name: draw(st.tuples(st.integers(0, 3), st.integers(1, 3))) for name in names}
     blocks = {name: slice(start, start + size) for name, (start, size) in blocks.items()}
-    n = max(block.stop for block in blocks.values()) + draw(st.integers(0, 1))
+    n = max(block.stop for block in blocks.values()) + draw(st.integers(0, 1)) if dimension is None else dimension
     gamma = draw(discounts() if discount is None else discount)
     tau = draw(temperatures() if temperature is None else temperature)
     pinned = draw(st.booleans()) and not everywhere_initial
@@ -365,6 +369,21 @@ def drawn_problems(
         reference=drawn_reference(rng, measure, states, actions),
         x=0.5 * rng.normal(size=n),
     )
+
+
+@st.composite
+def drawn_contexts(draw: st.DrawFn, *, at_least: int = 1) -> tuple[list[DrawnProblem], bl.Array]:
+    """One to three followers of one x, discount, temperature and number of actions; and their weights, some zero."""
+    shared = {
+        "discount": st.just(draw(discounts(high=0.99))),
+        "temperature": st.just(draw(temperatures(low=0.05))),
+        "actions": draw(st.integers(1, 4)),
+        "dimension": 6,
+    }
+    contexts = draw(st.lists(drawn_problems(**shared), min_size=at_least, max_size=3))
+    parts = np.array(draw(st.lists(st.integers(0, 9), min_size=len(contexts), max_size=len(contexts))), float)
+    parts[0] += 1.0
+    return contexts, parts / parts.sum()
 
 
 OBJECTIVES = ("quadratic", "return", "return of the shared model", "log-likelihood", "sum")

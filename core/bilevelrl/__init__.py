@@ -18,6 +18,8 @@ from bilevelrl.bellman import (
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.component_registry import Kind, Registered, Registry
 from bilevelrl.composition import compose
+from bilevelrl.contexts import ContextualMDP
+from bilevelrl.contextual_problems import ContextualObjective, ContextualTrajectoryObjective, contextual_problem
 from bilevelrl.experiment import Experiment
 from bilevelrl.feasible_sets import Ball, Box, FeasibleSet, Free, Simplex, stationarity
 from bilevelrl.gymnasium_simulator import GymnasiumSimulator, GymnasiumWorld
@@ -71,6 +73,7 @@ from bilevelrl.simulators import (
     FollowerSpec,
     Simulator,
     Step,
+    SupportsGroups,
     SupportsRestart,
     TabularSimulator,
     Trajectories,
@@ -167,6 +170,9 @@ __all__ = [
     "Box",
     "CallableReward",
     "CallableTrajectoryObjective",
+    "ContextualMDP",
+    "ContextualObjective",
+    "ContextualTrajectoryObjective",
     "Cost",
     "DenseOccupancy",
     "DenseTransitions",
@@ -226,6 +232,7 @@ __all__ = [
     "Status",
     "Step",
     "StepFailed",
+    "SupportsGroups",
     "SupportsModel",
     "SupportsRestart",
     "SupportsSampling",
@@ -245,6 +252,7 @@ __all__ = [
     "adjoint_right_hand_side",
     "algorithm",
     "compose",
+    "contextual_problem",
     "discounted_occupancy",
     "discover",
     "first_visit_occupancy",

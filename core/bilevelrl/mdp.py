@@ -73,7 +73,7 @@ class SoftMDP:
         return scaled if self.reference is None else scaled + np.log(self.reference)
 
     def replace(self, **fields: Any) -> SoftMDP:
-        """A copy with some of `transitions`, `rewards`, `initial` replaced, not validated again.
+        """A copy with some of `transitions`, `rewards`, `initial`, `reference` replaced, not validated again.
 
         For models that are valid by construction, on the path that runs once an iteration. Non-finite rewards
         surface as `Status.NON_FINITE` from the solver.

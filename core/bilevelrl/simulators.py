@@ -149,6 +149,19 @@ class SupportsRestart(Simulator, Protocol):
         """One trajectory from each observation; the first action is given, or drawn from the policy (None)."""
 
 
+@runtime_checkable
+class SupportsGroups(Simulator, Protocol):
+    """A simulator in which something is drawn once for a group of trajectories: its context."""
+
+    def rollout_groups(
+        self, policy: Array, groups: int, size: int, horizon: int, rng: np.random.Generator
+    ) -> Trajectories:
+        """`groups · size` trajectories of `horizon` steps, of which `size` consecutive ones share a context.
+
+        Given the context they are independent; each alone is distributed as one of `rollout`.
+        """
+
+
 # Fewer steps than this are drawn before a second thread has started.
 STEPS_WORTH_A_THREAD = 50_000
 
@@ -163,13 +176,16 @@ class TabularSimulator:
         mdp: the follower's MDP at x.
         threads: at most so many threads draw trajectories, which do not depend on it. None: as many as the process
             has processors.
+        contexts: where the MDP is a direct sum of several (see `ContextualMDP`), (C + 1,) the first state of each and
+            the number of all states. None: one context.
     """
 
-    def __init__(self, mdp: SoftMDP, *, threads: int | None = None) -> None:
+    def __init__(self, mdp: SoftMDP, *, threads: int | None = None, contexts: Indices | None = None) -> None:
         if threads is not None:
             check_count("threads", threads)
         self._mdp = mdp
         self._threads = threads
+        self._contexts = np.array([0, mdp.states]) if contexts is None else contexts
         self._here: Indices = np.zeros(0, dtype=np.int64)
         self._initial = cumulative_rows(mdp.initial)
         self._rewards = np.array(mdp.rewards, order="C")
@@ -198,9 +214,30 @@ class TabularSimulator:
         """See `Simulator.rollout`; compiled."""
         check_count("count", count)
         streams = _streams(rng, count)
-        uniforms = (streams[:, -1] >> np.uint64(11)) * 2.0**-53
-        starts = np.searchsorted(self._initial, uniforms, side="right")
+        starts = np.searchsorted(self._initial, _uniforms(streams), side="right")
         return self._rollout(starts, np.full(count, -1), policy, horizon, streams)
+
+    def rollout_groups(
+        self, policy: Array, groups: int, size: int, horizon: int, rng: np.random.Generator
+    ) -> Trajectories:
+        """See `SupportsGroups.rollout_groups`; the same trajectories as of `rollout` where there is one context.
+
+        The first of a group draws its state, and with it the context; the others' uniform numbers are mapped into the
+        interval of the cumulative distribution that belongs to this context.
+        """
+        check_count("groups", groups)
+        check_count("size", size)
+        streams = _streams(rng, groups * size)
+        uniforms = _uniforms(streams).reshape(groups, size)
+        first = np.searchsorted(self._initial, uniforms[:, 0], side="right")
+        context = np.searchsorted(self._contexts, first, side="right") - 1
+        ends = np.append(0.0, self._initial)[self._contexts]
+        low, high = ends[context][:, None], ends[context + 1][:, None]
+        inside = low + uniforms[:, 1:] * (high - low)
+        # Rounding must not carry a number beyond its context.
+        uniforms[:, 1:] = np.minimum(inside, np.nextafter(high, low))
+        starts = np.searchsorted(self._initial, uniforms.reshape(-1), side="right")
+        return self._rollout(starts, np.full(starts.size, -1), policy, horizon, streams)
 
     def rollout_from(
         self,
@@ -250,6 +287,11 @@ class TabularSimulator:
 def _streams(rng: np.random.Generator, count: int) -> npt.NDArray[np.uint64]:
     """(count, 5) words for each trajectory: four that seed its stream, one for its first state."""
     return rng.integers(2**64, size=(count, 5), dtype=np.uint64)
+
+
+def _uniforms(streams: npt.NDArray[np.uint64]) -> Array:
+    """(count,) uniform numbers in [0, 1) of 53 bits, of each stream's word for the first state."""
+    return np.asarray((streams[:, -1] >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
 
 
 def _processors() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bilevelrl as bl
 from bilevelrl_problems.contract_design import ContractDesign
+from bilevelrl_problems.four_rooms import FourRooms
 from bilevelrl_problems.inverse_rl import InverseRL
 from bilevelrl_problems.kl_rlhf import KLRLHF
 from bilevelrl_problems.preferences import GridworldPreferences, GymnasiumPreferences
@@ -14,7 +15,7 @@ from bilevelrl_problems.synthetic_quadratic import SyntheticQuadratic
 
 @bl.hookimpl
 def bilevelrl_problems() -> list[type]:
-    """The paper's synthetic problem, shaping, preferences, demonstrations, games, contracts."""
+    """The paper's synthetic problem, shaping, preferences, demonstrations, games, contracts, incentives."""
     return [
         SyntheticQuadratic,
         FrozenLakeShaping,
@@ -25,4 +26,5 @@ def bilevelrl_problems() -> list[type]:
         InverseRL,
         StackelbergGame,
         ContractDesign,
+        FourRooms,
     ]

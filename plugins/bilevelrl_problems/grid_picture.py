@@ -114,3 +114,61 @@ def draw_grid_pair(axes: Any, words: Any, pairs: Sequence[tuple[str, bl.Array, b
         inset.spines[:].set_visible(False)
         inset.set_title(label, fontsize=9)
     axes.figure.colorbar(image, cax=axes.inset_axes((0.2, 0.19, 0.6, 0.025)), orientation="horizontal")
+
+
+GOAL_INKS = ("#0072B2", "#D55E00")
+# Up, right, down, left; y grows downwards in the picture.
+COMPASS = np.array([(0, -1), (1, 0), (0, 1), (-1, 0)])
+
+
+def draw_incentives(
+    axes: Any, free: Any, incentives: bl.Array, policies: Any, marks: dict[str, tuple[int, int]], goals: Any
+) -> None:
+    """Colour every free cell by what it costs, and draw the mean move of each context's follower as an arrow.
+
+    Args:
+        axes: matplotlib axes.
+        free: (rows, columns), False for walls.
+        incentives: (cells,) at most zero, row-major over the free cells.
+        policies: one policy (cells, 4) a context, in the order up, right, down, left.
+        marks: cells to name.
+        goals: one cell a context.
+    """
+    from matplotlib.colors import PowerNorm
+
+    costs = np.ma.masked_array(np.zeros(free.shape), ~free)
+    costs[free] = -incentives
+    axes.set_facecolor(WATER)
+    # A root, so that a little spread over many cells shows beside much in one.
+    image = axes.imshow(costs, cmap="Greens", norm=PowerNorm(0.5, vmin=0.0, vmax=max(float(costs.max()), 1e-12)))
+    rows, columns = np.nonzero(free)
+    shifts = 0.12 * (np.arange(len(policies)) - (len(policies) - 1) / 2)
+    for policy, shift, ink, goal in zip(policies, shifts, GOAL_INKS, goals, strict=True):
+        right, down = (policy @ COMPASS).T
+        away = (rows != goal[0]) | (columns != goal[1])
+        axes.quiver(
+            (columns + shift)[away],
+            (rows + shift)[away],
+            right[away],
+            down[away],
+            color=ink,
+            angles="xy",
+            scale_units="xy",
+            scale=1.7,
+            width=0.004,
+            pivot="mid",
+        )
+        axes.text(goal[1], goal[0], "G", color=ink, ha="center", va="center", fontsize=12, weight="bold")
+    for label, (row, column) in marks.items():
+        axes.add_patch(_outline(row, column))
+        axes.text(column, row - 0.3, label, ha="center", va="center", fontsize=5.5)
+    axes.tick_params(which="both", length=0, labelbottom=False, labelleft=False)
+    axes.spines[:].set_visible(False)
+    axes.set_title("incentives (colour), mean moves to each goal G (arrows)", loc="left", fontsize=9)
+    axes.figure.colorbar(image, ax=axes, shrink=0.8, label="cost of the cell, −x")
+
+
+def _outline(row: int, column: int) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((column - 0.5, row - 0.5), 1.0, 1.0, fill=False, edgecolor="#F0C419", lw=2.0)

@@ -37,7 +37,7 @@ def test_a_planted_fault_is_caught_by_a_law_whose_name_fits(fault):
             violation = report[name].violation
             assert violation.law == name
             assert violation.formula
-            assert violation.example
+            assert violation.example or fault.kind == "problem"
             return
     pytest.fail(f"{fault.name}: {fault.why} No law of {fitting(fault)} was broken.")
 

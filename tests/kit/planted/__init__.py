@@ -710,7 +710,7 @@ STOCHASTIC_ESTIMATORS = _faults(
     "estimator",
     (
         "implicit part 1 % too large",
-        stochastic_estimators.ImplicitOnePercentTooLarge,
+        lambda: stochastic_estimators.ImplicitOnePercentTooLarge(groups=2048),
         UNBIASED,
         "A bias that only many samples show.",
     ),
@@ -728,7 +728,7 @@ STOCHASTIC_ESTIMATORS = _faults(
     ),
     (
         "direct part 1 % too large",
-        stochastic_estimators.DirectOnePercentTooLarge,
+        lambda: stochastic_estimators.DirectOnePercentTooLarge(groups=2048),
         (*UNBIASED, *DIRECT),
         "A bias that only many samples show.",
     ),

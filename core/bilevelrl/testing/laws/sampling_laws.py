@@ -31,7 +31,7 @@ FEWEST_CALLS, MOST_CALLS = 30, 300
 SECONDS_ON_A_PROBLEM = 2.0
 PARTS = ("direct", "implicit")
 RESOLUTION = 1.2e-3  # a bias of 1 % is then more than eight standard errors
-SECONDS_TO_RESOLVE, SECONDS_ELSEWHERE = 10.0, 4.0
+SECONDS_TO_RESOLVE, SECONDS_ELSEWHERE = 15.0, 4.0
 CALLS_FOR_SPREAD = 400
 
 
