@@ -56,6 +56,7 @@ from bilevelrl.protocols import (
     PolicyObjective,
     SampledSolution,
     Status,
+    StepwiseObjective,
     SupportsModel,
     SupportsSampling,
     TabularSolution,
@@ -84,6 +85,7 @@ from bilevelrl.trajectory_objectives import (
     PreferenceObjective,
     ReturnLabeller,
     RewardLabeller,
+    TrajectoryReturnObjective,
 )
 from bilevelrl.transitions import DenseTransitions, SparseTransitions, Transitions
 from bilevelrl.validation import (
@@ -222,6 +224,7 @@ __all__ = [
     "Status",
     "Step",
     "StepFailed",
+    "StepwiseObjective",
     "SupportsModel",
     "SupportsRestart",
     "SupportsSampling",
@@ -231,6 +234,7 @@ __all__ = [
     "Tags",
     "Trajectories",
     "TrajectoryObjective",
+    "TrajectoryReturnObjective",
     "Transitions",
     "UnknownNameError",
     "UpperLevelOptimizer",
