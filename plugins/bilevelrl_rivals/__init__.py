@@ -7,9 +7,10 @@ from bilevelrl_rivals.aid import ApproximateImplicit
 from bilevelrl_rivals.amd import ForwardSensitivities
 from bilevelrl_rivals.direct_only import DirectOnly
 from bilevelrl_rivals.itd import IterativeDifferentiation
+from bilevelrl_rivals.pbrl import ValuePenalty
 
 
 @bl.hookimpl
 def bilevelrl_hypergradient_estimators() -> list[type]:
     """One estimator for each rival."""
-    return [DirectOnly, IterativeDifferentiation, ForwardSensitivities, ApproximateImplicit]
+    return [DirectOnly, IterativeDifferentiation, ForwardSensitivities, ApproximateImplicit, ValuePenalty]

@@ -429,6 +429,105 @@ def test_aids_tags_follow_its_options():
         assert bl.hypergradient_estimator("aid", **options).bias_bound(0.5) == np.inf
 
 
+# --- pbrl
+
+
+def moving_problem():
+    """Rewards, transitions and start of four states depend on one x, and the leader's objective on π and x."""
+    rng = np.random.default_rng(5)
+    rewards = bl.LinearReward(rng.normal(size=(4, 3)), rng.normal(size=(4, 3, 2)))
+    kernel = bl.SoftmaxTransitions(rng.dirichlet(np.ones(4), size=(4, 3)), rng.normal(size=(48, 2)))
+    start = bl.SoftmaxInitial(np.full(4, 0.25), rng.normal(size=(4, 2)))
+    lower = bl.ParametricMDP(kernel, rewards, 0.8, 0.7, start)
+    return bl.BilevelProblem(lower, bl.QuadraticObjective(policy_target=rng.random((4, 3)))), np.array([0.3, -0.2])
+
+
+def penalised(problem, x, calls=60, **options):
+    """The estimate at x after many calls, each warm-started by the one before."""
+    estimator, hyper = bl.hypergradient_estimator("pbrl", **options), None
+    solution = solved(problem.lower.model(x))
+    for _ in range(calls):
+        hyper = estimator.estimate(problem, x, solution, hyper, None)
+    return hyper
+
+
+def penalised_objective(problem, x, hyper, penalty, initial):
+    """`f(x, π) + σ(V* − V^π)(ρ)` at the estimate's own policy."""
+    policy = np.exp(hyper.carry["logits"])
+    policy /= policy.sum(axis=1, keepdims=True)
+    mdp = problem.lower.model(x)
+    start = mdp.initial if initial == "own" else np.full(4, 0.25)
+    gap = start @ (solved(mdp).values - bl.policy_values(mdp, policy))
+    assert hyper.carry["gap"] == pytest.approx(gap, rel=1e-9)
+    return problem.objective.value_and_gradients(x, policy)[0] + penalty * gap
+
+
+@pytest.mark.parametrize("initial", ["uniform", "own"])
+def test_pbrl_differentiates_the_least_penalised_objective(initial):
+    """The envelope theorem: central differences of `min_π L_σ(x, π)`; r, P and ρ all move with x."""
+    problem, x = moving_problem()
+    options = {"penalty": 4.0, "initial": initial}
+    hyper = penalised(problem, x, **options)
+    assert hyper.residual < 1e-12
+    step, differences = 1e-4, []
+    for shift in step * np.eye(2):
+        up, down = (
+            penalised_objective(problem, x + side, penalised(problem, x + side, **options), 4.0, initial)
+            for side in (shift, -shift)
+        )
+        differences.append((up - down) / (2 * step))
+    # h² of the third derivative, and 1e-16 of σV over h.
+    np.testing.assert_allclose(hyper.gradient, differences, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("initial", ["uniform", "own"])
+def test_pbrls_bias_falls_as_one_over_the_penalty(initial):
+    problem, x = moving_problem()
+    _, exact = bl.value_and_gradient(problem, x)
+    penalties = np.array([50.0, 100.0, 200.0, 400.0])
+    errors = [
+        np.linalg.norm(penalised(problem, x, penalty=penalty, initial=initial).gradient - exact)
+        for penalty in penalties
+    ]
+    # The next order of the expansion in 1/σ is 2 % at σ = 50 and less after.
+    assert np.polyfit(np.log(penalties), np.log(errors), 1)[0] == pytest.approx(-1.0, abs=0.05)
+    assert errors[-1] < 0.02 * np.linalg.norm(exact)
+
+
+def test_pbrl_descends_in_the_policy_and_goes_on_where_it_stopped():
+    """With x fixed, the penalised objective falls call by call, and two calls of two steps are one of four."""
+    problem, x = moving_problem()
+    values = [
+        penalised_objective(problem, x, penalised(problem, x, calls=calls, penalty=4.0, steps=1), 4.0, "uniform")
+        for calls in range(1, 8)
+    ]
+    assert (np.diff(values) < 0).all()
+    twice, once = (penalised(problem, x, calls=calls, steps=steps) for calls, steps in ((2, 2), (1, 4)))
+    np.testing.assert_array_equal(twice.carry["logits"], once.carry["logits"])
+    assert (once.cost.linear_solves, once.cost.products) == (11, 5)
+
+
+def test_pbrl_keeps_to_the_follower_where_the_leader_does_not_care():
+    """Without a part of f in π the best penalised policy is the follower's own; nothing is left to differentiate."""
+    problem, x = moving_problem()
+    indifferent = attrs.evolve(problem, objective=bl.QuadraticObjective(policy_weight=0.0))
+    hyper = penalised(indifferent, x, calls=3)
+    np.testing.assert_allclose(hyper.implicit, 0, atol=1e-10)  # rounding of V, times σ = 30
+    np.testing.assert_array_equal(hyper.direct, x)
+    assert abs(hyper.carry["gap"]) < 1e-12
+
+
+def test_pbrl_leaves_the_policy_alone_where_the_followers_start_does_not_lead():
+    """With ρ in state 0 and nothing leading out of it the penalty cannot see the other state."""
+    kernel = np.broadcast_to(np.eye(2)[:, None], (2, 2, 2))
+    lower = bl.ParametricMDP(kernel, bl.TabularReward(np.zeros((2, 2))), 0.5, 1.0, np.array([1.0, 0.0]))
+    problem = bl.BilevelProblem(lower, bl.QuadraticObjective(0.0, 1.0, policy_target=np.eye(2)))
+    own, uniform = (penalised(problem, np.zeros(4), initial=initial).carry["logits"] for initial in ("own", "uniform"))
+    np.testing.assert_array_equal(own[1], np.log([0.5, 0.5]))
+    assert own[0, 0] > own[0, 1]
+    assert uniform[1, 0] < uniform[1, 1]
+
+
 # --- what all of them refuse
 
 
@@ -442,6 +541,9 @@ def test_aids_tags_follow_its_options():
         ("aid", {"damping": -1.0}, "a finite number at least 0"),
         ("aid", {"tolerance": 0.0}, "a finite number above 0 and below 1"),
         ("aid", {"preconditioner": "fischer"}, "did you mean 'fisher'"),
+        ("pbrl", {"penalty": 0.0}, "a finite number above 0"),
+        ("pbrl", {"step_size": 1.5}, "a finite number above 0 and at most 1"),
+        ("pbrl", {"steps": 0}, "an integer of at least 1"),
         ("aid", {"initial": "rho"}, "one of 'own', 'uniform'"),
     ],
 )
@@ -451,7 +553,7 @@ def test_bad_options_are_told_with_field_value_and_expectation(name, options, to
         bl.hypergradient_estimator(name, **options)
 
 
-@pytest.mark.parametrize("name", ["direct-only", "itd", "amd", "aid"])
+@pytest.mark.parametrize("name", ["direct-only", "itd", "amd", "aid", "pbrl"])
 def test_an_objective_that_is_not_finite_is_a_status_and_no_exception(name):
     """A demonstrated action of probability zero makes the log-likelihood infinite."""
     lower = bl.ParametricMDP(np.ones((1, 2, 1)), bl.TabularReward(np.zeros((1, 2))), 0.5, 1.0)
