@@ -31,14 +31,15 @@ class ValuePenalty:
     equal gradients that is multiplied by a large number: an error of π counts σ times.
 
     Source: Shen, Yang and Chen, "Principled penalty-based methods for bilevel reinforcement learning and RLHF",
-    ICML 2024 and JMLR 26, 2025 (arXiv 2402.06886), which projects gradient steps in π; the metric here makes η free of scale.
+    ICML 2024 and JMLR 26, 2025 (arXiv 2402.06886), which projects gradient steps in π; the metric here makes η free of
+    scale.
 
     Args:
         penalty: σ > 0, in units of f over units of reward.
         steps: K ≥ 1, steps on π in a call.
         step_size: η in (0, 1].
         initial: ρ of the penalty: "uniform", so that every state's policy has a price; or "own", the follower's own
-            initial distribution: in states that it does not reach π then stays as it was.
+            initial distribution: in states that it does not reach π then answers the follower's problem alone.
     """
 
     name: ClassVar[str] = "pbrl"
@@ -47,7 +48,7 @@ class ValuePenalty:
     tags: ClassVar[bl.Tags] = bl.Tags(biased=True)
 
     penalty: float = attrs.field(default=30.0, validator=bl.is_real(above=0.0))
-    steps: int = attrs.field(default=5, validator=bl.is_integer(at_least=1))
+    steps: int = attrs.field(default=10, validator=bl.is_integer(at_least=1))
     step_size: float = attrs.field(default=0.5, validator=bl.is_real(above=0.0, at_most=1.0))
     initial: str = attrs.field(default="uniform", validator=bl.is_choice("uniform", "own"))
 
@@ -97,14 +98,14 @@ class ValuePenalty:
         return LowerLevel.at(model, bl.Linearization(model.transitions, model.discount, policy), initial)
 
     def _step(self, problem: bl.BilevelProblem, x: bl.Array, level: LowerLevel) -> bl.Array:
-        """`A/τ − (G − Σ_a πG)/(στ d)` (S, A), zero where d is."""
+        """`A/τ − (G − Σ_a πG)/(στ d)` (S, A); where d is zero, A/τ alone."""
         _, _, by_policy = problem.objective.value_and_gradients(x, level.policy)
         centred = by_policy - (level.policy * by_policy).sum(axis=1, keepdims=True)
         visits = level.visits[:, None]
         direction = level.advantage - np.divide(
             centred, self.penalty * visits, out=np.zeros_like(centred), where=visits > 0
         )
-        return np.where(visits > 0, direction, 0.0) / level.model.temperature
+        return np.asarray(direction / level.model.temperature)
 
     def _value_gradient(
         self, problem: bl.BilevelProblem, x: bl.Array, model: bl.SoftMDP, occupancy: bl.Array, values: bl.Array

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bilevelrl as bl
 from bilevelrl_stochastic.estimators import StocSoBiRL
 from bilevelrl_stochastic.hpgd import HyperPolicyGradient
-from bilevelrl_stochastic.recipes import StocSoBiRLRecipe
+from bilevelrl_stochastic.recipes import HPGD, StocSoBiRLRecipe, ZeroOrderRecipe
 from bilevelrl_stochastic.zero_order import ZeroOrder
 
 
@@ -17,5 +17,5 @@ def bilevelrl_hypergradient_estimators() -> list[type]:
 
 @bl.hookimpl
 def bilevelrl_algorithms() -> list[type]:
-    """Stoc-SoBiRL."""
-    return [StocSoBiRLRecipe]
+    """Stoc-SoBiRL, HPGD, zero-order."""
+    return [StocSoBiRLRecipe, HPGD, ZeroOrderRecipe]
