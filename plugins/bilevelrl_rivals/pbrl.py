@@ -17,7 +17,9 @@ from bilevelrl_rivals.lower_level import LowerLevel, start_distribution
 class ValuePenalty:
     """PBRL: `L_σ(x, π) = f(x, π) + σ (V*_x(ρ) − V^π_x(ρ))`, alternating in π and x.
 
-    A policy π_θ of the leader's own, softmax in logits θ, is kept from call to call. A call takes K steps on it,
+    `V*` is the value of the follower's answer, evaluated anew: a lagging follower's is a lower bound, and π may then be
+    the better of the two. A policy π_θ of the leader's own, softmax in logits θ, is kept from call to call. A call
+    takes K steps on it,
 
         θ ← θ + η (A^π/τ − (G − Σ_a πG)/(στ d))          # G = ∂f/∂π at π, A^π and d from ρ
 
@@ -75,21 +77,18 @@ class ValuePenalty:
         residual = bl.maximum_norm(self._step(problem, x, level))
         objective, *_ = problem.objective.value_and_gradients(x, solution.policy)
         _, by_x, _ = problem.objective.value_and_gradients(x, level.policy)
-        visits = solution.linearization.solve_transpose(initial)
-        implicit = self.penalty * (
-            self._value_gradient(problem, x, model, visits[:, None] * solution.policy, solution.values)
-            - self._value_gradient(problem, x, model, level.visits[:, None] * level.policy, level.values)
-        )
+        best = LowerLevel.at(model, solution.linearization, initial)
+        implicit = self.penalty * (self._value_gradient(problem, x, best) - self._value_gradient(problem, x, level))
         finite = math.isfinite(objective) and math.isfinite(residual) and bool(np.isfinite(implicit).all())
         return bl.HyperGradient(
             by_x,
             implicit,
             float(objective),
             None,
-            bl.Cost(linear_solves=2 * self.steps + 3, products=self.steps + 1, seconds=time.perf_counter() - began),
+            bl.Cost(linear_solves=2 * self.steps + 4, products=self.steps + 2, seconds=time.perf_counter() - began),
             bl.Status.BUDGET_SPENT if finite else bl.Status.NON_FINITE,
             residual,
-            carry={"logits": logits, "gap": np.array(initial @ (solution.values - level.values))},
+            carry={"logits": logits, "gap": np.array(initial @ (best.values - level.values))},
         )
 
     def _level(self, model: bl.SoftMDP, logits: bl.Array, initial: bl.Array) -> LowerLevel:
@@ -107,13 +106,13 @@ class ValuePenalty:
         )
         return np.asarray(direction / level.model.temperature)
 
-    def _value_gradient(
-        self, problem: bl.BilevelProblem, x: bl.Array, model: bl.SoftMDP, occupancy: bl.Array, values: bl.Array
-    ) -> bl.Array:
+    def _value_gradient(self, problem: bl.BilevelProblem, x: bl.Array, level: LowerLevel) -> bl.Array:
         """`∇_x V^π_x(ρ)` at a fixed π; ρ's own dependence on x counts where it is the follower's."""
-        start = values if self.initial == "own" else None
-        measure = bl.DenseOccupancy(occupancy, model.discount * values, start)
-        return np.asarray(problem.lower.pullback(x, measure))
+        start = level.values if self.initial == "own" else None
+        occupancy = level.visits[:, None] * level.policy
+        return np.asarray(
+            problem.lower.pullback(x, bl.DenseOccupancy(occupancy, level.model.discount * level.values, start))
+        )
 
 
 def _log(policy: bl.Array) -> bl.Array:
