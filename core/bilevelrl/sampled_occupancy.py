@@ -42,12 +42,13 @@ def restarted_occupancy(
         rng: the generator.
         truncation: T: continuations have T steps, discounted; the bias is at most
             `2‖w‖₁ γ^T/(1−γ) · max‖∇r‖`. None: a geometric random length with success probability 1−γ, undiscounted;
-            no bias, and 1/(1−γ) steps in expectation.
+            no bias, and 1/(1−γ) steps in expectation, of those drawn; whoever is drawn in segments also
+            draws some past the end, which count.
         common_random_numbers: let the two continuations of a pair share their random numbers. Each keeps its
             distribution, so the mean stays; where the two meet they cancel exactly.
 
     Returns:
-        The signed occupancy, and the number of transitions in it (those drawn past a random end are not counted).
+        The signed occupancy, and the number of transitions drawn, those past a random end included.
     """
     discount = simulator.spec.discount
     twin = copy.deepcopy(rng) if common_random_numbers else None
@@ -73,7 +74,8 @@ def _continuations(
     table, drawn, elapsed = np.zeros(policy.shape), 0, 0
     # P(length > t) = γ^t: numpy's geometric counts trials up to the first success of probability 1−γ.
     lengths = np.full(observations.size, truncation) if truncation else rng.geometric(1.0 - discount, observations.size)
-    segment = min(LONGEST_SEGMENT, truncation or math.ceil(1.0 / (1.0 - discount)))
+    # Half the mean length: what is drawn past a random end, and thrown away, is then a quarter of the rest.
+    segment = min(LONGEST_SEGMENT, truncation or math.ceil(0.5 / (1.0 - discount)))
     here, first, alive = np.asarray(observations), actions, np.arange(observations.size)
     while alive.size:
         horizon = min(segment, int(lengths[alive].max()) - elapsed)
@@ -81,7 +83,7 @@ def _continuations(
         steps = elapsed + np.arange(horizon)
         running = steps < lengths[alive][:, None]
         table += part.visits(weights[alive][:, None] * (discount**steps if truncation else running), policy.shape)
-        drawn += int(np.count_nonzero(running))
+        drawn += part.samples
         elapsed += horizon
         surviving = lengths[alive] > elapsed
         alive, here, first = alive[surviving], part.observations[surviving, -1], None

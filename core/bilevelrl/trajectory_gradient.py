@@ -96,7 +96,7 @@ def trajectory_gradient(
         float(to_go[:, 0].mean()),
         DenseOccupancy(total),
         Cost(samples=batch.samples + drawn, seconds=time.perf_counter() - began),
-        Status.BUDGET_SPENT,
+        Status.BUDGET_SPENT if np.isfinite(losses).all() and np.isfinite(direct).all() else Status.NON_FINITE,
         standard_error=_standard_error(estimates, shares),
     )
 

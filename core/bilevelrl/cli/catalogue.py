@@ -43,12 +43,17 @@ def list_command(kind: str | None) -> None:
 @click.argument("name")
 def show_command(name: str) -> None:
     """Show one component, problem or algorithm: what it does, its options, where it came from."""
+    for index, entry in enumerate(named(name)):
+        click.echo("\n" * bool(index) + _page(entry))
+
+
+def named(name: str) -> list[Registered]:
+    """Everything registered under a name, of whatever kind; raises `UnknownNameError` where there is nothing."""
     known = registry()
     found = [entry for entry in known if entry.name == name]
     if not found:
         raise UnknownNameError("NAME", name, {entry.name for entry in known})
-    for index, entry in enumerate(found):
-        click.echo("\n" * bool(index) + _page(entry))
+    return found
 
 
 @click.command("plugins")

@@ -123,6 +123,14 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
     return table, key, _parse_value(text.strip())
 
 
+def parse_option(change: str) -> tuple[str, Any]:
+    """`KEY=VALUE` as a key and a value, for an option of one thing."""
+    key, separator, text = change.partition("=")
+    if not separator or not key.strip():
+        raise InputError("--set", repr(change), "KEY=VALUE, such as step_size=0.05")
+    return key.strip(), _parse_value(text.strip())
+
+
 def _parse_value(text: str) -> Any:
     """A TOML value, or, where it is none, the text itself: `--set problem.environment=Taxi-v3` needs no quotes."""
     try:

@@ -1,0 +1,81 @@
+"""`bilevelrl check`: hold anything registered to the laws of its kind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from bilevelrl.cli.catalogue import named
+from bilevelrl.cli.run import parse_option
+from bilevelrl.component_registry import Registered
+from bilevelrl.plugins import registry
+from bilevelrl.validation import InputError
+
+FAILED = 1
+
+
+@click.command("check")
+@click.argument("name")
+@click.option("--examples", type=int, default=50, show_default=True, help="Problems that a law is tried on.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws other problems.")
+@click.option("--deadline", type=float, default=60.0, show_default=True, help="Seconds a law may take with a problem.")
+@click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help="An option of NAME. Repeatable.")
+def check_command(name: str, examples: int, seed: int, deadline: float, changes: tuple[str, ...]) -> None:
+    """Check a component, a problem or an algorithm: every law it must obey, tried on problems drawn for it.
+
+    Exit status 1 where a law is broken; each is then told in full, with the smallest problem that breaks it.
+    """
+    try:
+        from bilevelrl import testing
+    except ImportError as error:
+        raise InputError("bilevelrl check", f"without hypothesis ({error})", "bilevelrl[testing] installed") from None
+    options = dict(parse_option(change) for change in changes)
+    failed = False
+    for index, entry in enumerate(named(name)):
+        click.echo("\n" * bool(index), nl=False)
+        click.secho(f"{entry.kind.value} {entry.name}", bold=True)
+        report = testing.check(
+            _factory(entry, options),
+            kind=entry.kind,
+            examples=examples,
+            seed=seed,
+            deadline=deadline,
+            strict=False,
+            progress=_row,
+        )
+        _conclude(report)
+        failed = failed or bool(report.failures)
+    if failed:
+        sys.exit(FAILED)
+
+
+def _factory(entry: Registered, options: Mapping[str, Any]) -> Callable[[], Any]:
+    def factory() -> Any:
+        return registry().create(entry.kind, entry.name, options)
+
+    factory()  # a mistake in the options is told as one, before anything is drawn
+    return factory
+
+
+def _row(outcome: Any) -> None:
+    if outcome.result == "skipped":
+        return
+    mark = click.style("broken" if outcome.failed else "holds ", fg="red" if outcome.failed else "green")
+    count = f"{outcome.examples:>4} example{'s' if outcome.examples != 1 else ' '}"
+    detail = f"  {outcome.detail}" if outcome.detail else ""
+    click.echo(f"  {outcome.law:<44}{mark} {count} {outcome.seconds:>7.1f} s{detail}".rstrip())
+
+
+def _conclude(report: Any) -> None:
+    skipped: dict[str, list[str]] = {}
+    for outcome in report:
+        if outcome.result == "skipped":
+            skipped.setdefault(outcome.detail, []).append(outcome.law)
+    for reason, laws in skipped.items():
+        click.echo(f"  not asked, since {reason}: {', '.join(laws)}")
+    click.secho(f"  {str(report).splitlines()[0]}", bold=True)
+    for outcome in report.failures:
+        click.echo(f"\n{outcome.violation}")

@@ -1,0 +1,356 @@
+"""The entry points: hold a component, a problem or an algorithm to every law that its tags let apply."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+from hypothesis import strategies as st
+
+from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.component_registry import Kind
+from bilevelrl.protocols import (
+    HyperGradientEstimator,
+    LowerLevelSolver,
+    SupportsModel,
+    SupportsSampling,
+    TrajectoryObjective,
+    UpperLevelOptimizer,
+)
+from bilevelrl.tags import Tags
+from bilevelrl.testing import laws as _laws
+from bilevelrl.testing.law import LAWS, Law
+from bilevelrl.testing.precise import PRECISE
+from bilevelrl.testing.report import BROKEN, EXPECTED, HOLDS, SKIPPED, UNEXPECTED, ChecksFailed, Outcome, Report
+from bilevelrl.testing.search import Found, search
+from bilevelrl.testing.strategies import bilevel_problems
+from bilevelrl.validation import InputError, UnknownNameError, as_float, check_count, kind_words
+
+del _laws  # imported for the laws it enters
+
+EXAMPLES = 50
+FOR_STATISTICS = "for precise statistics"
+DEADLINE = 60.0
+PROTOCOLS: dict[Kind, Any] = {
+    Kind.LOWER_LEVEL_SOLVER: LowerLevelSolver,
+    Kind.HYPERGRADIENT_ESTIMATOR: HyperGradientEstimator,
+    Kind.UPPER_LEVEL_OPTIMIZER: UpperLevelOptimizer,
+}
+
+Factory = Callable[[], Any]
+Expected = Mapping[str, str]
+
+
+def check_lower_level_solver(factory: Factory, **options: Any) -> Report:
+    """Hold a lower-level solver to every law of its tags; see `check` for the options.
+
+    Args:
+        factory: makes a fresh solver: its class, where that needs no arguments, or a function.
+        options: of `check`.
+
+    Raises:
+        ChecksFailed: where a law is broken, with the smallest example of each.
+        InputError: where the factory does not make a solver, or the solver's tags contradict each other.
+    """
+    return check(factory, kind=Kind.LOWER_LEVEL_SOLVER, **options)
+
+
+def check_hypergradient_estimator(factory: Factory, **options: Any) -> Report:
+    """Hold a hyper-gradient estimator to every law of its tags; as `check_lower_level_solver`."""
+    return check(factory, kind=Kind.HYPERGRADIENT_ESTIMATOR, **options)
+
+
+def check_upper_level_optimizer(factory: Factory, **options: Any) -> Report:
+    """Hold an upper-level optimizer to every law; as `check_lower_level_solver`."""
+    return check(factory, kind=Kind.UPPER_LEVEL_OPTIMIZER, **options)
+
+
+def check_algorithm(factory: Factory, **options: Any) -> Report:
+    """Hold a composed algorithm to the laws of runs; its components have checks of their own."""
+    return check(factory, kind=Kind.ALGORITHM, **options)
+
+
+def check_problem(problem: BilevelProblem, **options: Any) -> Report:
+    """Hold a bilevel problem to its laws: true derivatives, and one world in its model and its simulator.
+
+    Args:
+        problem: the problem.
+        options: of `check`; a problem is examined at its start and around it, so that there are no examples to draw.
+    """
+    if not isinstance(problem, BilevelProblem):
+        raise InputError("problem", kind_words(problem), "a BilevelProblem")
+    return check(lambda: problem, kind=Kind.PROBLEM, **options)
+
+
+def check(
+    factory: Factory,
+    *,
+    kind: Kind | None = None,
+    examples: int = EXAMPLES,
+    problems: st.SearchStrategy[BilevelProblem] | None = None,
+    laws: Iterable[str] | None = None,
+    expected_failed_checks: Expected | None = None,
+    deadline: float = DEADLINE,
+    seed: int = 0,
+    shrink: bool = True,
+    strict: bool = True,
+    progress: Callable[[Outcome], None] | None = None,
+) -> Report:
+    """Hold what a factory makes to every law that applies to it.
+
+    Args:
+        factory: makes a fresh subject, without arguments. It is called anew for every example.
+        kind: what it makes; told from the subject where not given.
+        examples: how many problems a law is tried on; laws that take long try a share of them.
+        problems: what to draw problems from, instead of the kit's own.
+        laws: the names of those to try. Default: all that apply.
+        expected_failed_checks: `{law: reason}` for laws that are known to be broken. One that holds all the same is a
+            failure, so that the list stays true.
+        deadline: seconds that a law may take with one problem before the subject is said to hang.
+        seed: of the drawing: another seed, other problems.
+        shrink: look for the smallest problem that breaks a law; False shows the first, which is quicker.
+        strict: raise where a law fails; False returns the report as it is.
+        progress: called with every outcome as it comes.
+
+    Raises:
+        ChecksFailed: where a law fails and `strict`.
+        InputError: for a factory that cannot be called without arguments, raises, or makes something else; for tags
+            that contradict each other or what the component requires.
+        UnknownNameError: for a law that there is none of that name.
+    """
+    check_count("examples", examples)
+    check_count("seed", seed, at_least=0)
+    if not 0 < as_float(deadline) < float("inf"):
+        raise InputError("deadline", str(deadline), "a positive number of seconds")
+    subject, kind = made_by(factory, kind)
+    expected = dict(expected_failed_checks or {})
+    chosen = _chosen(kind, laws, expected)
+    outcomes, hung = list[Outcome](), ""
+    for law in chosen:
+        began = time.perf_counter()
+        outcome = (
+            Outcome(law.name, SKIPPED, detail=hung)
+            if hung
+            else _outcome(law, subject, factory, problems, examples, seed, deadline, shrink, expected)
+        )
+        outcome = attrs.evolve(outcome, seconds=time.perf_counter() - began)
+        if outcome.violation is not None and outcome.violation.hung:
+            hung = f"the subject hung in {law.name}"
+        outcomes.append(outcome)
+        if progress is not None:
+            progress(outcome)
+    report = Report(_name_of(subject), kind, tuple(outcomes))
+    if strict and report.failures:
+        raise ChecksFailed(report)
+    return report
+
+
+def _outcome(
+    law: Law,
+    subject: Any,
+    factory: Factory,
+    problems: st.SearchStrategy[BilevelProblem] | None,
+    examples: int,
+    seed: int,
+    deadline: float,
+    shrink: bool,
+    expected: Expected,
+) -> Outcome:
+    reason = law.why_not(subject)
+    if reason:
+        return Outcome(law.name, SKIPPED, detail=reason)
+    drawn = drawn_for(law, subject) if problems is None or law.kind is Kind.PROBLEM else problems
+    found = search(law, factory, drawn, examples=_count(law, examples), key=seed, deadline=deadline, shrink=shrink)
+    return _judged(law, found, expected)
+
+
+def _count(law: Law, examples: int) -> int:
+    """How many problems a law is tried on: its share of the budget, or as many as there are."""
+    if law.kind is Kind.PROBLEM:
+        return 1
+    if law.problems == FOR_STATISTICS:
+        return len(PRECISE)
+    return max(1, round(law.examples * examples))
+
+
+def _judged(law: Law, found: Found, expected: Expected) -> Outcome:
+    if found.violation is not None:
+        result = EXPECTED if law.name in expected else BROKEN
+        return Outcome(law.name, result, found.examples, detail=found.violation.summary, violation=found.violation)
+    if found.reason:
+        return Outcome(law.name, SKIPPED, detail=found.reason)
+    if law.name in expected:
+        detail = f"it was expected to be broken ({expected[law.name]}), but holds: take it off the list"
+        return Outcome(law.name, UNEXPECTED, found.examples, detail=detail)
+    return Outcome(law.name, HOLDS, found.examples, detail=found.remark)
+
+
+def _chosen(kind: Kind, names: Iterable[str] | None, expected: Expected) -> list[Law]:
+    known = {name: law for (of, name), law in LAWS.items() if of is kind}
+    for name in [*(names or ()), *expected]:
+        if name not in known:
+            raise UnknownNameError(f"law of a {kind.value}", name, known)
+    return list(known.values()) if names is None else [known[name] for name in dict.fromkeys(names)]
+
+
+# --- The subject
+
+
+def made_by(factory: Factory, kind: Kind | None = None) -> tuple[Any, Kind]:
+    """What a factory makes, and its kind; raises `InputError` where either is not what it should be."""
+    if not callable(factory):
+        raise InputError("factory", kind_words(factory), "a function that makes a fresh component, or its class")
+    label = getattr(factory, "__name__", type(factory).__name__)
+    try:
+        subject = factory()
+    except Exception as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        expected = "a component: a factory is called without arguments, so give options in a lambda"
+        raise InputError(f"what factory {label!r} makes", told, expected) from error
+    found = _kind_of(subject)
+    if found is None or (kind is not None and found is not kind):
+        wanted = kind.value if kind is not None else "solver, an estimator, an optimizer, a problem or an algorithm"
+        missing = _missing(subject, kind)
+        raise InputError(f"what factory {label!r} makes", kind_words(subject) + missing, f"a {wanted}")
+    if found in (Kind.LOWER_LEVEL_SOLVER, Kind.HYPERGRADIENT_ESTIMATOR):
+        _check_tags(subject)
+    return subject, found
+
+
+def _kind_of(subject: Any) -> Kind | None:
+    if isinstance(subject, type):
+        return None
+    if isinstance(subject, BilevelProblem):
+        return Kind.PROBLEM
+    if all(hasattr(subject, part) for part in ("lower", "estimator", "upper", "run")):
+        return Kind.ALGORITHM
+    return next((kind for kind, protocol in PROTOCOLS.items() if isinstance(subject, protocol)), None)
+
+
+def _missing(subject: Any, kind: Kind | None) -> str:
+    if kind not in PROTOCOLS:
+        return ""
+    lacking = [member for member in ("name", *kind.members) if not hasattr(subject, member)]
+    return f" without {', '.join(map(repr, lacking))}" if lacking else ""
+
+
+def _check_tags(subject: Any) -> None:
+    label = f"tags of {_name_of(subject)!r}"
+    declared = getattr(subject, "tags", None)
+    if not isinstance(declared, Tags):
+        value = "not declared" if declared is None else kind_words(declared)
+        raise InputError(label, value, "a bilevelrl.Tags, such as Tags(exact=True), so that the kit knows what to ask")
+    if declared.exact and subject.requires is SupportsSampling:
+        raise InputError(label, "exact, of one that sees samples only", "stochastic=True, or requires = SupportsModel")
+    said = getattr(subject, "bias_bound", None)
+    if said is not None and not declared.biased and float(said(0.5)) > 0:
+        raise InputError(label, "not biased, with a bias_bound above zero", "biased=True, or a bias_bound of 0")
+
+
+def _name_of(subject: Any) -> str:
+    return str(getattr(subject, "name", type(subject).__name__))
+
+
+# --- The problems
+
+
+def drawn_for(law: Law, subject: Any) -> st.SearchStrategy[Any]:
+    """What a law's problems are drawn from, for a subject.
+
+    A law names them: "any"; "moderate" (γ ≤ 0.9, τ ≥ 0.25), where differences must resolve; "quickly forgotten"
+    (γ ≤ ½, τ ≥ 0.25), where slow iterations must converge; "fully visited" (ρ > 0 everywhere, γ ≤ 0.9, 0.5 ≤ τ ≤ 5);
+    "with a reference"; "for precise statistics" (three problems, see `precise`). A subject that estimates from
+    trajectories gets objectives of trajectories, one that only samples gets rewards that depend on x.
+    """
+    if law.kind is Kind.PROBLEM:
+        return st.just(_AT_ITS_START)
+    if law.problems == FOR_STATISTICS:
+        return st.sampled_from(PRECISE)
+    return _strategy(law.problems, *_wishes(subject, law.kind))
+
+
+_AT_ITS_START = "the problem itself, at its start"
+
+
+def _wishes(subject: Any, kind: Kind) -> tuple[bool, bool]:
+    """Whether the objective is to be one of trajectories, and whether x may enter the rewards only."""
+    estimator = subject.estimator if kind is Kind.ALGORITHM else subject
+    solver = subject.lower if kind is Kind.ALGORITHM else subject
+    of_trajectories = getattr(estimator, "requires_objective", None) is TrajectoryObjective
+    samples = any(getattr(part, "requires", SupportsModel) is not SupportsModel for part in (estimator, solver))
+    return of_trajectories, samples
+
+
+@functools.lru_cache(maxsize=64)
+def _strategy(problems: str, of_trajectories: bool, samples: bool) -> st.SearchStrategy[BilevelProblem]:
+    options: dict[str, Any] = {"bounded": True}
+    if of_trajectories:
+        options |= {"objective": "trajectory"}
+    elif samples:
+        options |= {"parts": ("rewards",), "discount": st.sampled_from((0.5, 0.0, 0.9))}
+    if problems == "moderate":
+        options |= {"discount": st.sampled_from((0.5, 0.9, 0.0)), "temperature": st.sampled_from((1.0, 0.25, 5.0))}
+    elif problems == "quickly forgotten":
+        options |= {"discount": st.sampled_from((0.5, 0.0, 0.25)), "temperature": st.sampled_from((1.0, 0.25, 5.0))}
+    elif problems == "fully visited":
+        discounts = st.sampled_from((0.5, 0.9, 0.0))
+        options |= {"discount": discounts, "temperature": st.sampled_from((1.0, 0.5, 5.0)), "reachable": True}
+    elif problems == "with a reference":
+        options |= {"reference": True}
+    return bilevel_problems(**options)
+
+
+# --- For pytest
+
+
+def parametrize_with_checks(
+    subjects: Sequence[Any],
+    *,
+    expected_failed_checks: Expected | Callable[[Any], Expected] | None = None,
+    **options: Any,
+) -> Any:
+    """A pytest decorator: one test, with an id of its own, for each law and subject.
+
+        @testing.parametrize_with_checks([MySolver, lambda: MyEstimator(step_size=0.1), my_problem])
+        def test_laws(check):
+            check()
+
+    Args:
+        subjects: factories as `check` takes them, and problems as they are.
+        expected_failed_checks: `{law: reason}` for all subjects, or a function of the subject that returns it. Such a
+            test is marked to fail, and fails where it passes.
+        options: of `check`.
+    """
+    import pytest
+
+    parameters = []
+    for given_subject in subjects:
+        factory = _factory_of(given_subject)
+        subject, kind = made_by(factory)
+        known = expected_failed_checks(subject) if callable(expected_failed_checks) else expected_failed_checks
+        for law in _chosen(kind, options.get("laws"), {}):
+            if law.why_not(subject):
+                continue
+            reason = (known or {}).get(law.name)
+            marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True, raises=ChecksFailed)]
+            one = functools.partial(
+                _check_one, factory, kind, law.name, {k: v for k, v in options.items() if k != "laws"}
+            )
+            parameters.append(pytest.param(one, id=f"{_name_of(subject)}-{law.name}", marks=marks))
+    return pytest.mark.parametrize("check", parameters)
+
+
+def _factory_of(subject: Any) -> Factory:
+    return (lambda: subject) if isinstance(subject, BilevelProblem) else subject
+
+
+def _check_one(factory: Factory, kind: Kind, law: str, options: Mapping[str, Any]) -> Report:
+    import pytest
+
+    report = check(factory, kind=kind, laws=[law], **options)
+    if report[law].result == SKIPPED:
+        pytest.skip(report[law].detail)
+    return report

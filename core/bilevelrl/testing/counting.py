@@ -1,0 +1,163 @@
+"""Counting what a component really does: passes over P, linear solves, products, transitions drawn."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bilevelrl.bellman import Linearization
+from bilevelrl.simulators import FollowerSpec, Step, SupportsRestart, Trajectories
+from bilevelrl.testing.violation import NotApplicable
+from bilevelrl.transitions import DenseTransitions, SparseTransitions, Transitions
+from bilevelrl.validation import Array, Indices
+
+
+@attrs.define
+class Tally:
+    """What happened, as the instruments saw it.
+
+    Args:
+        backups: calls of `expectation`, each one pass over P.
+        linear_solves: solves of a `Linearization` of the model, with the matrix or its transpose.
+        products: its products outside of solves.
+        samples: transitions drawn.
+        seen_raw: whether P was read in a way that hides what is done with it: the counts are then lower bounds.
+    """
+
+    backups: int = 0
+    linear_solves: int = 0
+    products: int = 0
+    samples: int = 0
+    seen_raw: bool = False
+
+
+class _Counted:
+    """What both counted kernels have in common; `original` does the work."""
+
+    original: Any
+    tally: Tally
+
+    def expectation(self, values: Array) -> Array:
+        self.tally.backups += 1
+        return np.asarray(self.original.expectation(values))
+
+    def transpose_expectation(self, weights: Array) -> Array:
+        return np.asarray(self.original.transpose_expectation(weights))
+
+    def under(self, policy: Array) -> Any:
+        return self.original.under(policy)
+
+    def row(self, state: int, action: int) -> tuple[Indices, Array]:
+        self.tally.seen_raw = True
+        pair: tuple[Indices, Array] = self.original.row(state, action)
+        return pair
+
+    def stored(self) -> tuple[Indices, Indices, Array]:
+        self.tally.seen_raw = True
+        triple: tuple[Indices, Indices, Array] = self.original.stored()
+        return triple
+
+    @property
+    def probabilities(self) -> Any:
+        self.tally.seen_raw = True
+        return self.original.probabilities
+
+
+class _CountedDense(_Counted, DenseTransitions):  # type: ignore[override]
+    """Counts, and passes for the dense kernel that it stands for."""
+
+    @property
+    def _flat(self) -> Any:  # type: ignore[override]
+        self.tally.seen_raw = True
+        return self.original._flat
+
+
+class _CountedSparse(_Counted, SparseTransitions):
+    """Counts, and passes for the sparse kernel that it stands for."""
+
+
+def counted_transitions(original: Transitions, tally: Tally) -> Transitions:
+    """The same kernel, of the same class as far as `isinstance` can tell."""
+    kind = _CountedSparse if isinstance(original, SparseTransitions) else _CountedDense
+    if not isinstance(original, DenseTransitions | SparseTransitions):
+        raise NotApplicable("the problem's transitions are of a class of their own, which cannot be counted")
+    counted: Any = object.__new__(kind)
+    counted.__dict__.update(original=original, tally=tally, states=original.states, actions=original.actions)
+    kernel: Transitions = counted
+    return kernel
+
+
+@contextlib.contextmanager
+def counting_linear_algebra(tally: Tally) -> Iterator[None]:
+    """Count the solves and products of every `Linearization` of a kernel that `tally` counts."""
+    originals = {
+        name: getattr(Linearization, name) for name in ("solve", "solve_transpose", "apply", "apply_transpose")
+    }
+    depth = 0
+
+    def watched(name: str) -> Callable[..., Array]:
+        original, field = originals[name], "linear_solves" if name.startswith("solve") else "products"
+
+        def method(self: Linearization, argument: Array) -> Array:
+            nonlocal depth
+            if depth == 0 and getattr(self.transitions, "tally", None) is tally:
+                setattr(tally, field, getattr(tally, field) + 1)
+            depth += 1
+            try:
+                answer: Array = original(self, argument)
+            finally:
+                depth -= 1
+            return answer
+
+        return method
+
+    try:
+        for name in originals:
+            setattr(Linearization, name, watched(name))
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(Linearization, name, original)
+
+
+class CountingSimulator:
+    """A simulator that counts the transitions it hands out; it can be restarted where the original can."""
+
+    def __init__(self, original: Any, tally: Tally) -> None:
+        self._original, self._tally = original, tally
+        if isinstance(original, SupportsRestart):
+            self.rollout_from = self._rollout_from
+
+    @property
+    def spec(self) -> FollowerSpec:
+        """The original's."""
+        spec: FollowerSpec = self._original.spec
+        return spec
+
+    def reset(self, count: int, rng: np.random.Generator) -> Indices:
+        """No transition."""
+        observations: Indices = self._original.reset(count, rng)
+        return observations
+
+    def step(self, actions: Indices, rng: np.random.Generator) -> Step:
+        """One transition an environment."""
+        self._tally.samples += int(np.size(actions))
+        step: Step = self._original.step(actions, rng)
+        return step
+
+    def rollout(self, policy: Array, count: int, horizon: int, rng: np.random.Generator) -> Trajectories:
+        """N·H transitions."""
+        drawn: Trajectories = self._original.rollout(policy, count, horizon, rng)
+        self._tally.samples += drawn.samples
+        return drawn
+
+    def _rollout_from(
+        self, observations: Indices, actions: Indices | None, policy: Array, horizon: int, rng: np.random.Generator
+    ) -> Trajectories:
+        drawn: Trajectories = self._original.rollout_from(observations, actions, policy, horizon, rng)
+        self._tally.samples += drawn.samples
+        return drawn

@@ -1,0 +1,125 @@
+"""What drawn problems are made of: MDPs and problems that print as source, and parts that are not linear in x.
+
+Lambdas could not be written into a test; these can.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+
+import bilevelrl as bl
+from bilevelrl.testing.source import source
+from bilevelrl.validation import as_array, check_shape
+
+
+class PrintsSource:
+    """Its `repr` is Python source that rebuilds it, in Hypothesis's reports too."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return source(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        first, *others = source(self).splitlines()
+        printer.text(first)
+        for line in others:
+            printer.break_()
+            printer.text(line)
+
+
+class DrawnSoftMDP(PrintsSource, bl.SoftMDP):
+    """A `SoftMDP` whose `repr` rebuilds it."""
+
+    written_as: ClassVar[type] = bl.SoftMDP
+
+
+class DrawnParametricMDP(PrintsSource, bl.ParametricMDP):
+    """A `ParametricMDP` whose `repr` rebuilds it."""
+
+    written_as: ClassVar[type] = bl.ParametricMDP
+
+
+class DrawnBilevelProblem(PrintsSource, bl.BilevelProblem):
+    """A `BilevelProblem` whose `repr` rebuilds it."""
+
+    __slots__ = ()
+
+    written_as: ClassVar[type] = bl.BilevelProblem
+
+
+def _base(value: object) -> bl.Array:
+    return as_array("TanhReward.base", value, (None, None))
+
+
+@attrs.frozen(eq=False, repr=False)
+class TanhReward(PrintsSource):
+    """`r_sa(x) = base_sa + tanh(Σ_k φ_sak x_k)`: smooth, bounded, and not linear in x.
+
+    Args:
+        base: (S, A).
+        features: φ, (S, A, n) or (S·A, n), dense or scipy sparse.
+    """
+
+    base: bl.Array = attrs.field(converter=_base)
+    features: Any = attrs.field()
+    _exponent: bl.LinearReward = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        exponent = bl.LinearReward(np.zeros_like(self.base), self.features)
+        object.__setattr__(self, "_exponent", exponent)
+        object.__setattr__(self, "features", exponent.features)
+
+    @property
+    def dimension(self) -> int:
+        """The number of features."""
+        return self._exponent.dimension
+
+    def __call__(self, x: bl.Array) -> bl.Array:
+        """`base + tanh(φx)`."""
+        return np.asarray(self.base + np.tanh(self._exponent(x)))
+
+    def pullback(self, x: bl.Array, cotangent: bl.Array) -> bl.Array:
+        """`φᵀ (r̄ ⊙ (1 − tanh²(φx)))`."""
+        slope = 1.0 - np.tanh(self._exponent(x)) ** 2
+        return self._exponent.pullback(x, cotangent * slope)
+
+
+def _table(value: object) -> bl.Array:
+    return as_array("TableLoss.table", value, (None, None))
+
+
+def _x_weights(value: object) -> bl.Array:
+    return as_array("TableLoss.x_weights", value, (None,))
+
+
+@attrs.frozen(eq=False, repr=False)
+class TableLoss(PrintsSource):
+    """`l = (1 + b·x) g(Σ_i Σ_h table[s^i_h, a^i_h])`, with `g(z) = z` or `tanh(z)`: it draws nothing.
+
+    Args:
+        table: what a visit counts, (S, A).
+        x_weights: b (n,).
+        horizon: H ≥ 1.
+        trajectories: I ≥ 1.
+        curved: g is tanh, so the loss does not split into one term for each trajectory.
+    """
+
+    table: bl.Array = attrs.field(converter=_table)
+    x_weights: bl.Array = attrs.field(converter=_x_weights)
+    horizon: int = attrs.field(validator=bl.is_integer(at_least=1))
+    trajectories: int = attrs.field(default=1, validator=bl.is_integer(at_least=1))
+    curved: bool = attrs.field(default=False, validator=bl.is_flag())
+
+    def loss_and_gradient(
+        self, x: bl.Array, trajectories: bl.Trajectories, rng: np.random.Generator
+    ) -> tuple[bl.Array, bl.Array]:
+        """`l` of each group, and `b` times the mean of g."""
+        check_shape("TableLoss.x_weights", self.x_weights, x.shape)
+        visited = self.table[trajectories.observations[:, :-1], trajectories.actions]
+        sums = visited.reshape(-1, self.trajectories * trajectories.horizon).sum(axis=1)
+        judged = np.tanh(sums) if self.curved else sums
+        return (1.0 + self.x_weights @ x) * judged, self.x_weights * judged.mean()

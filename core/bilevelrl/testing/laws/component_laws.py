@@ -1,0 +1,333 @@
+"""What any solver and any estimator owes its callers, whatever it computes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.component_registry import Kind
+from bilevelrl.mdp import SoftMDP
+from bilevelrl.protocols import HyperGradient, Status
+from bilevelrl.testing.counting import Tally, counted_transitions, counting_linear_algebra
+from bilevelrl.testing.exact import point_of
+from bilevelrl.testing.law import Condition, Law, deterministic, exact, law
+from bilevelrl.testing.question import ask, expect_agreement, facts_of, given_answer, kind_of, needs_model
+from bilevelrl.testing.snapshots import arrays_of, saved_and_restored
+from bilevelrl.testing.variations import (
+    Altered,
+    ChangedObjective,
+    OnlyModel,
+    OnlySampling,
+    Relabelled,
+    Untouched,
+    stored_otherwise,
+    with_lower,
+)
+from bilevelrl.testing.violation import NotApplicable, expect, expect_close, expect_same
+from bilevelrl.validation import Array, Indices
+
+BOTH = (Kind.LOWER_LEVEL_SOLVER, Kind.HYPERGRADIENT_ESTIMATOR)
+
+
+def component_law(
+    *conditions: Condition, problems: str = "any", examples: float = 1.0
+) -> Callable[[Callable[[Any, Any], None]], Law]:
+    """A law of solvers and of estimators."""
+
+    def enter(function: Callable[[Any, Any], None]) -> Law:
+        for kind in BOTH:
+            made = law(kind, *conditions, problems=problems, examples=examples)(function)
+        return made
+
+    return enter
+
+
+def model_needed(subject: Any) -> str:
+    """Only for those that see the model: a sampler draws other numbers from a rearranged one."""
+    return "" if needs_model(subject) else "it sees samples only"
+
+
+def _another_point(x: Array) -> Array:
+    return x + 0.25
+
+
+def _expect_same_facts(what: str, came: Any, expected: Any) -> None:
+    wanted = facts_of(expected)
+    got = facts_of(came)
+    expect_same(f"what the answer says, {what}", sorted(got), sorted(wanted))
+    for name, value in wanted.items():
+        expect_same(f"{name}, {what}", got[name], value)
+
+
+@component_law(examples=0.5)
+def inputs_are_not_mutated(subject: Any, problem: BilevelProblem) -> None:
+    """A call leaves x, the model, the solution, the warm start and its own earlier answers as they were."""
+    x = point_of(problem)
+    model = problem.lower.model(x)
+    held = {name: np.array(array) for name, array in vars(model).items() if isinstance(array, np.ndarray)}
+    shared = model.replace(rewards=held["rewards"], initial=held["initial"])
+    kept = with_lower(problem, Altered(problem.lower, lambda mdp: shared))
+    solution = given_answer(subject, kept, x) if kind_of(subject) is Kind.HYPERGRADIENT_ESTIMATOR else None
+    first = ask(subject, kept, x, solution=solution)
+    inputs = {"x": x, "model": shared, "solution": solution, "the previous answer": first}
+    before = {
+        f"{label}{path}": (array, array.copy()) for label, value in inputs.items() for path, array in arrays_of(value)
+    }
+    ask(subject, kept, x, previous=first, solution=solution, key=1)
+    for path, (array, copied) in before.items():
+        expect_same(f"{path} after the call", array, copied)
+    expect_same("model.rewards after both calls", shared.rewards, model.rewards)
+    expect_same("x after both calls", x, point_of(problem))
+
+
+@component_law(examples=0.5)
+def same_key_same_answer(subject: Any, problem: BilevelProblem) -> None:
+    """Equal inputs and equal random streams give equal answers, bit for bit."""
+    x = point_of(problem)
+    first = copy.deepcopy(facts_of(ask(subject, problem, x, key=7)))
+    again = facts_of(ask(subject, problem, x, key=7))
+    for name, value in first.items():
+        expect_same(f"{name} of a second call with the same key", again.get(name), value)
+
+
+@component_law(examples=0.5)
+def calls_are_independent(subject: Any, problem: BilevelProblem) -> None:
+    """What a call answers does not depend on the calls before it, except through the warm start it is given."""
+    x = point_of(problem)
+    first = copy.deepcopy(ask(subject, problem, x, key=3))
+    ask(subject, problem, _another_point(x), key=4)
+    _expect_same_facts("after a call at another x", ask(subject, problem, x, key=3), first)
+
+
+def _strided(array: Array) -> Array:
+    """The same numbers, not contiguous, not writable."""
+    wide = np.zeros((*array.shape[:-1], 2 * array.shape[-1]))
+    wide[..., ::2] = array
+    view = wide[..., ::2]
+    view.flags.writeable = False
+    return view
+
+
+def _column_major(value: Any) -> Any:
+    changed = {
+        field.name: np.asfortranarray(getattr(value, field.name))
+        for field in attrs.fields(type(value))
+        if isinstance(getattr(value, field.name), np.ndarray) and field.init
+    }
+    return attrs.evolve(value, **changed)
+
+
+@component_law(examples=0.5)
+def memory_layout_does_not_matter(subject: Any, problem: BilevelProblem) -> None:
+    """Strided, read-only and column-major arrays of the same numbers give the same answer, to rounding."""
+    x = point_of(problem)
+    is_solver = kind_of(subject) is Kind.LOWER_LEVEL_SOLVER
+    solution = None if is_solver else given_answer(subject, problem, x)
+    expected = ask(subject, problem, x, solution=solution)
+
+    def rearranged(mdp: SoftMDP) -> SoftMDP:
+        return mdp.replace(rewards=_strided(mdp.rewards), initial=_strided(mdp.initial))
+
+    objective = ChangedObjective(
+        problem.objective, answers=lambda value, by_x, by_policy: (value, _strided(by_x), np.asfortranarray(by_policy))
+    )
+    moved = attrs.evolve(problem, lower=Altered(problem.lower, rearranged), objective=objective)
+    if solution is not None:
+        solution = _column_major(solution)
+    came = ask(subject, moved, _strided(x), solution=solution)
+    expect_agreement("with arrays laid out otherwise", subject, problem, came, expected, solves_differ=True)
+
+
+@component_law(deterministic, model_needed, examples=0.5)
+def storage_does_not_matter(subject: Any, problem: BilevelProblem) -> None:
+    """Dense and sparse storage of one kernel give one answer, to rounding."""
+    x = point_of(problem)
+    other = with_lower(problem, Altered(problem.lower, stored_otherwise))
+    came, expected = ask(subject, other, x), ask(subject, problem, x)
+    expect_agreement("with P stored otherwise", subject, problem, came, expected, solves_differ=True)
+
+
+def _rotation(size: int) -> Indices:
+    return np.roll(np.arange(size), 1)[::-1].copy() if size > 2 else np.arange(size)[::-1].copy()
+
+
+def _renamed(problem: BilevelProblem, x: Array, states: bool) -> tuple[BilevelProblem, Relabelled]:
+    mdp = problem.lower.model(x)
+    every = np.arange
+    lower = Relabelled(
+        problem.lower,
+        _rotation(mdp.states) if states else every(mdp.states),
+        every(mdp.actions) if states else _rotation(mdp.actions),
+    )
+    objective = ChangedObjective(
+        problem.objective,
+        answers=lambda value, by_x, by_policy: (value, by_x, lower.table(by_policy)),
+        policy=lower.original,
+    )
+    return attrs.evolve(problem, lower=lower, objective=objective), lower
+
+
+def _expect_equivariance(subject: Any, problem: BilevelProblem, states: bool) -> None:
+    x = point_of(problem)
+    renamed, names = _renamed(problem, x, states)
+    came, expected = ask(subject, renamed, x), ask(subject, problem, x)
+    if not isinstance(expected, HyperGradient):
+        if not hasattr(expected, "values"):
+            raise NotApplicable("its answer has no table of values")
+        tables = {name: names.table(getattr(expected, name)) for name in ("policy", "action_values")}
+        expected = attrs.evolve(expected, model=came.model, values=expected.values[names.states], **tables)
+    which = "states" if states else "actions"
+    expect_agreement(f"with {which} renamed", subject, problem, came, expected, solves_differ=True)
+
+
+@component_law(deterministic, model_needed, examples=0.5)
+def relabelling_states_permutes_the_answer(subject: Any, problem: BilevelProblem) -> None:
+    """Other numbers for the states: the same answer in the new order, the same gradient."""
+    _expect_equivariance(subject, problem, states=True)
+
+
+@component_law(deterministic, model_needed, examples=0.5)
+def relabelling_actions_permutes_the_answer(subject: Any, problem: BilevelProblem) -> None:
+    """Other numbers for the actions: the same answer in the new order, the same gradient."""
+    _expect_equivariance(subject, problem, states=False)
+
+
+@component_law(exact, examples=0.5)
+def warm_start_changes_the_cost_only(subject: Any, problem: BilevelProblem) -> None:
+    """An exact answer does not depend on where the search for it began, near or far."""
+    x = point_of(problem)
+    expected = ask(subject, problem, x)
+    for what, point in (("an answer at another x", _another_point(x)), ("its own answer", x)):
+        before = ask(subject, problem, point)
+        came = ask(subject, problem, x, previous=before)
+        expect_agreement(f"warm-started from {what}", subject, problem, came, expected, solves_differ=True)
+
+
+@component_law(examples=0.5)
+def cost_is_true(subject: Any, problem: BilevelProblem) -> None:
+    """The backups, linear solves, products and samples in `cost` are those that happened; seconds are not negative.
+
+    What a component does with P in arrays of its own cannot be counted: then it must report no less than was seen.
+    """
+    x, tally = point_of(problem), Tally()
+    is_solver = kind_of(subject) is Kind.LOWER_LEVEL_SOLVER
+    solution: Any = None if is_solver else given_answer(subject, problem, x)
+
+    def counted(mdp: SoftMDP) -> SoftMDP:
+        return mdp.replace(transitions=counted_transitions(mdp.transitions, tally))
+
+    if needs_model(subject):
+        watched = with_lower(problem, Altered(problem.lower, counted))
+        solution = None if is_solver else _over(solution, counted(solution.model))
+    else:
+        watched = with_lower(problem, Altered(problem.lower, lambda mdp: mdp, tally))
+        solution = None if is_solver else attrs.evolve(solution, simulator=watched.lower.simulator(x))
+    with counting_linear_algebra(tally):
+        first = ask(subject, watched, x, solution=solution)
+        _compare_costs(first.cost, tally, "of a first call")
+        for name in ("backups", "linear_solves", "products", "samples"):
+            setattr(tally, name, 0)
+        again = ask(subject, watched, x, previous=first, solution=solution, key=1)
+        _compare_costs(again.cost, tally, "of a warm-started call")
+
+
+def _over(solution: Any, model: SoftMDP) -> Any:
+    from bilevelrl.bellman import Linearization
+
+    system = Linearization(model.transitions, model.discount, solution.policy)
+    return attrs.evolve(solution, model=model, linearization=system)
+
+
+def _compare_costs(cost: Any, tally: Tally, which: str) -> None:
+    for name in ("backups", "linear_solves", "products", "samples"):
+        said, seen = getattr(cost, name), getattr(tally, name)
+        honest = said >= seen if tally.seen_raw else said == seen
+        expect(f"cost.{name} {which}", honest, expected=seen, came=said, off=f"{said - seen:+d}")
+    expect(f"cost.seconds {which}", cost.seconds >= 0, expected="at least 0", came=cost.seconds)
+
+
+def _spoilt_rewards(mdp: SoftMDP) -> SoftMDP:
+    rewards = np.array(mdp.rewards)
+    rewards[0, 0] = np.nan
+    return mdp.replace(rewards=rewards)
+
+
+def _spoilt(subject: Any, problem: BilevelProblem) -> BilevelProblem:
+    """A problem that goes wrong at x: NaN in the rewards for a solver, in the objective's answers for an estimator."""
+    if kind_of(subject) is Kind.LOWER_LEVEL_SOLVER:
+        return with_lower(problem, Altered(problem.lower, _spoilt_rewards))
+    objective = ChangedObjective(
+        problem.objective,
+        answers=lambda value, by_x, by_policy: (np.nan, by_x * np.nan, by_policy * np.nan),
+        losses=lambda losses, by_x: (losses * np.nan, by_x * np.nan),
+    )
+    return attrs.evolve(problem, objective=objective)
+
+
+@component_law(examples=0.25, problems="fully visited")
+def failure_is_reported(subject: Any, problem: BilevelProblem) -> None:
+    """Values that are not finite end in a status that says so (`NON_FINITE` or `DIVERGED`), not in an exception."""
+    with np.errstate(all="ignore"):
+        answer = ask(subject, _spoilt(subject, problem), point_of(problem))
+    came = answer.status
+    expect("the status", not came.usable, expected="NON_FINITE or DIVERGED", came=came.name)
+
+
+@component_law(examples=0.25, problems="fully visited")
+def non_finite_never_converges(subject: Any, problem: BilevelProblem) -> None:
+    """`Status.CONVERGED` never comes with a number that is not finite."""
+    for asked in (problem, _spoilt(subject, problem)):
+        with np.errstate(all="ignore"):
+            answer = ask(subject, asked, point_of(problem))
+        if answer.status is not Status.CONVERGED:
+            continue
+        for name, value in facts_of(answer).items():
+            if not isinstance(value, str):
+                finite = bool(np.isfinite(value).all())
+                expect(f"{name} beside CONVERGED", finite, expected="finite numbers", came=value)
+
+
+@component_law(examples=0.5)
+def saved_and_restored_continues_identically(subject: Any, problem: BilevelProblem) -> None:
+    """An answer that went through a file warm-starts the next call as the answer itself does, bit for bit.
+
+    Only arrays and numbers are saved; for an estimate, only `carry` counts as memory.
+    """
+    x = point_of(problem)
+    first = ask(subject, problem, x, key=1)
+    second = ask(subject, problem, _another_point(x), previous=first, key=2)
+    came = ask(subject, problem, x, previous=saved_and_restored(second), key=3)
+    _expect_same_facts("warm-started from a file", came, ask(subject, problem, x, previous=second, key=3))
+
+
+@component_law(examples=0.5)
+def only_what_is_required_is_used(subject: Any, problem: BilevelProblem) -> None:
+    """A component that requires `SupportsModel` or `SupportsSampling` uses no other member; a solver, no objective."""
+    lower = (OnlyModel if needs_model(subject) else OnlySampling)(problem.lower)
+    x = point_of(problem)
+    is_solver = kind_of(subject) is Kind.LOWER_LEVEL_SOLVER
+    restricted = attrs.evolve(problem, lower=lower, objective=Untouched() if is_solver else problem.objective)
+
+    def answer(asked: BilevelProblem) -> Any:
+        # A solution afresh each time: one that was used may hold a factorisation, and that moves the last digits.
+        return ask(subject, asked, x, solution=None if is_solver else given_answer(subject, problem, x))
+
+    _expect_same_facts("seeing only what it requires", answer(restricted), answer(problem))
+
+
+@component_law(examples=0.25)
+def answer_is_float64(subject: Any, problem: BilevelProblem) -> None:
+    """Every array of an answer is float64: nothing was rounded to fewer digits on the way."""
+    x = point_of(problem)
+    answer = ask(subject, problem, x)
+    for name, value in facts_of(answer).items():
+        if isinstance(value, np.ndarray) and not name.startswith(("carry", "occupancy.observations")):
+            fits = value.dtype == np.float64 or value.dtype.kind in "iu"
+            expect(f"the type of {name}", fits, expected="float64", came=str(value.dtype))
+    if isinstance(answer, HyperGradient):
+        expect_close("the length of the gradient", answer.gradient.size, x.size, 0)

@@ -1,0 +1,372 @@
+"""What a bilevel problem owes its algorithms: derivatives that are derivatives, and one world, not two."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.component_registry import Kind
+from bilevelrl.occupancy import DenseOccupancy
+from bilevelrl.protocols import PolicyObjective, SupportsModel, SupportsSampling, TrajectoryObjective
+from bilevelrl.testing.exact import point_of, solved
+from bilevelrl.testing.law import law
+from bilevelrl.testing.question import rng_of
+from bilevelrl.testing.snapshots import arrays_of
+from bilevelrl.testing.violation import NotApplicable, expect, expect_close, expect_same
+from bilevelrl.validation import Array
+
+PROBLEM = Kind.PROBLEM
+CONFIDENCE = 5.0
+STEP = 1e-3
+NEIGHBOURS = 3
+TRAJECTORIES, HORIZON = 2000, 50
+
+
+def with_model(subject: Any) -> str:
+    """Only for problems with a transition model."""
+    return "" if isinstance(subject.lower, SupportsModel) else "it offers no transition model"
+
+
+def with_simulator(subject: Any) -> str:
+    """Only for problems that can be simulated."""
+    return "" if isinstance(subject.lower, SupportsSampling) else "it offers no simulator"
+
+
+def of_policies(subject: Any) -> str:
+    """Only for objectives of the policy."""
+    return "" if isinstance(subject.objective, PolicyObjective) else "its objective is not one of the policy"
+
+
+def of_trajectories(subject: Any) -> str:
+    """Only for objectives over trajectories."""
+    return "" if isinstance(subject.objective, TrajectoryObjective) else "its objective is not one over trajectories"
+
+
+def _points(problem: BilevelProblem) -> list[Array]:
+    """The start, and feasible points around it."""
+    start, rng = point_of(problem), rng_of(21)
+    near = [problem.feasible_set.project(start + rng.normal(size=start.size)) for _ in range(NEIGHBOURS)]
+    return [start, *near]
+
+
+def _derivative(function: Any, x: Array, direction: Array) -> tuple[Any, Any]:
+    """Along a direction, by central differences of fourth order; and what halving the step changes."""
+
+    def quotient(step: float) -> Any:
+        near = function(x + step * direction) - function(x - step * direction)
+        far = function(x + 2 * step * direction) - function(x - 2 * step * direction)
+        return (8 * near - far) / (12 * step)
+
+    coarse, fine = quotient(STEP), quotient(STEP / 2)
+    return fine, np.abs(coarse - fine)
+
+
+def _unit(rng: np.random.Generator, n: int) -> Array:
+    direction = rng.normal(size=n)
+    return np.asarray(direction / np.linalg.norm(direction))
+
+
+@law(PROBLEM, with_model)
+def model_is_valid(subject: Any, problem: Any = None) -> None:
+    """At feasible points P's rows and ρ are distributions, r is finite, γ < 1 and τ > 0: a validated `SoftMDP`."""
+    from bilevelrl.mdp import SoftMDP
+
+    for x in _points(subject):
+        mdp = subject.lower.model(x)
+        again = SoftMDP(  # validates everything once more; raises InputError with the entry
+            mdp.transitions if not hasattr(mdp.transitions, "probabilities") else _raw(mdp.transitions),
+            mdp.rewards,
+            mdp.discount,
+            mdp.temperature,
+            mdp.initial,
+            mdp.reference,
+        )
+        expect_same("the shape of rewards", again.rewards.shape, mdp.rewards.shape)
+
+
+def _raw(transitions: Any) -> Any:
+    return transitions.probabilities
+
+
+@law(PROBLEM, with_model)
+def model_is_a_function_of_x(subject: Any, problem: Any = None) -> None:
+    """Equal x give equal models, whatever was asked in between, and x is left as it was."""
+    first, *others = _points(subject)
+    kept = first.copy()
+    expected = copy.deepcopy(_tables(subject.lower.model(first)))
+    expect_same("x after model(x)", first, kept)
+    for x in others:
+        before = x.copy()
+        subject.lower.model(x)
+        expect_same("x after model(x)", x, before)
+    came = _tables(subject.lower.model(kept.copy()))
+    for name, array in expected.items():
+        expect_same(f"{name} of a second model at the same x", came[name], array)
+
+
+def _tables(mdp: Any) -> dict[str, Array]:
+    rows, successors, probabilities = mdp.transitions.stored()
+    stored = {"row": rows, "successor": successors, "probability": probabilities}
+    tables = {"rewards": mdp.rewards, "initial": mdp.initial} | stored
+    return {name: np.array(table) for name, table in tables.items()}
+
+
+@law(PROBLEM, with_model)
+def pullback_is_the_derivative(subject: Any, problem: Any = None) -> None:
+    """`⟨pullback(x, r̄), d⟩ = d/dh Σ r̄_sa r_sa(x + hd) + Σ r̄_sa P_sa(x + hd)·γV`, by central differences."""
+    rng = rng_of(22)
+    for x in _points(subject):
+        mdp = subject.lower.model(x)
+        weights, continuation = rng.normal(size=mdp.rewards.shape), rng.normal(size=mdp.states)
+        direction = _unit(rng, x.size)
+        start = rng.normal(size=mdp.states)
+
+        def paired(point: Array, weights: Array = weights, after: Array = continuation, start: Array = start) -> float:
+            model = subject.lower.model(point)
+            through_kernel = float((weights * model.transitions.expectation(after)).sum())
+            return float((weights * model.rewards).sum()) + through_kernel + float(start @ model.initial)
+
+        expected, error = _derivative(paired, x, direction)
+        came = subject.lower.pullback(x, DenseOccupancy(weights, continuation, start))
+        expect_same("the shape of pullback(x, r̄)", np.array(came.shape), np.array(x.shape))
+        size = float(np.abs(came).sum()) + abs(paired(x))
+        expect_close("pullback(x, r̄) along a direction", came @ direction, expected, 16 * error + 1e-9 * (1 + size))
+
+
+@law(PROBLEM)
+def pullback_is_linear(subject: Any, problem: Any = None) -> None:
+    """`pullback(x, 2r̄ + r̄') = 2 pullback(x, r̄) + pullback(x, r̄')`."""
+    rng, x = rng_of(23), point_of(subject)
+    spec = _shape(subject, x)
+    one, two = rng.normal(size=spec), rng.normal(size=spec)
+    after = rng.normal(size=spec[0])
+
+    def pulled(weights: Array) -> Array:
+        return np.asarray(subject.lower.pullback(x, DenseOccupancy(weights, after)))
+
+    expected = 2 * pulled(one) + pulled(two)
+    expect_close("pullback", pulled(2 * one + two), expected, 1e-10 * (1 + float(np.abs(expected).max(initial=0.0))))
+
+
+def _shape(subject: Any, x: Array) -> tuple[int, int]:
+    if isinstance(subject.lower, SupportsModel):
+        mdp = subject.lower.model(x)
+        return mdp.states, mdp.actions
+    spec = subject.lower.simulator(x).spec
+    return spec.states, spec.actions
+
+
+def _policies(subject: Any, x: Array) -> list[Array]:
+    """Inside the simplex, where f is smooth: the follower's own where there is a model, and one drawn."""
+    rng, shape = rng_of(24), _shape(subject, x)
+    drawn = 0.5 * rng.dirichlet(np.ones(shape[1]), size=shape[0]) + 0.5 / shape[1]
+    if not isinstance(subject.lower, SupportsModel):
+        return [drawn]
+    return [drawn, 0.9 * solved(subject.lower.model(x)).policy + 0.1 / shape[1]]
+
+
+@law(PROBLEM, of_policies)
+def objective_gradients_are_derivatives(subject: Any, problem: Any = None) -> None:
+    """`∂f/∂x` and `∂f/∂π` are the derivatives of f, by central differences, π's entries taken as independent.
+
+    Where π leaves the simplex an objective may have no value; directions within it are then all that is asked of it.
+    """
+    rng = rng_of(25)
+    for x in _points(subject)[:2]:
+        for policy in _policies(subject, x):
+            value, by_x, by_policy = subject.objective.value_and_gradients(x, policy)
+            direction = _unit(rng, x.size)
+
+            def along_x(point: Array, policy: Array = policy) -> float:
+                return float(subject.objective.value_and_gradients(point, policy)[0])
+
+            expected, error = _derivative(along_x, x, direction)
+            floor = 1e-8 * (1 + abs(value))
+            expect_close("∂f/∂x along a direction", by_x @ direction, expected, 16 * error + floor)
+            tangent = rng.normal(size=policy.shape) * policy
+            tangent -= policy * tangent.sum(axis=1, keepdims=True)
+            tangent *= 0.1 / max(1e-300, float(np.abs(tangent).max()))
+
+            def along_policy(moved: Array, x: Array = x) -> float:
+                return float(subject.objective.value_and_gradients(x, moved)[0])
+
+            expected, error = _derivative(along_policy, policy, tangent)
+            came = float((by_policy * tangent).sum())
+            expect_close("∂f/∂π along a direction in the simplex", came, expected, 16 * error + floor)
+
+
+@law(PROBLEM, of_trajectories, with_simulator)
+def loss_gradient_is_the_derivative(subject: Any, problem: Any = None) -> None:
+    """The gradient of `loss_and_gradient` is that of the mean loss of the same trajectories, by central differences."""
+    objective, x = subject.objective, point_of(subject)
+    groups = 7
+    policy = _policies(subject, x)[0]
+    drawn = subject.lower.simulator(x).rollout(policy, groups * objective.trajectories, objective.horizon, rng_of(26))
+
+    def mean_loss(point: Array) -> float:
+        losses, _ = objective.loss_and_gradient(point, drawn, rng_of(27))
+        expect_same("the number of losses", np.array(losses.shape), np.array([groups]))
+        return float(losses.mean())
+
+    _, came = objective.loss_and_gradient(x, drawn, rng_of(27))
+    direction = _unit(rng_of(28), x.size)
+    expected, error = _derivative(mean_loss, x, direction)
+    expect_close("∂l/∂x along a direction", came @ direction, expected, 16 * error + 1e-8 * (1 + abs(mean_loss(x))))
+
+
+@law(PROBLEM)
+def projection_is_a_projection(subject: Any, problem: Any = None) -> None:
+    """`Π(Π(x)) = Π(x)` and `⟨x − Π(x), y − Π(x)⟩ ≤ 0` for every y in X: the nearest point of a closed convex set."""
+    rng, n, project = rng_of(29), subject.dimension, subject.feasible_set.project
+    points = [scale * rng.normal(size=n) for scale in (5.0, 5.0, 5.0, 0.5, 0.5, 0.05)] + [point_of(subject)]
+    images = [project(point) for point in points]
+    for point, image in zip(points, images, strict=True):
+        expect_close("Π(Π(x))", project(image), image, 1e-9 * (1 + np.abs(point)))
+        for other in images:
+            gain, size = float((point - image) @ (other - image)), 1 + float(np.abs(point).sum()) ** 2
+            expect("⟨x − Π(x), y − Π(x)⟩", gain <= 1e-9 * size, expected="at most 0", came=gain)
+
+
+@law(PROBLEM)
+def start_is_feasible(subject: Any, problem: Any = None) -> None:
+    """The initial point is finite, of length n, in X, and the same for the same random stream."""
+    first, again = subject.initial_point(rng_of(30)), subject.initial_point(rng_of(30))
+    expect_same("the initial point drawn again", again, first)
+    if subject.start is not None and not callable(subject.start):
+        given = np.asarray(subject.start, float)
+        expect_close("the start's own projection", subject.feasible_set.project(given), given, 1e-9)
+    expect_close("the projection of the initial point", subject.feasible_set.project(first), first, 1e-9)
+    expect_same("the shape of the initial point", np.array(first.shape), np.array([subject.dimension]))
+
+
+def _asked(subject: Any, x: Array, policy: Array, weights: Array, after: Array) -> dict[str, Array]:
+    """Everything that a problem with a policy answers at x."""
+    pulled = subject.lower.pullback(x, DenseOccupancy(weights, after))
+    answers = {"pullback": pulled, "Π(x)": subject.feasible_set.project(x)}
+    if isinstance(subject.objective, PolicyObjective):
+        value, by_x, by_policy = subject.objective.value_and_gradients(x, policy)
+        answers |= {"f": np.array(value), "∂f/∂x": by_x, "∂f/∂π": by_policy}
+    return {name: np.array(array) for name, array in answers.items()}
+
+
+@law(PROBLEM)
+def inputs_are_not_mutated(subject: Any, problem: Any = None) -> None:
+    """`pullback`, the objective and the projection leave x, π and the occupancy as they were."""
+    rng, x = rng_of(34), 3 * point_of(subject) + 1.0
+    policy = _policies(subject, point_of(subject))[0]
+    policy = 0.01 * policy + 0.99 * np.eye(policy.shape[1])[policy.argmax(axis=1)]
+    weights = rng.normal(size=policy.shape)
+    after = np.asarray(rng.normal(size=policy.shape[0]))
+    inputs: dict[str, Array] = {"x": x, "π": policy, "r̄": weights, "γV": after}
+    before = {name: array.copy() for name, array in inputs.items()}
+    _asked(subject, x, policy, weights, after)
+    for name, array in inputs.items():
+        expect_same(f"{name} after the calls", array, before[name])
+
+
+@law(PROBLEM)
+def calls_are_independent(subject: Any, problem: Any = None) -> None:
+    """What the problem answers does not depend on what it was asked before."""
+    rng, (x, other, *_) = rng_of(35), _points(subject)
+    policy = _policies(subject, x)[0]
+    weights, after = rng.normal(size=policy.shape), np.asarray(rng.normal(size=policy.shape[0]))
+    expected = _asked(subject, x, policy, weights, np.asarray(after))
+    _asked(subject, other, np.roll(policy, 1, axis=0), -weights, np.asarray(after + 1.0))
+    for name, array in _asked(subject, x, policy, weights, after).items():
+        expect_same(f"{name}, asked again", array, expected[name])
+
+
+@law(PROBLEM)
+def memory_layout_does_not_matter(subject: Any, problem: Any = None) -> None:
+    """Column-major and strided arrays of the same numbers give the same answers, to rounding."""
+    rng, x = rng_of(36), point_of(subject)
+    policy = _policies(subject, x)[0]
+    weights, after = rng.normal(size=policy.shape), np.asarray(rng.normal(size=policy.shape[0]))
+    expected = _asked(subject, x, policy, weights, after)
+    strided = np.repeat(x, 2)[::2]
+    came = _asked(subject, strided, np.asfortranarray(policy), np.asfortranarray(weights), np.repeat(after, 2)[::2])
+    for name, array in came.items():
+        size = 1 + float(np.abs(expected[name]).max(initial=0.0))
+        expect_close(f"{name} with arrays laid out otherwise", array, expected[name], 1e-9 * size)
+
+
+@law(PROBLEM, with_simulator)
+def simulator_repeats_itself(subject: Any, problem: Any = None) -> None:
+    """The same generator gives the same trajectories, bit for bit, and x is left as it was."""
+    x = point_of(subject)
+    kept, policy = x.copy(), _policies(subject, x)[0]
+    first = subject.lower.simulator(x).rollout(policy, 20, 10, rng_of(31))
+    again = subject.lower.simulator(x).rollout(policy, 20, 10, rng_of(31))
+    for name, array in arrays_of(first, "trajectories"):
+        expect_same(f"{name} drawn again", dict(arrays_of(again, "trajectories"))[name], array)
+    expect_same("x after simulator(x)", x, kept)
+
+
+@law(PROBLEM, with_model, with_simulator)
+def simulator_agrees_with_the_model(subject: Any, problem: Any = None) -> None:
+    """Visited frequencies are P's and ρ's, rewards are r's, and only absorbing states end an episode.
+
+    Each count is compared with its binomial expectation at five standard errors.
+    """
+    x = point_of(subject)
+    mdp, simulator = subject.lower.model(x), subject.lower.simulator(x)
+    spec = simulator.spec
+    told = {"states": mdp.states, "actions": mdp.actions, "discount": mdp.discount, "temperature": mdp.temperature}
+    for name, expected in told.items():
+        expect_close(f"spec.{name}", getattr(spec, name), expected, 0)
+    policy = np.full((mdp.states, mdp.actions), 1.0 / mdp.actions)
+    drawn = simulator.rollout(policy, TRAJECTORIES, HORIZON, rng_of(32))
+    before, taken, after = drawn.observations[:, :-1], drawn.actions, drawn.observations[:, 1:]
+    paid = np.abs(drawn.rewards - mdp.rewards[before, taken])
+    worst = np.unravel_index(int(paid.argmax()), paid.shape)
+    s, a = int(before[worst]), int(taken[worst])
+    came, wanted = float(drawn.rewards[worst]), float(mdp.rewards[s, a])
+    expect_close(f"the reward of action {a} in state {s}", came, wanted, 1e-9 * (1 + abs(wanted)))
+    measure = np.ones(mdp.rewards.shape) if mdp.reference is None else mdp.reference
+    expect_close("spec.reference", np.ones(mdp.rewards.shape) if spec.reference is None else spec.reference, measure, 0)
+    starts = np.bincount(drawn.observations[:, 0], minlength=mdp.states)
+    _compare_counts("starts in state", starts[None].astype(float), mdp.initial[None])
+    _compare_counts("actions in state", _counts(before, taken, mdp.states, mdp.actions), policy)
+    pairs = before * mdp.actions + taken
+    kernel = np.zeros((mdp.states * mdp.actions, mdp.states))
+    rows, successors, probabilities = mdp.transitions.stored()
+    np.add.at(kernel, (rows, successors), probabilities)
+    _compare_counts("transitions from (s, a)", _counts(pairs, after, mdp.states * mdp.actions, mdp.states), kernel)
+    _compare_ends(simulator, mdp, policy)
+
+
+def _counts(rows: Any, columns: Any, height: int, width: int) -> Array:
+    flat = np.bincount((rows * width + columns).reshape(-1), minlength=height * width)
+    return np.asarray(flat.reshape(height, width), float)
+
+
+def _compare_counts(what: str, counts: Array, chances: Array) -> None:
+    """Counts of a row against its probabilities; one that cannot happen must not have."""
+    totals = counts.sum(axis=1, keepdims=True)
+    expected = totals * chances
+    allowed = CONFIDENCE * np.sqrt(expected * (1 - chances)) + CONFIDENCE**2 * (chances > 0) + 1e-6
+    expect_close(f"the number of {what}", counts, expected, allowed)
+
+
+def _compare_ends(simulator: Any, mdp: Any, policy: Array) -> None:
+    rng = rng_of(33)
+    here = simulator.reset(200, rng)
+    for _ in range(HORIZON):
+        step = simulator.step(rng.integers(mdp.actions, size=here.size), rng)
+        here = step.observations
+        expected = mdp.transitions.absorbing[here]
+        expect_same("terminated, beside which states absorb", step.terminated, expected)
+
+
+@law(PROBLEM, with_model)
+def measures_are_finite(subject: Any, problem: Any = None) -> None:
+    """The figures for reports, where the problem has any, are finite numbers at the start."""
+    if subject.measures is None:
+        raise NotApplicable("it has no measures")
+    x = point_of(subject)
+    figures = subject.measures(x, solved(subject.lower.model(x)))
+    for label, figure in figures.items():
+        expect(f"measure {label!r}", bool(np.isfinite(figure)), expected="a finite number", came=figure)

@@ -1,0 +1,187 @@
+"""What a stochastic estimator owes: the right expectation, and a true account of its own noise.
+
+A mean is compared with an exact expectation at `CONFIDENCE` standard errors of that mean: a correct estimator fails in
+fewer than one comparison in a million. How small a bias that resolves depends on how often the estimator may be called.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.component_registry import Kind
+from bilevelrl.protocols import HyperGradient, SupportsSampling, TrajectoryObjective
+from bilevelrl.testing.enumeration import Enumeration
+from bilevelrl.testing.law import law, stochastic, tags_of
+from bilevelrl.testing.laws.estimator_laws import biased, declared_bias
+from bilevelrl.testing.question import given_answer, rng_of
+from bilevelrl.testing.variations import OnlySampling
+from bilevelrl.testing.violation import NotApplicable, expect, expect_close
+from bilevelrl.validation import Array
+
+ESTIMATOR = Kind.HYPERGRADIENT_ESTIMATOR
+CONFIDENCE = 5.0
+FEWEST_CALLS, MOST_CALLS = 30, 300
+SECONDS_ON_A_PROBLEM = 2.0
+PARTS = ("direct", "implicit")
+RESOLUTION = 1.2e-3  # a bias of 1 % is then more than eight standard errors
+SECONDS_TO_RESOLVE = 15.0
+CALLS_FOR_SPREAD = 400
+
+
+def of_trajectories(subject: Any) -> str:
+    """Only for those that differentiate an expected loss of trajectories, given a simulator."""
+    suits = subject.requires is SupportsSampling and subject.requires_objective is TrajectoryObjective
+    return "" if suits else "it does not estimate from trajectories"
+
+
+@attrs.define
+class Sample:
+    """Running means and variances of an estimator's answers, over independent calls with fresh random numbers."""
+
+    calls: int = 0
+    means: Any = 0.0
+    squares: Any = 0.0
+    said: Any = 0.0
+
+    def add(self, hyper: HyperGradient) -> None:
+        """One more answer: direct, implicit and whole gradient, and the objective."""
+        values = np.concatenate([hyper.direct, hyper.implicit, hyper.gradient, [hyper.objective]])
+        self.calls += 1
+        change = values - self.means
+        self.means = self.means + change / self.calls
+        self.squares = self.squares + change * (values - self.means)
+        if hyper.standard_error is not None:
+            self.said = self.said + hyper.standard_error**2
+
+    @property
+    def variances(self) -> Array:
+        """Of one answer."""
+        return np.asarray(self.squares / (self.calls - 1))
+
+    @property
+    def standard_errors(self) -> Array:
+        """Of the means."""
+        return np.asarray(np.sqrt(self.variances / self.calls))
+
+    def parts(self, values: Array) -> dict[str, Array]:
+        """A vector of all of them, by name."""
+        direct, implicit, gradient = np.split(values[:-1], 3)
+        return {"direct": direct, "implicit": implicit, "gradient": gradient, "objective": values[-1:]}
+
+
+def _one(subject: Any, problem: BilevelProblem, x: Array, solution: Any, key: int) -> HyperGradient:
+    hyper: HyperGradient = subject.estimate(problem, x, solution, None, rng_of(key))
+    finite = bool(np.isfinite(hyper.gradient).all())
+    expect("the gradient", finite, expected="finite numbers", came=hyper.gradient)
+    return hyper
+
+
+def _sampled(subject: Any, exact: Enumeration, *, calls: int, seconds: float, resolution: float = 0.0) -> Sample:
+    """Calls until their number, the time, or the resolution (a share of each part's largest entry) is reached."""
+    problem = attrs.evolve(exact.problem, lower=OnlySampling(exact.problem.lower))
+    solution = given_answer(subject, problem_with_model(problem, exact), exact.x)
+    sample, began = Sample(), time.perf_counter()
+    while sample.calls < calls:
+        sample.add(_one(subject, problem, exact.x, solution, sample.calls))
+        if sample.calls < FEWEST_CALLS:
+            continue
+        errors = sample.parts(sample.standard_errors)
+        wanted = {part: resolution * float(np.abs(getattr(exact, part)).max()) for part in PARTS}
+        if resolution and all(float(errors[part].max()) <= wanted[part] for part in wanted):
+            break
+        if time.perf_counter() - began > seconds:
+            break
+    return sample
+
+
+def problem_with_model(problem: BilevelProblem, exact: Enumeration) -> BilevelProblem:
+    """The problem as the kit sees it, to work out the follower's answer."""
+    return attrs.evolve(problem, lower=exact.problem.lower)
+
+
+def _compare(sample: Sample, exact: Enumeration, slack: float, bias: float) -> None:
+    means, errors = sample.parts(sample.means), sample.parts(sample.standard_errors)
+    size = exact.scale + float(np.abs(exact.direct).max(initial=0.0)) + exact.largest_loss
+    for part, expected in (("objective", [exact.objective]), ("direct", exact.direct), ("implicit", exact.implicit)):
+        # Errors of the sampled variance itself, and of the enumeration's differences, are far below these.
+        allowed = CONFIDENCE * errors[part] + slack * size + 1e-8 * size
+        if part == "implicit":
+            allowed = allowed + bias * exact.scale
+        expect_close(f"mean {part} of {sample.calls} calls", means[part], expected, allowed)
+
+
+def unbiased_by_promise(subject: Any) -> str:
+    """Only for those that do not say they are biased."""
+    return "it does not promise to be unbiased" if tags_of(subject).biased else ""
+
+
+@law(ESTIMATOR, of_trajectories, stochastic, unbiased_by_promise, examples=0.1, statistical=True)
+def unbiased(subject: Any, problem: BilevelProblem) -> None:
+    """`E[direct] = E[∂l/∂x]` and `E[implicit] = τ⁻¹ E[l Σ_h (∇Q* − ∇V*)(s_h, a_h)]`, both by enumeration."""
+    exact = Enumeration(problem)
+    sample = _sampled(subject, exact, calls=MOST_CALLS, seconds=SECONDS_ON_A_PROBLEM)
+    # What happens once in ten thousand trajectories may not have happened yet.
+    _compare(sample, exact, slack=1e-4, bias=0.0)
+
+
+@law(
+    ESTIMATOR,
+    of_trajectories,
+    stochastic,
+    unbiased_by_promise,
+    problems="for precise statistics",
+    examples=0.0,
+    statistical=True,
+)
+def unbiased_to_one_percent(subject: Any, problem: BilevelProblem) -> str:
+    """On problems with little noise each part's mean is the exact one; a bias of 1 % shows on the quietest."""
+    exact = Enumeration(problem)
+    sample = _sampled(subject, exact, calls=10**9, seconds=SECONDS_TO_RESOLVE, resolution=RESOLUTION)
+    _compare(sample, exact, slack=0.0, bias=0.0)
+    return _resolved(sample, exact)
+
+
+@law(
+    ESTIMATOR,
+    of_trajectories,
+    stochastic,
+    biased,
+    problems="for precise statistics",
+    examples=0.0,
+    statistical=True,
+)
+def bias_is_within_the_declared(subject: Any, problem: BilevelProblem) -> str:
+    """`|E[implicit] − exact| ≤ bias_bound(γ) · 2‖c‖₁ max‖∇r‖/(1−γ)`, and the direct part has no bias."""
+    bound = declared_bias(subject, problem.lower.model(problem.initial_point(rng_of(0))).discount)
+    exact = Enumeration(problem)
+    sample = _sampled(subject, exact, calls=10**9, seconds=SECONDS_TO_RESOLVE, resolution=RESOLUTION)
+    _compare(sample, exact, slack=0.0, bias=bound)
+    return _resolved(sample, exact)
+
+
+def _resolved(sample: Sample, exact: Enumeration) -> str:
+    """The smallest bias that would have been seen more often than not, in each part."""
+    errors = sample.parts(sample.standard_errors)
+    seen = {part: CONFIDENCE * float((errors[part] / np.abs(getattr(exact, part))).max()) for part in PARTS}
+    return ", ".join(f"a bias of {share:.1%} in {part} would show" for part, share in seen.items())
+
+
+@law(ESTIMATOR, of_trajectories, stochastic, problems="for precise statistics", examples=0.0, statistical=True)
+def standard_error_covers(subject: Any, problem: BilevelProblem) -> None:
+    """The mean of the reported squared standard errors is the variance of the estimates, up to a factor of 2."""
+    exact = Enumeration(problem)
+    sample = _sampled(subject, exact, calls=CALLS_FOR_SPREAD, seconds=SECONDS_TO_RESOLVE)
+    if np.ndim(sample.said) == 0:
+        raise NotApplicable("it reports no standard error")
+    spread = np.sqrt(sample.parts(sample.variances)["gradient"])
+    said = np.sqrt(sample.said / sample.calls)
+    # The spread of so many calls is known to a tenth or so, the mean of the squared errors to less.
+    low, high = spread / 1.45, spread * 1.45
+    covers = bool(((said >= low - 1e-12) & (said <= high + 1e-12)).all())
+    off = f"{float((said / np.maximum(spread, 1e-300)).min()):.3g} times what was seen"
+    expect("the reported standard error", covers, expected=spread, came=said, off=off)

@@ -1,0 +1,46 @@
+"""Problems on which sampled means can be told from exact ones: little noise beside the gradient, few trajectories.
+
+A law that judges means is tried on these rather than on drawn problems, most of which are trivial or far too noisy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.parametric import LinearReward
+from bilevelrl.parametric_mdp import ParametricMDP
+from bilevelrl.testing.drawn import DrawnBilevelProblem, TableLoss
+
+
+def quiet_problem() -> BilevelProblem:
+    """Two states, two actions, one step, quickly forgotten: a bias of 1 % in either part can be resolved."""
+    kernel = np.array([[[0.5, 0.5], [0.75, 0.25]], [[0.25, 0.75], [0.5, 0.5]]])
+    features = np.array([[[1.0], [0.0]], [[1.0], [0.0]]])
+    lower = ParametricMDP(kernel, LinearReward(np.zeros((2, 2)), features), 0.25, 1.0)
+    loss = TableLoss(np.array([[1.0, 0.5], [1.0, 0.5]]), np.array([1.0]), 1)
+    return DrawnBilevelProblem(lower, loss, np.array([0.25]))
+
+
+def fork_problem() -> BilevelProblem:
+    """One choice, and then for ever the reward x or none: a tail that is truncated or wrongly discounted shows."""
+    kernel = np.zeros((3, 2, 3))
+    kernel[0, 0, 1] = kernel[0, 1, 2] = kernel[1, :, 1] = kernel[2, :, 2] = 1.0
+    features = np.zeros((3, 2, 1))
+    features[1] = 1.0
+    lower = ParametricMDP(kernel, LinearReward(np.zeros((3, 2)), features), 0.75, 2.0, np.array([1.0, 0.0, 0.0]))
+    loss = TableLoss(np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]), np.array([1.0]), 1)
+    return DrawnBilevelProblem(lower, loss, np.array([0.25]))
+
+
+def rich_problem() -> BilevelProblem:
+    """Pairs of trajectories of three steps, two parameters, τ = 1/2, γ = 0.8: coarser, but nothing is one."""
+    kernel = np.array([[[0.75, 0.25], [0.25, 0.75]], [[0.5, 0.5], [0.0, 1.0]]])
+    features = np.array([[[1.0, 0.0], [0.0, 0.5]], [[0.0, 1.0], [0.5, 0.0]]])
+    base = np.array([[0.25, 0.0], [0.0, 0.5]])
+    lower = ParametricMDP(kernel, LinearReward(base, features), 0.8, 0.5, np.array([0.75, 0.25]))
+    loss = TableLoss(np.array([[1.0, 0.25], [0.5, 0.0]]), np.array([1.0, 0.5]), 3, 2, curved=True)
+    return DrawnBilevelProblem(lower, loss, np.array([0.25, 0.5]))
+
+
+PRECISE = (quiet_problem(), fork_problem(), rich_problem())

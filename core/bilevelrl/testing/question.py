@@ -1,0 +1,148 @@
+"""How a law asks a component: what goes in, what comes out, and what two answers have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.component_registry import Kind
+from bilevelrl.protocols import (
+    Cost,
+    HyperGradient,
+    LowerLevelSolution,
+    PolicyObjective,
+    SampledSolution,
+    Status,
+    SupportsModel,
+    TabularSolution,
+)
+from bilevelrl.randomness import stream
+from bilevelrl.testing.exact import Exact, point_of, solved
+from bilevelrl.testing.law import tags_of
+from bilevelrl.testing.rounding import TINY, policy_error, value_error
+from bilevelrl.testing.variations import OnlySampling
+from bilevelrl.testing.violation import expect, expect_close
+from bilevelrl.validation import Array, kind_words
+
+# What two deterministic but inexact answers to one question in two forms may differ by, of the answer's natural size:
+# an iteration that stops at a threshold may stop a step sooner.
+INEXACT = 1e-8
+
+
+def rng_of(key: int) -> np.random.Generator:
+    """The generator of a key: the same key, the same numbers."""
+    return stream(key, "law")
+
+
+def kind_of(subject: Any) -> Kind:
+    """Whether a component solves or estimates."""
+    return Kind.LOWER_LEVEL_SOLVER if hasattr(subject, "solve") else Kind.HYPERGRADIENT_ESTIMATOR
+
+
+def needs_model(subject: Any) -> bool:
+    """Whether it asks for a transition model."""
+    return subject.requires is SupportsModel
+
+
+def given_answer(subject: Any, problem: BilevelProblem, x: Array) -> Any:
+    """The follower's exact answer at x, in the form that an estimator's `requires` lets it expect."""
+    solution = solved(problem.lower.model(x))
+    if needs_model(subject):
+        return solution
+    return SampledSolution(
+        problem.lower.simulator(x), solution.policy, solution.action_values, 0.0, Status.CONVERGED, Cost()
+    )
+
+
+def ask(
+    subject: Any, problem: BilevelProblem, x: Array, *, previous: Any = None, solution: Any = None, key: int = 0
+) -> Any:
+    """One call, at x: of a solver, warm-started by `previous`; of an estimator, with the follower's exact answer.
+
+    Raises:
+        LawViolation: where the answer is not what the protocol says.
+    """
+    if kind_of(subject) is Kind.LOWER_LEVEL_SOLVER:
+        answer = subject.solve(problem, x, previous, rng_of(key))
+        expect("the answer", isinstance(answer, LowerLevelSolution), expected="a solution", came=kind_words(answer))
+        return answer
+    given = given_answer(subject, problem, x) if solution is None else solution
+    hyper = subject.estimate(problem, x, given, previous, rng_of(key))
+    expect("the answer", isinstance(hyper, HyperGradient), expected="a HyperGradient", came=kind_words(hyper))
+    return hyper
+
+
+def facts_of(answer: Any) -> dict[str, Any]:
+    """All that an answer says, but for how long it took and for handles."""
+    if isinstance(answer, HyperGradient):
+        names: tuple[str, ...] = ("direct", "implicit", "objective", "residual", "standard_error")
+        facts = {name: getattr(answer, name) for name in names if getattr(answer, name) is not None}
+        if answer.occupancy is not None:
+            facts |= {f"occupancy.{name}": value for name, value in attrs.asdict(answer.occupancy).items()}
+    else:
+        names = ("policy", "values", "action_values", "residual")
+        facts = {name: getattr(answer, name) for name in names if hasattr(answer, name)}
+    facts |= {f"carry[{name!r}]": value for name, value in getattr(answer, "carry", {}).items()}
+    facts |= {f"cost.{name}": value for name, value in attrs.asdict(answer.cost).items() if name != "seconds"}
+    facts["status"] = answer.status.name
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def expect_agreement(
+    what: str, subject: Any, problem: BilevelProblem, came: Any, expected: Any, *, solves_differ: bool = False
+) -> None:
+    """Two answers to one question agree, as far as rounding and the subject's tolerance let them.
+
+    Args:
+        what: which two, in words.
+        subject: whose they are.
+        problem: the question, with a policy objective where the subject estimates.
+        came: an answer.
+        expected: another, of the same shape.
+        solves_differ: whether an exact solver may have stopped at different points within its tolerance.
+    """
+    if isinstance(expected, HyperGradient):
+        allowed = gradient_tolerance(subject, problem)
+        for name in ("direct", "implicit"):
+            expect_close(f"{name}, {what}", getattr(came, name), getattr(expected, name), allowed)
+        size = 1 + abs(expected.objective)
+        expect_close(f"objective, {what}", came.objective, expected.objective, allowed + INEXACT * size)
+        return
+    of_values, of_policy = solution_tolerances(subject, expected, came if solves_differ else expected)
+    if isinstance(expected, TabularSolution):
+        expect_close(f"values, {what}", came.values, expected.values, of_values)
+        expect_close(f"action_values, {what}", came.action_values, expected.action_values, of_values)
+    expect_close(f"policy, {what}", came.policy, expected.policy, np.expm1(min(of_policy, 30.0)) + TINY)
+
+
+def gradient_tolerance(subject: Any, problem: BilevelProblem) -> float:
+    """What two forms of one question may move a deterministic gradient by."""
+    if not isinstance(problem.objective, PolicyObjective):
+        return INEXACT
+    answer = Exact(problem)
+    tags = tags_of(subject)
+    return 4 * answer.algebra + (tags.tolerance if tags.exact else INEXACT) * answer.size
+
+
+def solution_tolerances(subject: Any, *answers: Any) -> tuple[float, float]:
+    """What V, and log π, of a solver's answers may differ by, by the residuals that it claims itself."""
+    of_values = of_policy = 0.0
+    for answer in answers:
+        if isinstance(answer, TabularSolution):
+            residual = answer.residual if tags_of(subject).exact else 0.0
+            of_values += 4 * value_error(answer.model, answer.values, residual)
+            of_policy += 4 * policy_error(answer.model, answer.values, residual)
+        else:
+            of_values, of_policy = of_values + INEXACT, of_policy + INEXACT
+    return of_values, of_policy
+
+
+def asked_problem(subject: Any, problem: BilevelProblem) -> tuple[BilevelProblem, Array]:
+    """The problem as the subject may see it, and the point."""
+    x = point_of(problem)
+    if needs_model(subject):
+        return problem, x
+    return attrs.evolve(problem, lower=OnlySampling(problem.lower)), x

@@ -1,0 +1,86 @@
+"""What a check saw, law by law."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from bilevelrl.component_registry import Kind
+from bilevelrl.testing.violation import LawViolation
+
+HOLDS, BROKEN, EXPECTED, UNEXPECTED, SKIPPED = (
+    "holds",
+    "broken",
+    "broken, as expected",
+    "holds, against expectation",
+    "skipped",
+)
+
+
+@attrs.frozen(eq=False)
+class Outcome:
+    """What became of one law.
+
+    Args:
+        law: its name.
+        result: "holds", "broken", "broken, as expected", "holds, against expectation" or "skipped".
+        examples: problems it was tried on without being broken.
+        seconds: how long that took.
+        detail: why it was skipped, or in one line how it was broken, or the law's remark.
+        violation: how it was broken, in full.
+    """
+
+    law: str
+    result: str
+    examples: int = 0
+    seconds: float = 0.0
+    detail: str = ""
+    violation: LawViolation | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether this must not be."""
+        return self.result in (BROKEN, UNEXPECTED)
+
+
+@attrs.frozen(eq=False)
+class Report:
+    """The outcomes of a check, in the order of the laws.
+
+    Args:
+        name: how the subject is called.
+        kind: what it is.
+        outcomes: one for each law.
+    """
+
+    name: str
+    kind: Kind
+    outcomes: tuple[Outcome, ...]
+
+    def __iter__(self) -> Iterator[Outcome]:
+        return iter(self.outcomes)
+
+    def __getitem__(self, law: str) -> Outcome:
+        return next(outcome for outcome in self.outcomes if outcome.law == law)
+
+    @property
+    def failures(self) -> list[Outcome]:
+        """The outcomes that must not be."""
+        return [outcome for outcome in self.outcomes if outcome.failed]
+
+    def __str__(self) -> str:
+        counts = {result: sum(o.result == result for o in self.outcomes) for result in (HOLDS, EXPECTED, SKIPPED)}
+        told = ", ".join(f"{count} {result}" for result, count in counts.items() if count)
+        lines = [f"{self.kind.value} {self.name!r}: {len(self.failures)} of {len(self.outcomes)} laws failed ({told})"]
+        for outcome in self.failures:
+            lines += ["", str(outcome.violation) if outcome.violation else f"law {outcome.law}: {outcome.detail}"]
+        return "\n".join(lines)
+
+
+class ChecksFailed(AssertionError):
+    """Some law failed; the message tells each, with its smallest example. `report` has all of them."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(str(report))
+        self.report = report

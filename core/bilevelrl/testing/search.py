@@ -1,0 +1,148 @@
+"""Trying a law on drawn problems: Hypothesis looks for one that breaks it, and makes it small."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from hypothesis import HealthCheck, Phase, Verbosity, given, reject, seed, settings
+from hypothesis.errors import HypothesisException
+from hypothesis.strategies import SearchStrategy
+
+from bilevelrl.testing.law import Law
+from bilevelrl.testing.violation import LawViolation, NotApplicable
+
+SECONDS_A_LAW = 12.0
+SECONDS_TO_SHRINK = 8.0
+
+
+class Hung(BaseException):
+    """A call has not returned in time. Not an `Exception`, so that nobody takes it for an answer."""
+
+
+class _Enough(BaseException):
+    """The time for a law is used up."""
+
+
+@attrs.frozen
+class Found:
+    """What a search saw.
+
+    Args:
+        examples: problems that the law spoke about.
+        violation: the smallest violation found, or None.
+        reason: why the law spoke about none of them, where it did not.
+        remark: the law's own, on the last of them.
+    """
+
+    examples: int
+    violation: LawViolation | None
+    reason: str
+    remark: str
+
+
+def within(seconds: float, function: Callable[[], None]) -> None:
+    """Call a function, and give it so long.
+
+    Python cannot stop a thread: one that hangs is left behind, as a daemon that does not keep the process alive.
+
+    Raises:
+        Hung: where it has not returned.
+    """
+    outcome: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            function()
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=call, daemon=True, name="bilevelrl-check")
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise Hung
+    if outcome:
+        raise outcome[0]
+
+
+def search(
+    law: Law,
+    factory: Callable[[], Any],
+    problems: SearchStrategy[Any],
+    *,
+    examples: int,
+    key: int,
+    deadline: float,
+    shrink: bool = True,
+) -> Found:
+    """Hold a fresh subject to a law on each of up to `examples` drawn problems.
+
+    Args:
+        law: the law.
+        factory: makes a subject.
+        problems: what to draw from.
+        examples: at most so many problems, fewer where each takes long.
+        key: seeds the drawing.
+        deadline: seconds that the law may take with one problem.
+        shrink: whether to make the problem that breaks it small.
+    """
+    began, first_broken = time.monotonic(), 0.0
+    spoken, reason, remark, broken = 0, "", "", list[LawViolation]()
+
+    def hold(problem: Any) -> None:
+        nonlocal remark
+        remark = law(factory(), problem)
+
+    def attempt(problem: Any) -> None:
+        nonlocal spoken, reason, first_broken
+        now = time.monotonic()
+        if (broken and now - first_broken > SECONDS_TO_SHRINK) or (not broken and now - began > SECONDS_A_LAW):
+            raise _Enough
+        try:
+            within(deadline, lambda: hold(problem))
+        except NotApplicable as error:
+            reason = str(error)
+            reject()
+        except LawViolation as violation:
+            first_broken = first_broken or now
+            broken.append(violation)
+            raise
+        except Hung:
+            broken.append(_hung(law, factory(), problem, deadline))
+            raise
+        spoken += not broken
+
+    phases = [Phase.generate] if law.statistical or not shrink else [Phase.generate, Phase.shrink]
+    run = settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        phases=phases,
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+        verbosity=Verbosity.quiet,
+        print_blob=False,
+    )(seed(key)(given(problems)(attempt)))
+    try:
+        run()
+    except (_Enough, Hung, LawViolation):
+        pass
+    except HypothesisException:
+        # An answer that is not the same twice is told as such by the violation itself. Unless nothing was broken:
+        # then all problems were rejected, for the reason kept.
+        if not broken and not reason:
+            raise
+    return Found(spoken, broken[-1] if broken else None, "" if spoken or broken else reason, remark)
+
+
+def _hung(law: Law, subject: Any, problem: Any, deadline: float) -> LawViolation:
+    violation = LawViolation(
+        "the time a call takes", expected=f"an answer within the deadline of {deadline:g} s", came="none so far"
+    )
+    law.describe(violation, subject, problem)
+    violation.hung = True
+    return violation
