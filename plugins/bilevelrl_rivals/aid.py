@@ -32,7 +32,7 @@ class ApproximateImplicit:
     as negative Ritz values; they are reported: `carry["negative_curvatures"]` counts them,
     `carry["lowest_ritz_value"]` is the lowest, in units of M (at the optimum all are 1), both before damping, and the
     status is then `Status.STAGNATED`, however small the residual: the follower's answer is not good enough for this
-    method. NaN where no iteration was needed.
+    method. The lowest is left out where no iteration was needed.
 
     Sources: Pedregosa, "Hyperparameter optimization with approximate gradient", ICML 2016 (arXiv 1602.02355); Ji, Yang
     and Liang, "Bilevel optimization: convergence analysis and enhanced design", ICML 2021 (arXiv 2010.07962).
@@ -70,8 +70,12 @@ class ApproximateImplicit:
         return self.preconditioner == "fisher" and self.initial == "uniform"
 
     def bias_bound(self, discount: float) -> float:
-        """`(δ + tolerance)/(1 + δ)` of an implicit part's largest size; infinite with "none" or "own", unproven."""
-        return (self.damping + self.tolerance) / (1.0 + self.damping) if self._bounded else math.inf
+        """`(δ + tolerance)/(1 + δ)` of an implicit part's largest size; zero without damping, where the tags have the
+        tolerance; infinite with "none" or "own", for which nothing is proven.
+        """
+        if not self._bounded:
+            return math.inf
+        return (self.damping + self.tolerance) / (1.0 + self.damping) if self.damping else 0.0
 
     def estimate(
         self,
@@ -118,8 +122,8 @@ class ApproximateImplicit:
             objective,
             None,
             bl.Cost(
+                backups=1 + answer.iterations,  # passes over P, for γPV and γPV'
                 linear_solves=4 + 2 * answer.iterations,
-                products=2 + 2 * answer.iterations,
                 seconds=time.perf_counter() - began,
             ),
             status,
@@ -127,9 +131,9 @@ class ApproximateImplicit:
             carry={
                 "iterations": np.array(answer.iterations),
                 "negative_curvatures": np.array(answer.negative),
-                "lowest_ritz_value": np.array(answer.lowest_ritz_value),
                 "unreached_states": np.array(np.count_nonzero(~reached)),
-            },
+            }
+            | ({"lowest_ritz_value": np.array(answer.ritz_values[0])} if answer.iterations else {}),
         )
 
 
@@ -158,11 +162,6 @@ class KrylovAnswer:
             return 0
         floor = 8 * self.solution.size * np.finfo(np.float64).eps * float(np.abs(self.ritz_values).max())
         return int(np.count_nonzero(self.ritz_values < -floor))
-
-    @property
-    def lowest_ritz_value(self) -> float:
-        """The lowest; NaN where there was nothing to solve."""
-        return float(self.ritz_values[0]) if self.iterations else math.nan
 
 
 def conjugate_gradients(

@@ -24,8 +24,9 @@ class ForwardSensitivities:
     The iteration is a γ-contraction: at a fixed answer of the follower D tends to dV*/dx as γ^k. It has no adjoint and
     no signed occupancy.
 
-    Its price is n columns instead of one: a sweep is n products with `P^π`, D takes S·n numbers, and `∂_xT`, of which a
-    problem offers only vector-Jacobian products, takes S pullbacks a call, one for each state's row (S + 1 in all).
+    Its price is n columns instead of one: a product with `P^π` has n columns (and counts as one in `cost`), D takes S·n
+    numbers, and `∂_xT`, of which a problem offers only vector-Jacobian products, takes S pullbacks a call, one for each
+    state's row (S + 1 in all).
 
     Source: Chen et al., "Adaptive model design for Markov decision process", ICML 2022.
 
@@ -74,7 +75,7 @@ class ForwardSensitivities:
             implicit,
             objective,
             None,
-            bl.Cost(products=self.sweeps * x.size, seconds=time.perf_counter() - began),
+            bl.Cost(products=self.sweeps, seconds=time.perf_counter() - began),
             bl.Status.BUDGET_SPENT if finite else bl.Status.NON_FINITE,
             residual,
             carry={"sensitivities": sensitivities},

@@ -60,7 +60,8 @@ class IterativeDifferentiation:
     ) -> bl.HyperGradient:
         """The derivative of the unrolled objective, whose value is told too.
 
-        `residual` is `‖v̄_0‖∞`, by how much the truncated series misses the adjoint equation where all π_k are equal.
+        The way back takes as many passes with Pᵀ as the way there took backups; `cost` has no unit for them. `residual`
+        is `‖v̄_0‖∞`, by how much the truncated series misses the adjoint equation where all π_k are equal.
         """
         began = time.perf_counter()
         model, pullback = solution.model, functools.partial(problem.lower.pullback, x)
@@ -83,5 +84,5 @@ class IterativeDifferentiation:
         residual = bl.maximum_norm(inflow)
         finite = math.isfinite(objective) and math.isfinite(residual)
         status = bl.Status.BUDGET_SPENT if finite else bl.Status.NON_FINITE
-        cost = bl.Cost(backups=self.backups + 1, products=self.backups + 1, seconds=time.perf_counter() - began)
+        cost = bl.Cost(backups=self.backups + 1, seconds=time.perf_counter() - began)
         return bl.HyperGradient(by_x, implicit, objective, None, cost, status, residual)

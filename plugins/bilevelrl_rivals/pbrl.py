@@ -62,34 +62,43 @@ class ValuePenalty:
         previous: bl.HyperGradient | None,
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
-        """`∂_x L_σ(x, π)`: `direct` is `∂f/∂x` at π, `implicit` the penalty's; `objective` is f at the solution.
+        """`∂_x L_σ(x, π)`; `objective` and `direct` are f and ∂f/∂x at the solution, `implicit` is the rest.
 
         `carry["logits"]` is θ, `carry["gap"]` is `V*_x(ρ) − V^π_x(ρ)`. `residual` is the next step's `|Δθ|∞/η`: how far
         log π is from stationary. The cotangent of P is a difference of two outer products: no single occupancy.
         """
         began = time.perf_counter()
         model = solution.model
+        if not (np.isfinite(solution.values).all() and np.isfinite(solution.policy).all()):
+            return self._not_finite(x, began)
         initial = start_distribution(model, self.initial)
         logits = _log(solution.policy) if previous is None else previous.carry["logits"]
         for _ in range(self.steps):
             logits = logits + self.step_size * self._step(problem, x, self._level(model, logits, initial))
+            if not np.isfinite(logits).all():  # no factorisation of what is not finite
+                return self._not_finite(x, began)
         level = self._level(model, logits, initial)
         residual = bl.maximum_norm(self._step(problem, x, level))
-        objective, *_ = problem.objective.value_and_gradients(x, solution.policy)
+        objective, direct, _ = problem.objective.value_and_gradients(x, solution.policy)
         _, by_x, _ = problem.objective.value_and_gradients(x, level.policy)
         best = LowerLevel.at(model, solution.linearization, initial)
-        implicit = self.penalty * (self._value_gradient(problem, x, best) - self._value_gradient(problem, x, level))
+        penalty = self.penalty * (self._value_gradient(problem, x, best) - self._value_gradient(problem, x, level))
+        implicit = penalty + (by_x - direct)
         finite = math.isfinite(objective) and math.isfinite(residual) and bool(np.isfinite(implicit).all())
         return bl.HyperGradient(
-            by_x,
+            direct,
             implicit,
             float(objective),
             None,
-            bl.Cost(linear_solves=2 * self.steps + 4, products=self.steps + 2, seconds=time.perf_counter() - began),
+            bl.Cost(linear_solves=2 * self.steps + 4, backups=self.steps + 2, seconds=time.perf_counter() - began),
             bl.Status.BUDGET_SPENT if finite else bl.Status.NON_FINITE,
             residual,
             carry={"logits": logits, "gap": np.array(initial @ (best.values - level.values))},
         )
+
+    def _not_finite(self, x: bl.Array, began: float) -> bl.HyperGradient:
+        nothing, spent = np.full_like(x, np.nan), bl.Cost(seconds=time.perf_counter() - began)
+        return bl.HyperGradient(nothing, nothing, math.nan, None, spent, bl.Status.NON_FINITE)
 
     def _level(self, model: bl.SoftMDP, logits: bl.Array, initial: bl.Array) -> LowerLevel:
         policy = np.exp(logits - logits.max(axis=1, keepdims=True))

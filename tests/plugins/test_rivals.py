@@ -141,7 +141,7 @@ def test_itd_from_zero_is_the_derivative_of_the_unrolled_objective(drawn, kind, 
     bound = drawn.action_value_slope(drawn.x, exact.values + largest(mdp.rewards) / (1 - drawn.discount))
     scale = strength_bound(exact, backups) * 2 * bound / (drawn.temperature * (1 - drawn.discount))
     assert hyper.gradient == pytest.approx(unrolled, rel=0, abs=tolerance * (scale + largest(hyper.direct)) + TINY)
-    assert (hyper.cost.backups, hyper.cost.products, hyper.cost.linear_solves) == (backups + 1, backups + 1, 0)
+    assert (hyper.cost.backups, hyper.cost.products, hyper.cost.linear_solves) == (backups + 1, 0, 0)
 
 
 def strength_bound(exact, backups):
@@ -209,7 +209,7 @@ def test_amd_approaches_the_exact_gradient_as_the_discount_to_the_number_of_swee
         bound = drawn.discount ** (sweeps * call + 1) * largest_implicit_part(exact) / 2
         missed = largest(hyper.gradient - exact.hyper.gradient)
         assert missed <= bound + exact.algebra, f"call {call}"
-        assert hyper.cost.products == sweeps * drawn.dimension
+        assert hyper.cost.products == sweeps
     mdp, sensitivities = exact.solution.model, hyper.carry["sensitivities"]
     slope = np.einsum("sa,san->sn", exact.policy, drawn.action_value_jacobian(drawn.x, exact.values))
     mismatch = largest(slope - exact.solution.linearization.apply(sensitivities))
@@ -323,9 +323,8 @@ def test_aid_reports_the_indefiniteness_it_meets(drawn, kind, seed):
     _, reduced, scaled = dense_aid(exact, policy)
     spectrum = scipy.linalg.eigvalsh(reduced, scaled)
     hyper = estimate(exact, "aid", at_policy(exact, policy), damping=0.0, maximum_iterations=400, tolerance=1e-12)
+    assume("lowest_ritz_value" in hyper.carry)  # else the leader's objective is flat in the logits: nothing to solve
     negative, lowest = int(hyper.carry["negative_curvatures"]), float(hyper.carry["lowest_ritz_value"])
-    if np.isnan(lowest):
-        return  # the leader's objective is flat in the logits: nothing to solve
     # Ritz values lie within the spectrum (Cauchy's interlacing), up to rounding.
     assert lowest >= spectrum[0] - 1e-8 * np.abs(spectrum).max()
     if negative:
@@ -419,7 +418,7 @@ def test_aid_does_as_many_solves_as_it_says():
     problem, x, bad = far_from_optimal()
     few = bl.hypergradient_estimator("aid", maximum_iterations=3).estimate(problem, x, bad, None, None)
     assert few.carry["iterations"] == 3
-    assert (few.cost.linear_solves, few.cost.products) == (4 + 2 * 3, 2 + 2 * 3)
+    assert (few.cost.linear_solves, few.cost.backups) == (4 + 2 * 3, 1 + 3)
     assert few.status in (bl.Status.BUDGET_SPENT, bl.Status.STAGNATED)
 
 
@@ -509,7 +508,7 @@ def test_pbrl_descends_in_the_policy_and_goes_on_where_it_stopped():
     assert (np.diff(values) < 0).all()
     twice, once = (penalised(problem, x, calls=calls, steps=steps) for calls, steps in ((2, 2), (1, 4)))
     np.testing.assert_array_equal(twice.carry["logits"], once.carry["logits"])
-    assert (once.cost.linear_solves, once.cost.products) == (2 * 4 + 4, 4 + 2)
+    assert (once.cost.linear_solves, once.cost.backups) == (2 * 4 + 4, 4 + 2)
 
 
 def test_pbrl_keeps_to_the_follower_where_the_leader_does_not_care():
