@@ -6,7 +6,7 @@ READY := .venv/.ready
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-thorough lint format bench clean
+.PHONY: help demo test test-thorough lint format bench laws clean
 
 help:
 	@echo "make demo            M-SoBiRL designs shaping rewards for FrozenLake 8x8; writes runs/demo/run.png"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint            ruff, mypy --strict, import-linter"
 	@echo "make format          let ruff format and fix what it can"
 	@echo "make bench           benchmarks: ratios against hand-written NumPy"
+	@echo "make laws            everything registered, and every planted fault, against every law; writes a docs page"
 
 $(READY): pyproject.toml
 	@echo "Setting up .venv (once) ..."
@@ -44,6 +45,9 @@ format: $(READY)
 bench: $(READY)
 	@$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' --benchmark-only \
 		--benchmark-columns=min,median,rounds --benchmark-sort=name --benchmark-json=.benchmarks.json -s
+
+laws: $(READY)
+	@PYTHONPATH=tests $(BIN)/python -m kit.matrix
 
 clean:
 	rm -rf .venv dist build runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks*

@@ -25,6 +25,7 @@ from bilevelrl.gymnasium_tables import absorbing_states, from_gymnasium
 from bilevelrl.hookspecs import hookimpl
 from bilevelrl.linear_systems import Factorization
 from bilevelrl.mdp import SoftMDP
+from bilevelrl.mixtures import MixtureReward, MixtureTransitions, SoftmaxPolicy
 from bilevelrl.objectives import (
     LogLikelihoodObjective,
     QuadraticObjective,
@@ -191,6 +192,8 @@ __all__ = [
     "LogLikelihoodObjective",
     "LowerLevelSolution",
     "LowerLevelSolver",
+    "MixtureReward",
+    "MixtureTransitions",
     "Occupancy",
     "OptimizerState",
     "OuterState",
@@ -218,6 +221,7 @@ __all__ = [
     "Slice",
     "SoftMDP",
     "SoftmaxInitial",
+    "SoftmaxPolicy",
     "SoftmaxTransitions",
     "SparseTransitions",
     "StateReward",

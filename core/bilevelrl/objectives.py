@@ -124,17 +124,35 @@ class LogLikelihoodObjective:
 
     Args:
         demonstrations: `d^E` (S, A), counts or discounted occupancies, not negative.
+        baseline: a `SoftMDP` with the follower's P, γ and ρ (its rewards play no part): add `m d^π(s)` to
+            `∂f/∂π_sa = −d^E_sa/π_sa`, with `d^π` the discounted state occupancy and `m = (1−γ) Σ d^E`. On the simplex
+            nothing changes, the hyper-gradient included; but at exact demonstrations the adjoint is then zero, and an
+            estimator that has only begun to solve for it makes no mistake.
     """
 
     demonstrations: Array = attrs.field(converter=_demonstrations)
+    baseline: SoftMDP | None = attrs.field(default=None)
+
+    @baseline.validator
+    def _check(self, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value is None:
+            return
+        if not isinstance(value, SoftMDP):
+            raise InputError("LogLikelihoodObjective.baseline", kind_words(value), "a SoftMDP or None")
+        shape = (value.states, value.actions)
+        check_shape("LogLikelihoodObjective.demonstrations", self.demonstrations, shape)
 
     def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
-        """`f`, zero, `−d^E/π`; infinite where a demonstrated action has probability zero."""
+        """`f`, zero, `−d^E/π` with the baseline; infinite where a demonstrated action has probability zero."""
         check_shape("LogLikelihoodObjective.demonstrations", self.demonstrations, policy.shape)
         shown = self.demonstrations > 0
         with np.errstate(divide="ignore"):
             logs = np.log(policy, out=np.zeros_like(policy), where=shown)
             by_policy = np.divide(-self.demonstrations, policy, out=np.zeros_like(policy), where=shown)
+        if self.baseline is not None:
+            mdp, mass = self.baseline, (1.0 - self.baseline.discount) * float(self.demonstrations.sum())
+            visits = Linearization(mdp.transitions, mdp.discount, policy).solve_transpose(mdp.initial)
+            by_policy += mass * visits[:, None]
         return -float((self.demonstrations * logs).sum()), np.zeros_like(x), by_policy
 
 

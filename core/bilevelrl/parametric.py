@@ -121,7 +121,8 @@ class StateReward:
         return np.asarray(cotangent.sum(axis=1)[self.states])
 
 
-def _feature_matrix(value: Any) -> Any:
+def feature_matrix(value: Any) -> Any:
+    """Features as a matrix, one row an entry: a float64 array, or a CSR array where they are sparse."""
     if scipy.sparse.issparse(value):
         if value.dtype.kind not in "biuf":
             raise InputError("features", f"a sparse array of {value.dtype}", "real numbers")
@@ -135,7 +136,8 @@ def _feature_matrix(value: Any) -> Any:
     return np.ascontiguousarray(checked.reshape(-1, checked.shape[-1])) if checked.ndim > 1 else checked
 
 
-def _check_feature_rows(name: str, features: Any, rows: int) -> None:
+def check_feature_rows(name: str, features: Any, rows: int) -> None:
+    """Raise `InputError` unless there is one row of features for each of so many entries."""
     if features.ndim != 2 or features.shape[0] != rows:
         raise InputError(f"the shape of {name}.features", str(features.shape), f"({rows}, n) after flattening")
 
@@ -150,10 +152,10 @@ class LinearReward:
     """
 
     base: Array = attrs.field(converter=_base_rewards)
-    features: Any = attrs.field(converter=_feature_matrix)
+    features: Any = attrs.field(converter=feature_matrix)
 
     def __attrs_post_init__(self) -> None:
-        _check_feature_rows("LinearReward", self.features, self.base.size)
+        check_feature_rows("LinearReward", self.features, self.base.size)
 
     @property
     def dimension(self) -> int:
@@ -203,7 +205,7 @@ class SoftmaxTransitions:
     """
 
     base: Transitions = attrs.field(converter=as_transitions)
-    features: Any = attrs.field(default=None, converter=attrs.converters.optional(_feature_matrix))
+    features: Any = attrs.field(default=None, converter=attrs.converters.optional(feature_matrix))
 
     def __attrs_post_init__(self) -> None:
         rows, successors, probabilities = self.base.stored()
@@ -213,7 +215,7 @@ class SoftmaxTransitions:
         fields["_log_base"] = np.log(probabilities[positive])
         fields["_starts"] = np.searchsorted(self._rows, np.arange(self.base.states * self.base.actions))
         if self.features is not None:
-            _check_feature_rows("SoftmaxTransitions", self.features, self._rows.size)
+            check_feature_rows("SoftmaxTransitions", self.features, self._rows.size)
 
     _rows: Any = attrs.field(init=False, repr=False)
     _successors: Any = attrs.field(init=False, repr=False)
@@ -266,11 +268,11 @@ class SoftmaxInitial:
     """
 
     base: Array = attrs.field(converter=_base_distribution)
-    features: Any = attrs.field(default=None, converter=attrs.converters.optional(_feature_matrix))
+    features: Any = attrs.field(default=None, converter=attrs.converters.optional(feature_matrix))
 
     def __attrs_post_init__(self) -> None:
         if self.features is not None:
-            _check_feature_rows("SoftmaxInitial", self.features, self.base.size)
+            check_feature_rows("SoftmaxInitial", self.features, self.base.size)
 
     @property
     def dimension(self) -> int:

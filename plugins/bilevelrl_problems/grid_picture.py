@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,21 @@ def _draw_cell(axes: Any, row: int, column: int, letter: str, probabilities: bl.
         return
     if letter == "S":
         axes.text(column - 0.46, row - 0.3, "start", color=ink, fontsize=6)
+    draw_arrows(axes, row, column, probabilities, ink)
+
+
+def draw_arrows(
+    axes: Any,
+    row: int,
+    column: int,
+    probabilities: bl.Array,
+    ink: str,
+    heads: tuple[float, float] = (9.0, 9.0),
+) -> None:
+    """One arrow per action of a cell, as long as it is probable; none below 0.1.
+
+    `heads` are the sizes of the head, in points, at probability zero and one.
+    """
     for probability, (dx, dy) in zip(probabilities, DIRECTIONS, strict=True):
         if probability > 0.1:
             axes.annotate(
@@ -64,6 +80,37 @@ def _draw_cell(axes: Any, row: int, column: int, letter: str, probabilities: bl.
                     "color": ink,
                     "shrinkA": 0,
                     "shrinkB": 0,
-                    "mutation_scale": 9,
+                    "mutation_scale": heads[0] + (heads[1] - heads[0]) * probability,
                 },
             )
+
+
+def draw_grid_pair(axes: Any, words: Any, pairs: Sequence[tuple[str, bl.Array, bl.Array]], title: str) -> None:
+    """Two grids side by side on one scale of colours, to be compared: values less their mean, policies as arrows.
+
+    Args:
+        axes: matplotlib axes.
+        words: (rows, columns), what to write into a corner of each cell.
+        pairs: (label, values (S,), policy (S, 4)) of the left grid and of the right.
+        title: what colours and arrows mean.
+    """
+    rows, columns = words.shape
+    centred = [values - values.mean() for _, values, _ in pairs]
+    largest = max(float(np.abs(values).max()) for values in centred) or 1.0
+    axes.axis("off")
+    axes.set_title(title, loc="left", fontsize=10)
+    for place, ((label, _, policy), values) in enumerate(zip(pairs, centred, strict=True)):
+        inset = axes.inset_axes((0.51 * place, 0.1, 0.49, 0.84), anchor="N")
+        image = inset.imshow(values.reshape(rows, columns), cmap="RdBu", vmin=-largest, vmax=largest)
+        for row, column in np.ndindex(rows, columns):
+            ink = "white" if abs(values[row * columns + column]) > 0.65 * largest else "black"
+            word = str(words[row, column])
+            inset.text(column - 0.45, row - 0.28, word, color=ink, fontsize=5.5)
+            draw_arrows(inset, row, column, policy[row * columns + column], ink, heads=(2.0, 9.0))
+        inset.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
+        inset.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+        inset.grid(which="minor", color="white", lw=1.5)
+        inset.tick_params(which="both", length=0, labelbottom=False, labelleft=False)
+        inset.spines[:].set_visible(False)
+        inset.set_title(label, fontsize=9)
+    axes.figure.colorbar(image, cax=axes.inset_axes((0.2, 0.19, 0.6, 0.025)), orientation="horizontal")

@@ -9,10 +9,9 @@ import numpy as np
 
 import bilevelrl as bl
 from bilevelrl_problems.grid_picture import draw_grid_policy
+from bilevelrl_problems.gridworld import grid_transitions
 from bilevelrl_problems.reward_shaping import make_environment
-
-# left, down, right, up, as in Gymnasium's FrozenLake: the picture draws both.
-MOVES = np.array([(0, -1), (1, 0), (0, 1), (-1, 0)])
+from bilevelrl_problems.statistics import correlation
 
 
 @attrs.frozen
@@ -51,7 +50,9 @@ class GridworldPreferences:
         initial = np.zeros(self.size**2)
         initial[0] = 1.0
         reward = bl.StateReward(np.zeros((self.size**2, 4)))
-        lower = bl.ParametricMDP(self._transitions(), reward, self.discount, self.temperature, initial)
+        lower = bl.ParametricMDP(
+            grid_transitions(self.size, self.slip), reward, self.discount, self.temperature, initial
+        )
         true_mdp = bl.SoftMDP(lower.transitions, hidden, self.discount, self.temperature, initial)
         labeller = bl.RewardLabeller(hidden, noisy=self.noisy, steepness=self.steepness)
 
@@ -75,17 +76,6 @@ class GridworldPreferences:
         letters[self.size // 2, : self.size - 1] = "T"
         values = np.where(letters == "G", 1.0, np.where(letters == "T", -1.0, 0.0))
         return np.repeat(values.reshape(-1, 1), 4, axis=1), letters
-
-    def _transitions(self) -> bl.Array:
-        kernel = np.zeros((self.size**2, 4, self.size**2))
-        for state in range(self.size**2):
-            row, column = divmod(state, self.size)
-            for action in range(4):
-                for move, (down, right) in enumerate(MOVES):
-                    target = np.clip((row + down, column + right), 0, self.size - 1)
-                    probability = 1.0 - self.slip if move == action else self.slip / 3
-                    kernel[state, action, target[0] * self.size + target[1]] += probability
-        return kernel
 
 
 @attrs.frozen
@@ -139,10 +129,8 @@ def preference_measures(mdp: bl.SoftMDP, x: bl.Array, policy: bl.Array, horizon:
     visits = bl.discounted_occupancy(mdp, policy).sum(axis=1) * (1.0 - mdp.discount)
     entropy = -float(np.sum(visits * np.log(visits, out=np.zeros_like(visits), where=visits > 0)))
     hidden = mdp.rewards[:, 0]
-    spread = float(np.std(x) * np.std(hidden))
-    covariance = float(np.mean((x - x.mean()) * (hidden - hidden.mean())))
     return {
         "follower's true return": float(mdp.initial @ values),
-        "reward correlation": covariance / spread if spread > 0 else 0.0,
+        "reward correlation": correlation(x, hidden),
         "state coverage": float(np.exp(entropy)) / mdp.states,
     }

@@ -177,6 +177,38 @@ def test_a_demonstrated_action_of_probability_zero_is_infinitely_unlikely():
     assert by_policy.tolist() == [[-1.0, 0.0]]
 
 
+@given(drawn_problems(discount=discounts(0.0, 0.95), enters=st.just(("rewards",))), seeds)
+def test_a_baseline_leaves_the_likelihoods_adjoint_nothing_to_do(drawn, seed):
+    """At exact demonstrations `∂f/∂π` with the baseline pulls back to `(d^π − d^E)/τ` with an adjoint of zero."""
+    rng = np.random.default_rng(seed)
+    mdp = drawn.lower.model(drawn.x)
+    shown = bl.discounted_occupancy(mdp, interior_policy(drawn, rng))
+    policy = interior_policy(drawn, rng)
+    value, _, plain = bl.LogLikelihoodObjective(shown).value_and_gradients(drawn.x, policy)
+    same, _, by_policy = bl.LogLikelihoodObjective(shown, mdp).value_and_gradients(drawn.x, policy)
+    assert same == value
+    spread = np.ptp(by_policy - plain, axis=1)
+    size = solve_rounding(mdp) * (1 + np.abs(plain).max()) / (1 - mdp.discount)
+    assert spread == pytest.approx(np.zeros(len(policy)), rel=0, abs=size)
+    cotangent = bl.policy_cotangent(mdp, policy, by_policy)
+    expected = (bl.discounted_occupancy(mdp, policy) - shown) / mdp.temperature
+    assert cotangent == pytest.approx(expected, rel=0, abs=size / mdp.temperature)
+    target = bl.adjoint_right_hand_side(mdp, cotangent)
+    assert target == pytest.approx(np.zeros(len(policy)), rel=0, abs=policy.size * size / mdp.temperature)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "sentence"),
+    [
+        (True, "LogLikelihoodObjective.baseline is a bool; expected a SoftMDP or None"),
+        (bl.SoftMDP(np.ones((1, 1, 1)), [[0.0]], 0.5, 1.0), r"demonstrations is \(1, 2\); expected \(1, 1\)"),
+    ],
+)
+def test_a_baseline_that_does_not_fit_is_refused(baseline, sentence):
+    with pytest.raises(bl.InputError, match=sentence):
+        bl.LogLikelihoodObjective([[1.0, 1.0]], baseline)
+
+
 def test_negative_demonstrations_are_refused():
     with pytest.raises(bl.InputError, match=r"the smallest entry of demonstrations is -1.0; expected at least 0"):
         bl.LogLikelihoodObjective([[1.0, -1.0]])

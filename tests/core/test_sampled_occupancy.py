@@ -204,7 +204,7 @@ def test_truncation_bias_is_within_its_bound_on_a_mixing_chain():
 
 
 def test_a_geometric_length_costs_what_is_drawn_in_segments():
-    """A length rounded up to segments of L has the mean L/(1−γ^L) and less than its own square: 5.4 deviations (7e-8)."""
+    """A length rounded up to segments of L has the mean L/(1−γ^L) and deviates by less: 5.4 deviations (7e-8)."""
     states, actions = (np.repeat(index.reshape(-1), 4000) for index in np.indices((STATES, ACTIONS)))
     world, weights = bl.TabularSimulator(follower()), np.ones(states.size)
     _, drawn = bl.restarted_occupancy(world, POLICY, states, actions, weights, bl.stream(0, "cost"), truncation=None)

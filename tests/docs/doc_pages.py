@@ -4,6 +4,8 @@ The languages, and what is done with them:
 
 - `python`: executed. A block whose first line is a comment with a file name, `# module.py`, is written to that file
   and imported instead, as a reader would save it.
+- `diff`: what to change in a file that the page wrote; its first line names it, `# module.py`. Lines that begin with
+  `-` or a space must occur there, once; those with `+` or a space take their place. The module is then imported anew.
 - `console`: every line that begins with `$ ` is run; see `COMMANDS`. Lines under it are its output and must match.
   A comment `# exit status 2` after a command says that it fails, and how.
 - `output`: what the Python block before it printed; must match.
@@ -20,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import io
 import os
 import re
@@ -121,6 +124,7 @@ class Page:
         """Run one block; raises where it fails or its language is unknown."""
         runners: dict[str, Callable[[Block], None]] = {
             "python": self._python,
+            "diff": self._diff,
             "console": self._console,
             "output": self._output,
             "toml": self._toml,
@@ -128,7 +132,7 @@ class Page:
         }
         if block.language not in runners:
             raise ValueError(f"unknown language {block.language!r}; expected one of {', '.join(runners)}")
-        if block.file:
+        if block.file and block.language != "diff":
             (self.directory / block.file).write_text(block.text + "\n", encoding="utf-8")
             importlib.invalidate_caches()
         runners[block.language](block)
@@ -143,6 +147,22 @@ class Page:
         with contextlib.redirect_stdout(printed):
             exec(code, self.namespace)
         self.printed = printed.getvalue()
+
+    def _diff(self, block: Block) -> None:
+        file = self.directory / (block.file or "")
+        if not file.is_file():
+            raise ValueError("a diff begins with the name of a file that the page wrote: `# module.py`")
+        hunk = block.text.split("\n")[1:]
+        old, new = ("".join(f"{line[1:]}\n" for line in hunk if line[:1] in ("", " ", sign)) for sign in "-+")
+        text = file.read_text(encoding="utf-8")
+        if text.count(old) != 1:
+            raise ValueError(f"{block.file} has these lines {text.count(old)} times, not once:\n{old}")
+        file.write_text(text.replace(old, new), encoding="utf-8")
+        # A module that changes twice within a second looks unchanged to the cache.
+        Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
+        sys.modules.pop(file.stem, None)
+        importlib.invalidate_caches()
+        importlib.import_module(file.stem)
 
     def _output(self, block: Block) -> None:
         if self.printed is None:
@@ -189,6 +209,10 @@ class Page:
     def bilevelrl(self, words: list[str], environment: dict[str, str]) -> tuple[int, str]:
         """Run the installed command; plugins that the page installed are found."""
         return self._subprocess([str(Path(sys.executable).with_name("bilevelrl")), *words[1:]], environment)
+
+    def pytest(self, words: list[str], environment: dict[str, str]) -> tuple[int, str]:
+        """Run tests that the page wrote: `$ pytest -q test_module.py`."""
+        return self._subprocess([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words[1:]], environment)
 
     def python(self, words: list[str], environment: dict[str, str]) -> tuple[int, str]:
         """Run an example of the repository with few iterations: `$ python docs/examples/name.py`."""
@@ -248,5 +272,6 @@ COMMANDS: dict[str, Callable[[Page, list[str], dict[str, str]], tuple[int, str]]
     "bilevelrl": Page.bilevelrl,
     "make": Page.make,
     "pip": Page.pip,
+    "pytest": Page.pytest,
     "python": Page.python,
 }

@@ -12,7 +12,7 @@ from bilevelrl.cli.catalogue import named
 from bilevelrl.cli.run import parse_option
 from bilevelrl.component_registry import Registered
 from bilevelrl.plugins import registry
-from bilevelrl.validation import InputError
+from bilevelrl.validation import InputError, check_count
 
 FAILED = 1
 
@@ -23,7 +23,10 @@ FAILED = 1
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws other problems.")
 @click.option("--deadline", type=float, default=60.0, show_default=True, help="Seconds a law may take with a problem.")
 @click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help="An option of NAME. Repeatable.")
-def check_command(name: str, examples: int, seed: int, deadline: float, changes: tuple[str, ...]) -> None:
+@click.option("--expect", "expected", metavar="LAW=REASON", multiple=True, help="A law known to be broken. Repeatable.")
+def check_command(
+    name: str, examples: int, seed: int, deadline: float, changes: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
     """Check a component, a problem or an algorithm: every law it must obey, tried on problems drawn for it.
 
     Exit status 1 where a law is broken; each is then told in full, with the smallest problem that breaks it.
@@ -32,7 +35,9 @@ def check_command(name: str, examples: int, seed: int, deadline: float, changes:
         from bilevelrl import testing
     except ImportError as error:
         raise InputError("bilevelrl check", f"without hypothesis ({error})", "bilevelrl[testing] installed") from None
-    options = dict(parse_option(change) for change in changes)
+    check_count("--examples", examples)
+    options = dict(parse_option("--set", change, "step_size=0.05") for change in changes)
+    known = {law: str(reason) for law, reason in (parse_option("--expect", told, "LAW=REASON") for told in expected)}
     failed = False
     for index, entry in enumerate(named(name)):
         click.echo("\n" * bool(index), nl=False)
@@ -43,6 +48,7 @@ def check_command(name: str, examples: int, seed: int, deadline: float, changes:
             examples=examples,
             seed=seed,
             deadline=deadline,
+            expected_failed_checks=known,
             strict=False,
             progress=_row,
         )
@@ -63,7 +69,8 @@ def _factory(entry: Registered, options: Mapping[str, Any]) -> Callable[[], Any]
 def _row(outcome: Any) -> None:
     if outcome.result == "skipped":
         return
-    mark = click.style("broken" if outcome.failed else "holds ", fg="red" if outcome.failed else "green")
+    broken = outcome.violation is not None
+    mark = click.style("broken" if broken else "holds ", fg="red" if outcome.failed else "green")
     count = f"{outcome.examples:>4} example{'s' if outcome.examples != 1 else ' '}"
     detail = f"  {outcome.detail}" if outcome.detail else ""
     click.echo(f"  {outcome.law:<44}{mark} {count} {outcome.seconds:>7.1f} s{detail}".rstrip())
@@ -78,4 +85,4 @@ def _conclude(report: Any) -> None:
         click.echo(f"  not asked, since {reason}: {', '.join(laws)}")
     click.secho(f"  {str(report).splitlines()[0]}", bold=True)
     for outcome in report.failures:
-        click.echo(f"\n{outcome.violation}")
+        click.echo(f"\n{outcome.violation or f'law {outcome.law}: {outcome.detail}'}")

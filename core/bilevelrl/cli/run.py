@@ -123,11 +123,11 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
     return table, key, _parse_value(text.strip())
 
 
-def parse_option(change: str) -> tuple[str, Any]:
-    """`KEY=VALUE` as a key and a value, for an option of one thing."""
+def parse_option(option: str, change: str, example: str) -> tuple[str, Any]:
+    """`KEY=VALUE`, given with an option of the command line, as a key and a value."""
     key, separator, text = change.partition("=")
     if not separator or not key.strip():
-        raise InputError("--set", repr(change), "KEY=VALUE, such as step_size=0.05")
+        raise InputError(option, repr(change), f"KEY=VALUE, such as {example}")
     return key.strip(), _parse_value(text.strip())
 
 

@@ -21,6 +21,7 @@ except ImportError as _error:
 from bilevelrl.testing.checks import (
     check,
     check_algorithm,
+    check_bellman_operator,
     check_hypergradient_estimator,
     check_lower_level_solver,
     check_problem,
@@ -55,6 +56,7 @@ __all__ = [
     "bilevel_problems",
     "check",
     "check_algorithm",
+    "check_bellman_operator",
     "check_hypergradient_estimator",
     "check_lower_level_solver",
     "check_problem",

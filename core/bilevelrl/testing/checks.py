@@ -23,7 +23,7 @@ from bilevelrl.protocols import (
 )
 from bilevelrl.tags import Tags
 from bilevelrl.testing import laws as _laws
-from bilevelrl.testing.law import LAWS, Law
+from bilevelrl.testing.law import LAWS, OPERATOR, AnyKind, Law, name_of
 from bilevelrl.testing.precise import PRECISE
 from bilevelrl.testing.report import BROKEN, EXPECTED, HOLDS, SKIPPED, UNEXPECTED, ChecksFailed, Outcome, Report
 from bilevelrl.testing.search import Found, search
@@ -74,6 +74,16 @@ def check_algorithm(factory: Factory, **options: Any) -> Report:
     return check(factory, kind=Kind.ALGORITHM, **options)
 
 
+def check_bellman_operator(operator: Callable[[Any, Any], Any], **options: Any) -> Report:
+    """Hold a function `(mdp, v) ↦ Backup` to the laws of the soft Bellman operator, as `bilevelrl.soft_backup` obeys.
+
+    Args:
+        operator: the function.
+        options: of `check`.
+    """
+    return check(lambda: operator, kind=OPERATOR, **options)
+
+
 def check_problem(problem: BilevelProblem, **options: Any) -> Report:
     """Hold a bilevel problem to its laws: true derivatives, and one world in its model and its simulator.
 
@@ -89,7 +99,7 @@ def check_problem(problem: BilevelProblem, **options: Any) -> Report:
 def check(
     factory: Factory,
     *,
-    kind: Kind | None = None,
+    kind: AnyKind | None = None,
     examples: int = EXAMPLES,
     problems: st.SearchStrategy[BilevelProblem] | None = None,
     laws: Iterable[str] | None = None,
@@ -143,7 +153,7 @@ def check(
         outcomes.append(outcome)
         if progress is not None:
             progress(outcome)
-    report = Report(_name_of(subject), kind, tuple(outcomes))
+    report = Report(name_of(subject), kind, tuple(outcomes))
     if strict and report.failures:
         raise ChecksFailed(report)
     return report
@@ -162,7 +172,7 @@ def _outcome(
 ) -> Outcome:
     reason = law.why_not(subject)
     if reason:
-        return Outcome(law.name, SKIPPED, detail=reason)
+        return _unasked(law, reason, expected)
     drawn = drawn_for(law, subject) if problems is None or law.kind is Kind.PROBLEM else problems
     found = search(law, factory, drawn, examples=_count(law, examples), key=seed, deadline=deadline, shrink=shrink)
     return _judged(law, found, expected)
@@ -182,14 +192,21 @@ def _judged(law: Law, found: Found, expected: Expected) -> Outcome:
         result = EXPECTED if law.name in expected else BROKEN
         return Outcome(law.name, result, found.examples, detail=found.violation.summary, violation=found.violation)
     if found.reason:
-        return Outcome(law.name, SKIPPED, detail=found.reason)
+        return _unasked(law, found.reason, expected)
     if law.name in expected:
         detail = f"it was expected to be broken ({expected[law.name]}), but holds: take it off the list"
         return Outcome(law.name, UNEXPECTED, found.examples, detail=detail)
     return Outcome(law.name, HOLDS, found.examples, detail=found.remark)
 
 
-def _chosen(kind: Kind, names: Iterable[str] | None, expected: Expected) -> list[Law]:
+def _unasked(law: Law, reason: str, expected: Expected) -> Outcome:
+    if law.name in expected:
+        detail = f"it was expected to be broken ({expected[law.name]}), but does not apply ({reason})"
+        return Outcome(law.name, UNEXPECTED, detail=detail)
+    return Outcome(law.name, SKIPPED, detail=reason)
+
+
+def _chosen(kind: AnyKind, names: Iterable[str] | None, expected: Expected) -> list[Law]:
     known = {name: law for (of, name), law in LAWS.items() if of is kind}
     for name in [*(names or ()), *expected]:
         if name not in known:
@@ -200,7 +217,7 @@ def _chosen(kind: Kind, names: Iterable[str] | None, expected: Expected) -> list
 # --- The subject
 
 
-def made_by(factory: Factory, kind: Kind | None = None) -> tuple[Any, Kind]:
+def made_by(factory: Factory, kind: AnyKind | None = None) -> tuple[Any, AnyKind]:
     """What a factory makes, and its kind; raises `InputError` where either is not what it should be."""
     if not callable(factory):
         raise InputError("factory", kind_words(factory), "a function that makes a fresh component, or its class")
@@ -211,7 +228,7 @@ def made_by(factory: Factory, kind: Kind | None = None) -> tuple[Any, Kind]:
         told = f"{type(error).__name__}: {' '.join(str(error).split())}"
         expected = "a component: a factory is called without arguments, so give options in a lambda"
         raise InputError(f"what factory {label!r} makes", told, expected) from error
-    found = _kind_of(subject)
+    found = OPERATOR if kind is OPERATOR and callable(subject) else _kind_of(subject)
     if found is None or (kind is not None and found is not kind):
         wanted = kind.value if kind is not None else "solver, an estimator, an optimizer, a problem or an algorithm"
         missing = _missing(subject, kind)
@@ -231,15 +248,15 @@ def _kind_of(subject: Any) -> Kind | None:
     return next((kind for kind, protocol in PROTOCOLS.items() if isinstance(subject, protocol)), None)
 
 
-def _missing(subject: Any, kind: Kind | None) -> str:
-    if kind not in PROTOCOLS:
+def _missing(subject: Any, kind: AnyKind | None) -> str:
+    if not isinstance(kind, Kind) or kind not in PROTOCOLS:
         return ""
     lacking = [member for member in ("name", *kind.members) if not hasattr(subject, member)]
     return f" without {', '.join(map(repr, lacking))}" if lacking else ""
 
 
 def _check_tags(subject: Any) -> None:
-    label = f"tags of {_name_of(subject)!r}"
+    label = f"tags of {name_of(subject)!r}"
     declared = getattr(subject, "tags", None)
     if not isinstance(declared, Tags):
         value = "not declared" if declared is None else kind_words(declared)
@@ -249,10 +266,6 @@ def _check_tags(subject: Any) -> None:
     said = getattr(subject, "bias_bound", None)
     if said is not None and not declared.biased and float(said(0.5)) > 0:
         raise InputError(label, "not biased, with a bias_bound above zero", "biased=True, or a bias_bound of 0")
-
-
-def _name_of(subject: Any) -> str:
-    return str(getattr(subject, "name", type(subject).__name__))
 
 
 # --- The problems
@@ -277,11 +290,11 @@ def drawn_for(law: Law, subject: Any) -> st.SearchStrategy[Any]:
 _AT_ITS_START = "the problem itself, at its start"
 
 
-def _requirement(subject: Any, kind: Kind) -> Any:
+def _requirement(subject: Any, kind: AnyKind) -> Any:
     return getattr(subject.estimator if kind is Kind.ALGORITHM else subject, "requires_objective", None)
 
 
-def _wishes(subject: Any, kind: Kind) -> tuple[int, bool]:
+def _wishes(subject: Any, kind: AnyKind) -> tuple[int, bool]:
     """How many trajectories the objective may be one of (0: of the policy); whether x may enter rewards only."""
     estimator = subject.estimator if kind is Kind.ALGORITHM else subject
     solver = subject.lower if kind is Kind.ALGORITHM else subject
@@ -332,20 +345,23 @@ def parametrize_with_checks(
     """
     import pytest
 
-    parameters = []
+    parameters, named = [], dict[str, int]()
+    others = {key: value for key, value in options.items() if key != "laws"}
     for given_subject in subjects:
         factory = _factory_of(given_subject)
         subject, kind = made_by(factory)
-        known = expected_failed_checks(subject) if callable(expected_failed_checks) else expected_failed_checks
-        for law in _chosen(kind, options.get("laws"), {}):
-            if law.why_not(subject):
+        known = dict(
+            (expected_failed_checks(subject) if callable(expected_failed_checks) else expected_failed_checks) or {}
+        )
+        named[name_of(subject)] = count = named.get(name_of(subject), 0) + 1
+        label = name_of(subject) if count == 1 else f"{name_of(subject)}#{count}"
+        for law in _chosen(kind, options.get("laws"), known):
+            if law.why_not(subject) and law.name not in known:
                 continue
-            reason = (known or {}).get(law.name)
+            reason = known.get(law.name)
             marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True, raises=ChecksFailed)]
-            one = functools.partial(
-                _check_one, factory, kind, law.name, {k: v for k, v in options.items() if k != "laws"}
-            )
-            parameters.append(pytest.param(one, id=f"{_name_of(subject)}-{law.name}", marks=marks))
+            one = functools.partial(_check_one, factory, kind, law.name, others)
+            parameters.append(pytest.param(one, id=f"{label}-{law.name}", marks=marks))
     return pytest.mark.parametrize("check", parameters)
 
 
@@ -353,7 +369,7 @@ def _factory_of(subject: Any) -> Factory:
     return (lambda: subject) if isinstance(subject, BilevelProblem) else subject
 
 
-def _check_one(factory: Factory, kind: Kind, law: str, options: Mapping[str, Any]) -> Report:
+def _check_one(factory: Factory, kind: AnyKind, law: str, options: Mapping[str, Any]) -> Report:
     import pytest
 
     report = check(factory, kind=kind, laws=[law], **options)

@@ -25,7 +25,8 @@ class Tally:
         linear_solves: solves of a `Linearization` of the model, with the matrix or its transpose.
         products: its products outside of solves.
         samples: transitions drawn.
-        seen_raw: whether P was read in a way that hides what is done with it: the counts are then lower bounds.
+        seen_raw: whether P or P^π was taken out, which hides what is done with it: the counts are then lower bounds.
+        inside: how many watched methods are at work, which may take out what they like.
     """
 
     backups: int = 0
@@ -33,6 +34,7 @@ class Tally:
     products: int = 0
     samples: int = 0
     seen_raw: bool = False
+    inside: int = 0
 
 
 class _Counted:
@@ -49,6 +51,7 @@ class _Counted:
         return np.asarray(self.original.transpose_expectation(weights))
 
     def under(self, policy: Array) -> Any:
+        self.tally.seen_raw = self.tally.seen_raw or not self.tally.inside
         return self.original.under(policy)
 
     def row(self, state: int, action: int) -> tuple[Indices, Array]:
@@ -94,34 +97,40 @@ def counted_transitions(original: Transitions, tally: Tally) -> Transitions:
 @contextlib.contextmanager
 def counting_linear_algebra(tally: Tally) -> Iterator[None]:
     """Count the solves and products of every `Linearization` of a kernel that `tally` counts."""
-    originals = {
-        name: getattr(Linearization, name) for name in ("solve", "solve_transpose", "apply", "apply_transpose")
-    }
-    depth = 0
+    names = ("solve", "solve_transpose", "apply", "apply_transpose")
+    originals: dict[str, Any] = {name: getattr(Linearization, name) for name in names}
+    chain: Any = Linearization.__dict__["chain"]
 
     def watched(name: str) -> Callable[..., Array]:
         original, field = originals[name], "linear_solves" if name.startswith("solve") else "products"
 
         def method(self: Linearization, argument: Array) -> Array:
-            nonlocal depth
-            if depth == 0 and getattr(self.transitions, "tally", None) is tally:
+            counts = getattr(self.transitions, "tally", None) is tally
+            if counts and not tally.inside:
                 setattr(tally, field, getattr(tally, field) + 1)
-            depth += 1
+            tally.inside += counts
             try:
                 answer: Array = original(self, argument)
             finally:
-                depth -= 1
+                tally.inside -= counts
             return answer
 
         return method
 
+    def watched_chain(self: Linearization) -> Any:
+        if getattr(self.transitions, "tally", None) is tally and not tally.inside:
+            tally.seen_raw = True
+        return chain.fget(self)
+
     try:
         for name in originals:
             setattr(Linearization, name, watched(name))
+        Linearization.chain = property(watched_chain)  # type: ignore[assignment]
         yield
     finally:
         for name, original in originals.items():
             setattr(Linearization, name, original)
+        Linearization.chain = chain  # type: ignore[method-assign]
 
 
 class CountingSimulator:

@@ -20,6 +20,8 @@ from bilevelrl.testing.rounding import EPSILON, TINY, policy_error, solve_roundi
 from bilevelrl.validation import Array
 
 NEWTON_STEPS = 100
+POLICY_ITERATION_SLACK = 1e-12  # relative: an action must be better by more than rounding to be chosen instead
+STEEPEST = 16.0  # of ∂log P, in the bound of rounding: the kit draws features of a few at most
 
 
 def point_of(problem: BilevelProblem) -> Array:
@@ -88,7 +90,7 @@ def hard_optimum(mdp: SoftMDP) -> Array:
         system = np.eye(mdp.states) - mdp.discount * kernel[states, chosen]
         values = np.linalg.solve(system, mdp.rewards[states, chosen])
         action_values = mdp.rewards + mdp.discount * kernel @ values
-        slack = 1e-12 * (1 + np.abs(action_values).max())
+        slack = POLICY_ITERATION_SLACK * (1 + np.abs(action_values).max())
         better = action_values.max(axis=1) > action_values[states, chosen] + slack
         if not better.any():
             break
@@ -143,10 +145,21 @@ class Exact:
         discount = self.mdp.discount
         self.slope = self.jacobians.rewards + discount * np.einsum("satn,t->san", self.jacobians.kernel, self.values)
         # What |∂_x q| is made of before anything cancels: rounding sees that.
-        through_kernel = discount * np.einsum("satn,t->san", np.abs(self.jacobians.kernel), np.abs(self.values))
+        through_kernel = discount * np.einsum("satn,t->san", self._kernel_scale(), np.abs(self.values))
         steepness = float((np.abs(self.jacobians.rewards) + through_kernel).max(initial=0.0))
         self.strength = float((self.policy * np.abs(self.by_policy)).sum())
         self.scale = self.strength * 2 * steepness / (self.mdp.temperature * (1 - discount))
+
+    def _kernel_scale(self) -> Array:
+        """|J_P| (S, A, S, n) before its own cancellation: `∂P = P ∂log P`, and in a row differences of log P count.
+
+        In a nearly deterministic row `P_t (φ_t − Σ Pφ)` is a difference of large numbers for the likely t, as the
+        unlikely ones show.
+        """
+        kernel, slopes = self.kernel[..., None], np.abs(self.jacobians.kernel)
+        relative = np.divide(slopes, kernel, where=kernel > 0, out=np.zeros_like(slopes))
+        steepest = np.minimum(relative.max(axis=2, keepdims=True, initial=0.0), STEEPEST)
+        return np.asarray(np.maximum(slopes, kernel * steepest))
 
     @property
     def system(self) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,16 @@ from bilevelrl.component_registry import Kind
 from bilevelrl.tags import Tags
 from bilevelrl.testing.source import source
 from bilevelrl.testing.violation import LawViolation, NotApplicable
+
+
+class OperatorKind(enum.Enum):
+    """What the kit examines besides what can be registered."""
+
+    BELLMAN_OPERATOR = "Bellman operator"
+
+
+OPERATOR = OperatorKind.BELLMAN_OPERATOR
+AnyKind = Kind | OperatorKind
 
 Condition = Callable[[Any], str]
 """Says why a law has nothing to say about a subject; the empty string where it has."""
@@ -31,7 +42,7 @@ class Law:
     """
 
     function: Callable[[Any, Any], str | None]
-    kind: Kind
+    kind: AnyKind
     conditions: tuple[Condition, ...] = ()
     problems: str = "any"
     examples: float = 1.0
@@ -78,16 +89,16 @@ class Law:
     def describe(self, violation: LawViolation, subject: Any, problem: Any) -> None:
         """Fill in what the law knows of its violation: its name, its formula, the subject and the example."""
         violation.law, violation.formula = self.name, self.formula
-        violation.subject = f"{self.kind.value} {getattr(subject, 'name', type(subject).__name__)!r}"
-        violation.example = source(problem)
+        violation.subject = f"{self.kind.value} {name_of(subject)!r}"
+        violation.example = "" if self.kind is Kind.PROBLEM else source(problem)
 
 
-LAWS: dict[tuple[Kind, str], Law] = {}
+LAWS: dict[tuple[AnyKind, str], Law] = {}
 """Every law, by the kind it speaks about and its name, in the order they are tried."""
 
 
 def law(
-    kind: Kind,
+    kind: AnyKind,
     *conditions: Condition,
     problems: str = "any",
     examples: float = 1.0,
@@ -101,6 +112,11 @@ def law(
         return made
 
     return enter
+
+
+def name_of(subject: Any) -> str:
+    """How a subject is called."""
+    return str(getattr(subject, "name", None) or getattr(subject, "__name__", None) or type(subject).__name__)
 
 
 # --- Conditions, by tags

@@ -36,11 +36,11 @@ def fork_problem() -> BilevelProblem:
 def rich_problem() -> BilevelProblem:
     """Pairs of trajectories of three steps, two parameters, τ = 1/2, γ = 0.8: coarser, but nothing is one."""
     kernel = np.array([[[0.75, 0.25], [0.25, 0.75]], [[0.5, 0.5], [0.0, 1.0]]])
-    features = np.array([[[1.0, 0.0], [0.0, 0.5]], [[0.0, 1.0], [0.5, 0.0]]])
+    features = np.array([[[0.25, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.25, 0.0]]])
     base = np.array([[0.25, 0.0], [0.0, 0.5]])
-    lower = ParametricMDP(kernel, LinearReward(base, features), 0.8, 0.5, np.array([0.75, 0.25]))
-    loss = TableLoss(np.array([[1.0, 0.25], [0.5, 0.0]]), np.array([1.0, 0.5]), 3, 2, curved=True)
-    return DrawnBilevelProblem(lower, loss, np.array([0.25, 0.5]))
+    lower = ParametricMDP(kernel, LinearReward(base, features), 0.8, 0.5, np.array([1.0, 0.0]))
+    loss = TableLoss(np.array([[0.0, 0.0], [1.0, 0.25]]), np.array([1.0, 0.5]), 3, 2)
+    return DrawnBilevelProblem(lower, loss, np.array([0.25, 0.25]))
 
 
 PRECISE = (quiet_problem(), fork_problem(), rich_problem())

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from bilevelrl.component_registry import Kind
+from bilevelrl.testing.law import AnyKind
 from bilevelrl.testing.violation import LawViolation
 
 HOLDS, BROKEN, EXPECTED, UNEXPECTED, SKIPPED = (
@@ -55,7 +55,7 @@ class Report:
     """
 
     name: str
-    kind: Kind
+    kind: AnyKind
     outcomes: tuple[Outcome, ...]
 
     def __iter__(self) -> Iterator[Outcome]:
@@ -72,7 +72,8 @@ class Report:
     def __str__(self) -> str:
         counts = {result: sum(o.result == result for o in self.outcomes) for result in (HOLDS, EXPECTED, SKIPPED)}
         told = ", ".join(f"{count} {result}" for result, count in counts.items() if count)
-        lines = [f"{self.kind.value} {self.name!r}: {len(self.failures)} of {len(self.outcomes)} laws failed ({told})"]
+        heading = f"{self.kind.value} {self.name!r}: {len(self.failures)} of {len(self.outcomes)} laws failed"
+        lines = [f"{heading} ({told})" if told else heading]
         for outcome in self.failures:
             lines += ["", str(outcome.violation) if outcome.violation else f"law {outcome.law}: {outcome.detail}"]
         return "\n".join(lines)

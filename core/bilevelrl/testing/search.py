@@ -17,6 +17,7 @@ from bilevelrl.testing.violation import LawViolation, NotApplicable
 
 SECONDS_A_LAW = 12.0
 SECONDS_TO_SHRINK = 8.0
+FEWEST_REJECTIONS = 20  # before a law is taken to have nothing to say about a subject
 
 
 class Hung(BaseException):
@@ -91,21 +92,25 @@ def search(
         shrink: whether to make the problem that breaks it small.
     """
     began, first_broken = time.monotonic(), 0.0
-    spoken, reason, remark, broken = 0, "", "", list[LawViolation]()
+    spoken, rejected, reason, remark, broken = 0, 0, "", "", list[LawViolation]()
 
     def hold(problem: Any) -> None:
         nonlocal remark
         remark = law(factory(), problem)
 
     def attempt(problem: Any) -> None:
-        nonlocal spoken, reason, first_broken
+        nonlocal spoken, rejected, reason, first_broken
         now = time.monotonic()
-        if (broken and now - first_broken > SECONDS_TO_SHRINK) or (not broken and now - began > SECONDS_A_LAW):
+        if (broken and now - first_broken > SECONDS_TO_SHRINK) or (
+            not broken and not law.statistical and now - began > SECONDS_A_LAW
+        ):
             raise _Enough
         try:
             within(deadline, lambda: hold(problem))
         except NotApplicable as error:
-            reason = str(error)
+            reason, rejected = str(error), rejected + 1
+            if not spoken and rejected >= max(examples, FEWEST_REJECTIONS):
+                raise _Enough from None
             reject()
         except LawViolation as violation:
             first_broken = first_broken or now

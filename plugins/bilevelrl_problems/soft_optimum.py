@@ -1,0 +1,22 @@
+"""The soft-optimal policy of an MDP, for problems whose leader is to recover or to match one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import bilevelrl as bl
+
+EPSILON = float(np.finfo(np.float64).eps)
+MOST_STEPS = 100
+
+
+def soft_optimal_policy(mdp: bl.SoftMDP) -> bl.Array:
+    """`π*` (S, A) to rounding, by Newton's method on `v − Tv = 0`: a few linear solves."""
+    values = np.zeros(mdp.states)
+    for _ in range(MOST_STEPS):
+        backup = bl.soft_backup(mdp, values)
+        miss = backup.values - values
+        if bl.maximum_norm(miss) <= 8 * EPSILON * bl.maximum_norm(backup.action_values):
+            return backup.policy
+        values = values + bl.Linearization(mdp.transitions, mdp.discount, backup.policy).solve(miss)
+    return bl.soft_backup(mdp, values).policy

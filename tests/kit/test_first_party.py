@@ -1,0 +1,37 @@
+"""Everything registered passes through the kit's public door, with the options a user gets by default.
+
+Stochastic estimators draw larger batches here than by default: the laws about means then resolve more in less time.
+"""
+
+import bilevelrl as bl
+from bilevelrl import testing
+from bilevelrl.component_registry import Kind
+
+EXAMPLES = 10
+LARGER_BATCHES = {"sobirl": {"groups": 4096, "truncation": 12}, "stoc-sobirl": {"batch": 4096}, "hpgd": {"batch": 4096}}
+# Not every law is for every rival: see tests/plugins/test_rivals_kit.py, which says which and why.
+ELSEWHERE = {(Kind.HYPERGRADIENT_ESTIMATOR, "pbrl")}
+
+
+def factories(*kinds):
+    """A factory for each registered component of those kinds."""
+    for entry in bl.registry():
+        if entry.kind in kinds and entry.plugin in FIRST_PARTY and (entry.kind, entry.name) not in ELSEWHERE:
+            options = LARGER_BATCHES.get(entry.name, {}) if entry.kind is Kind.HYPERGRADIENT_ESTIMATOR else {}
+            yield lambda entry=entry, options=options: bl.registry().create(entry.kind, entry.name, options)
+
+
+FIRST_PARTY = {plugin.name for plugin in bl.registry().plugins if plugin.first_party}
+COMPONENTS = [
+    *factories(Kind.LOWER_LEVEL_SOLVER, Kind.HYPERGRADIENT_ESTIMATOR, Kind.UPPER_LEVEL_OPTIMIZER, Kind.ALGORITHM),
+    *(factory() for factory in factories(Kind.PROBLEM)),
+]
+
+
+@testing.parametrize_with_checks(COMPONENTS, examples=EXAMPLES)
+def test_laws(check):
+    check()
+
+
+def test_the_librarys_own_operator():
+    testing.check_bellman_operator(bl.soft_backup)
