@@ -59,6 +59,7 @@ from bilevelrl.protocols import (
     PolicyObjective,
     SampledSolution,
     Status,
+    StepwiseObjective,
     SupportsModel,
     SupportsSampling,
     TabularSolution,
@@ -88,6 +89,7 @@ from bilevelrl.trajectory_objectives import (
     PreferenceObjective,
     ReturnLabeller,
     RewardLabeller,
+    TrajectoryReturnObjective,
 )
 from bilevelrl.transitions import DenseTransitions, SparseTransitions, Transitions
 from bilevelrl.validation import (
@@ -232,6 +234,7 @@ __all__ = [
     "Status",
     "Step",
     "StepFailed",
+    "StepwiseObjective",
     "SupportsGroups",
     "SupportsModel",
     "SupportsRestart",
@@ -242,6 +245,7 @@ __all__ = [
     "Tags",
     "Trajectories",
     "TrajectoryObjective",
+    "TrajectoryReturnObjective",
     "Transitions",
     "UnknownNameError",
     "UpperLevelOptimizer",

@@ -23,6 +23,7 @@ from bilevelrl.protocols import (
     OptimizerState,
     PolicyObjective,
     Status,
+    StepwiseObjective,
     SupportsModel,
     SupportsSampling,
     TrajectoryObjective,
@@ -49,6 +50,7 @@ NEEDS: dict[type, str] = {
     SupportsSampling: "a simulator",
     PolicyObjective: "an objective of the policy",
     TrajectoryObjective: "an objective over trajectories",
+    StepwiseObjective: "an objective that adds up over the steps of a trajectory",
 }
 
 

@@ -256,6 +256,16 @@ class TrajectoryObjective(Protocol):
 
 
 @runtime_checkable
+class StepwiseObjective(TrajectoryObjective, Protocol):
+    """A loss of one trajectory (I = 1) that adds up over its steps: an action has no part in what came before it."""
+
+    def step_losses_and_gradient(
+        self, x: Array, trajectories: Trajectories, rng: np.random.Generator
+    ) -> tuple[Array, Array]:
+        """What each step adds to `l`, discounted to the trajectory's start (G, H), and `∂l/∂x` averaged (n,)."""
+
+
+@runtime_checkable
 class LowerLevelSolver(Protocol):
     """Answers x with the follower's policy. Implementations are frozen attrs classes; fields are configuration.
 
@@ -283,7 +293,7 @@ class HyperGradientEstimator(Protocol):
     requires: ClassVar[type]
     """What `problem.lower` must satisfy: `SupportsModel` or `SupportsSampling`."""
     requires_objective: ClassVar[type]
-    """What `problem.objective` must satisfy: `PolicyObjective` or `TrajectoryObjective`."""
+    """What `problem.objective` must satisfy: `PolicyObjective`, `TrajectoryObjective`, `StepwiseObjective`."""
 
     def estimate(
         self,

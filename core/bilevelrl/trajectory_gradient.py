@@ -36,11 +36,13 @@ def trajectory_gradient(
     common_random_numbers: bool,
     blocks: int,
     label: str,
+    reward_to_go: bool = False,
 ) -> HyperGradient:
     """An estimate of `∇φ(x)` from `groups` groups of I trajectories, with a standard error.
 
     Args:
-        problem: its objective is a `TrajectoryObjective`; only its simulator and reward pullback are used.
+        problem: its objective is a `TrajectoryObjective`, a `StepwiseObjective` for `reward_to_go`; only its simulator
+            and reward pullback are used.
         x: (n,).
         policy: (S, A) the follower's answer.
         rng: the generator.
@@ -51,6 +53,8 @@ def trajectory_gradient(
         common_random_numbers: see `restarted_occupancy`.
         blocks: the batch is cut into this many blocks, whose spread gives the standard error.
         label: how messages call the estimator.
+        reward_to_go: weigh a visit with what its own step and the later ones add to the loss, and not with what came
+            before: no bias, less variance (Sutton et al. 2000). The baseline is then one for each step.
     """
     began = time.perf_counter()
     simulator: Simulator = problem.lower.simulator(x)
@@ -69,10 +73,12 @@ def trajectory_gradient(
     judged = batch.first_steps(horizon)
     edges = np.linspace(0, groups, min(blocks, groups) + 1).round().astype(int)
     spans = [slice(int(low), int(high)) for low, high in itertools.pairwise(edges)]
-    losses, directs = _losses(objective, x, judged, spans, size, rng)
-    advantages = _leave_one_out(losses) if baseline and groups > 1 else losses
+    judge = objective.step_losses_and_gradient if reward_to_go else objective.loss_and_gradient
+    losses, directs = _losses(judge, x, judged, spans, size, rng)
+    to_go = np.cumsum(losses[:, ::-1], axis=1)[:, ::-1] if reward_to_go else losses[:, None]
+    advantages = _leave_one_out(to_go) if baseline and groups > 1 else to_go
     scale = 1.0 / (simulator.spec.temperature * groups)
-    per_visit = np.repeat(advantages * scale, size)[:, None] * np.ones(horizon)
+    per_visit = np.repeat(advantages * scale, size, axis=0) * np.ones(horizon)
 
     implicit_parts, total, drawn = [], np.zeros(policy.shape), 0
     for span in spans:
@@ -90,7 +96,7 @@ def trajectory_gradient(
     return HyperGradient(
         direct,
         implicit,
-        float(losses.mean()),
+        float(to_go[:, 0].mean()),
         DenseOccupancy(total),
         Cost(samples=batch.samples + drawn, seconds=time.perf_counter() - began),
         Status.BUDGET_SPENT if np.isfinite(losses).all() and np.isfinite(direct).all() else Status.NON_FINITE,
@@ -99,20 +105,20 @@ def trajectory_gradient(
 
 
 def _losses(
-    objective: Any, x: Array, judged: Trajectories, spans: list[slice], size: int, rng: np.random.Generator
+    judge: Any, x: Array, judged: Trajectories, spans: list[slice], size: int, rng: np.random.Generator
 ) -> tuple[Array, list[Array]]:
     losses, directs = [], []
     for span in spans:
         part = judged.part(slice(span.start * size, span.stop * size))
-        block_losses, direct = objective.loss_and_gradient(x, part, rng)
+        block_losses, direct = judge(x, part, rng)
         losses.append(block_losses)
         directs.append(direct)
     return np.concatenate(losses), directs
 
 
 def _leave_one_out(losses: Array) -> Array:
-    """Each loss minus the mean of the others: independent of its own trajectories, so it adds no bias."""
-    return np.asarray((losses - losses.mean()) * (losses.size / (losses.size - 1)))
+    """Each loss minus the mean of the others, in each column: independent of its own trajectories, so without bias."""
+    return np.asarray((losses - losses.mean(axis=0)) * (losses.shape[0] / (losses.shape[0] - 1)))
 
 
 def _signed_occupancy(

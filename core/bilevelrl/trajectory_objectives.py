@@ -48,6 +48,49 @@ class CallableTrajectoryObjective:
         )
 
 
+@attrs.frozen(eq=False)
+class TrajectoryReturnObjective:
+    """Minus the leader's own return along the follower's trajectories: `l = −Σ_h discount^h r̄_{s_h a_h}(x)`, h < H.
+
+    The sampled companion of `ReturnObjective`: no transition model, a finite horizon, and the follower's own dynamics.
+    A `StepwiseObjective`.
+
+    Args:
+        rewards: r̄, what the leader earns: a table (S, A), or a `ParametricArray` (S, A) of the same x.
+        horizon: H ≥ 1. What lies beyond is at most `discount^H/(1 − discount) · max|r̄|`.
+        discount: γ̄ of the leader, in [0, 1].
+    """
+
+    trajectories: ClassVar[int] = 1
+
+    rewards: Any = attrs.field()
+    horizon: int = attrs.field(validator=is_integer(at_least=1))
+    discount: float = attrs.field(default=1.0, validator=is_real(at_least=0.0, at_most=1.0))
+
+    @rewards.validator
+    def _check(self, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, ParametricArray):
+            as_array("TrajectoryReturnObjective.rewards", value, (None, None))
+
+    def loss_and_gradient(self, x: Array, trajectories: Trajectories, rng: np.random.Generator) -> tuple[Array, Array]:
+        """`l` of each trajectory, and `∂l/∂x` averaged."""
+        losses, gradient = self.step_losses_and_gradient(x, trajectories, rng)
+        return losses.sum(axis=1), gradient
+
+    def step_losses_and_gradient(
+        self, x: Array, trajectories: Trajectories, rng: np.random.Generator
+    ) -> tuple[Array, Array]:
+        """`−discount^h r̄_{s_h a_h}(x)` (N, H), and the pullback of their mean visits; draws nothing."""
+        moves = isinstance(self.rewards, ParametricArray)
+        table = self.rewards(x) if moves else np.asarray(self.rewards, dtype=np.float64)
+        weights = -(self.discount ** np.arange(trajectories.horizon, dtype=np.float64))
+        losses = weights * table[trajectories.observations[:, :-1], trajectories.actions]
+        if not moves:
+            return losses, np.zeros_like(x)
+        paid = np.full(trajectories.count, -1.0 / trajectories.count)
+        return losses, self.rewards.pullback(x, weighted_visits(trajectories, paid, self.discount, table.shape))
+
+
 @runtime_checkable
 class Labeller(Protocol):
     """Says which of two trajectories it prefers."""

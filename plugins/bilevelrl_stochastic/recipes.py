@@ -1,4 +1,4 @@
-"""Stoc-SoBiRL: a solver, the stochastic estimator, gradient descent."""
+"""Stoc-SoBiRL and its sampled rivals: a solver, a stochastic estimator, gradient descent."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import attrs
 
 import bilevelrl as bl
 from bilevelrl_stochastic.estimators import StocSoBiRL
+from bilevelrl_stochastic.hpgd import HyperPolicyGradient
+from bilevelrl_stochastic.zero_order import ZeroOrder
 
 PAPER_GROWTH = 4 / 3
 
@@ -45,6 +47,66 @@ class StocSoBiRLRecipe:
             estimator=StocSoBiRL(
                 batch=self.batch, truncation=self.truncation, batch_growth=growth, truncation_growth=growth / 2
             ),
+            upper=bl.upper_level_optimizer("gradient-descent", step_size=self.step_size),
+            name=self.name,
+        )
+
+
+@attrs.frozen
+class HPGD:
+    """HPGD (Thoma et al., NeurIPS 2024): a follower that learns from samples, the hyper policy gradient, descent.
+
+    For a leader's return along the follower's trajectories, or any `StepwiseObjective`. The paper leaves open how the
+    follower learns; here it is soft Q-learning.
+
+    Args:
+        step_size: β > 0, of the gradient step on x.
+        batch: trajectories an outer iteration.
+        truncation: T, steps of a continuation; None for geometric random lengths, as in the paper.
+        samples: transitions the follower learns from in an outer iteration.
+    """
+
+    name: ClassVar[str] = "hpgd"
+
+    step_size: float = attrs.field(default=0.02, validator=bl.is_real(above=0.0))
+    batch: int = attrs.field(default=32, validator=bl.is_integer(at_least=1))
+    truncation: int | None = attrs.field(default=None, validator=bl.is_integer(at_least=1, optional=True))
+    samples: int = attrs.field(default=20_000, validator=bl.is_integer(at_least=1))
+
+    def build(self) -> bl.Algorithm:
+        """The composition."""
+        return bl.Algorithm(
+            lower=bl.lower_level_solver("soft-q-learning", samples=self.samples),
+            estimator=HyperPolicyGradient(batch=self.batch, truncation=self.truncation),
+            upper=bl.upper_level_optimizer("gradient-descent", step_size=self.step_size),
+            name=self.name,
+        )
+
+
+@attrs.frozen
+class ZeroOrderRecipe:
+    """Two-point Gaussian smoothing of φ (Nesterov and Spokoiny 2017), with a follower solved to 1e-10.
+
+    Args:
+        step_size: β > 0, of the gradient step on x. An estimate from m directions in R^n is about `√(1 + n/m)` times as
+            long as the gradient: many coordinates ask for small steps.
+        directions: m ≥ 1 an outer iteration, each of two solutions of the follower.
+        smoothing: δ > 0, in the units of x.
+        groups: groups of trajectories a value, where the objective is one over trajectories.
+    """
+
+    name: ClassVar[str] = "zero-order"
+
+    step_size: float = attrs.field(default=0.01, validator=bl.is_real(above=0.0))
+    directions: int = attrs.field(default=16, validator=bl.is_integer(at_least=1))
+    smoothing: float = attrs.field(default=1e-3, validator=bl.is_real(above=0.0))
+    groups: int = attrs.field(default=64, validator=bl.is_integer(at_least=1))
+
+    def build(self) -> bl.Algorithm:
+        """The composition."""
+        return bl.Algorithm(
+            lower=bl.lower_level_solver("soft-policy-iteration"),
+            estimator=ZeroOrder(directions=self.directions, smoothing=self.smoothing, groups=self.groups),
             upper=bl.upper_level_optimizer("gradient-descent", step_size=self.step_size),
             name=self.name,
         )

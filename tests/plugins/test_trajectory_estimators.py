@@ -1,4 +1,4 @@
-"""SoBiRL's and Stoc-SoBiRL's estimators against exact enumeration of all trajectories of a tiny MDP."""
+"""SoBiRL's, Stoc-SoBiRL's and HPGD's estimators against exact enumeration of all trajectories of a tiny MDP."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ KERNEL = np.array([[[0.8, 0.2], [0.3, 0.7]], [[0.4, 0.6], [0.9, 0.1]]])
 FEATURES = np.array([[[-1.0, -1.0], [1.0, 0.0]], [[-1.0, 0.0], [1.0, 1.0]]])
 
 
+def step_losses(x: bl.Array, actions: bl.Array) -> bl.Array:
+    """Strongly tied to the actions, so that the score has a signal to find: `a_0 (1 + 1.5 x_0)`, then 0.7 of that."""
+    return actions * np.array([1.0, 0.7]) * (1.0 + 1.5 * x[0])
+
+
 def path_loss(x: bl.Array, actions: bl.Array) -> bl.Array:
-    """Strongly tied to the actions, so that the score has a signal to find: `(a_0 + 0.7 a_1)(1 + 1.5 x_0)`."""
-    return (actions * np.array([1.0, 0.7])).sum(axis=-1) * (1.0 + 1.5 * x[0])
+    return step_losses(x, actions).sum(axis=-1)
 
 
 def path_loss_gradient(x: bl.Array, actions: bl.Array) -> bl.Array:
@@ -31,14 +35,22 @@ def path_loss_gradient(x: bl.Array, actions: bl.Array) -> bl.Array:
     return np.stack([1.5 * score, np.zeros_like(score)], axis=-1)
 
 
+class PathLoss:
+    """A `StepwiseObjective`, and so a `TrajectoryObjective` too."""
+
+    horizon, trajectories = HORIZON, 1
+
+    def loss_and_gradient(self, x: bl.Array, paths: bl.Trajectories, rng: Any) -> tuple[bl.Array, bl.Array]:
+        return path_loss(x, paths.actions), path_loss_gradient(x, paths.actions).mean(axis=0)
+
+    def step_losses_and_gradient(self, x: bl.Array, paths: bl.Trajectories, rng: Any) -> tuple[bl.Array, bl.Array]:
+        return step_losses(x, paths.actions), path_loss_gradient(x, paths.actions).mean(axis=0)
+
+
 @functools.cache
 def problem() -> bl.BilevelProblem:
     lower = bl.ParametricMDP(KERNEL, bl.LinearReward(np.zeros((2, 2)), FEATURES), DISCOUNT, 0.8, np.array([0.5, 0.5]))
-
-    def losses(x: bl.Array, paths: bl.Trajectories, rng: np.random.Generator) -> tuple[bl.Array, bl.Array]:
-        return path_loss(x, paths.actions), path_loss_gradient(x, paths.actions).mean(axis=0)
-
-    return bl.BilevelProblem(lower, bl.CallableTrajectoryObjective(losses, HORIZON), name="tiny")
+    return bl.BilevelProblem(lower, PathLoss(), name="tiny")
 
 
 def follower(x: bl.Array = X) -> bl.TabularSolution:
@@ -97,12 +109,16 @@ def expected_estimate(policy: bl.Array, truncation: int | None) -> bl.Array:
 SHARP = {
     "sobirl": ("sobirl", {"groups": 1_000_000, "truncation": 15}),
     "stoc-sobirl, geometric": ("stoc-sobirl", {"batch": 1_000_000}),
+    "hpgd, geometric": ("hpgd", {"batch": 1_000_000}),
     "stoc-sobirl, independent": ("stoc-sobirl", {"batch": 1_000_000, "common_random_numbers": False}),
 }
 COARSE = {
     "sobirl without baseline": ("sobirl", {"groups": 300_000, "truncation": 15, "baseline": False}),
     "sobirl without restarts": ("sobirl", {"groups": 100_000, "truncation": 15, "restarts": False}),
     "stoc-sobirl, truncated": ("stoc-sobirl", {"batch": 300_000, "truncation": 15}),
+    "hpgd, truncated": ("hpgd", {"batch": 300_000, "truncation": 2}),
+    "hpgd without baseline": ("hpgd", {"batch": 300_000, "baseline": False}),
+    "hpgd, independent": ("hpgd", {"batch": 300_000, "common_random_numbers": False}),
 }
 
 
@@ -216,7 +232,17 @@ def test_one_step_truncation_is_the_authors_atari_variant() -> None:
     assert worst_z(hyper, expected_estimate(follower().policy, 1)) < LEVEL
 
 
-@pytest.mark.parametrize("name", ["sobirl", "stoc-sobirl"])
+@pytest.mark.parametrize("baseline", [True, False])
+def test_reward_to_go_lowers_the_variance(baseline: bool) -> None:
+    """hpgd and stoc-sobirl from the same numbers draw the same trajectories; what came before a step is only noise."""
+    to_go, whole = (estimate(name, batch=50_000, truncation=10, baseline=baseline) for name in ("hpgd", "stoc-sobirl"))
+    assert to_go.objective == pytest.approx(whole.objective, rel=1e-12)
+    np.testing.assert_array_equal(to_go.direct, whole.direct)
+    assert to_go.cost.samples == whole.cost.samples
+    assert np.linalg.norm(to_go.standard_error) < 0.95 * np.linalg.norm(whole.standard_error)
+
+
+@pytest.mark.parametrize("name", ["sobirl", "stoc-sobirl", "hpgd"])
 def test_same_stream_gives_the_same_estimate_and_the_reported_samples_are_the_drawn_ones(name: str) -> None:
     options = {"groups" if name == "sobirl" else "batch": 50, "truncation": 7}
     first, second = estimate(name, **options), estimate(name, **options)
@@ -261,7 +287,13 @@ def test_transitions_that_depend_on_x_are_named_where_the_estimator_differentiat
 
 @pytest.mark.parametrize(
     ("name", "option"),
-    [("sobirl", "groups"), ("sobirl", "truncation"), ("stoc-sobirl", "batch"), ("stoc-sobirl", "truncation")],
+    [
+        ("sobirl", "groups"),
+        ("sobirl", "truncation"),
+        ("stoc-sobirl", "batch"),
+        ("stoc-sobirl", "truncation"),
+        ("hpgd", "batch"),
+    ],
 )
 def test_counts_below_one_are_rejected_with_field_value_and_expectation(name: str, option: str) -> None:
     with pytest.raises(bl.InputError, match=rf"option '{option}' of '{name}' is 0; expected an integer of at least 1"):

@@ -15,6 +15,7 @@ from bilevelrl.component_registry import Kind
 from bilevelrl.protocols import (
     HyperGradientEstimator,
     LowerLevelSolver,
+    StepwiseObjective,
     SupportsModel,
     SupportsSampling,
     TrajectoryObjective,
@@ -281,27 +282,32 @@ def drawn_for(law: Law, subject: Any) -> st.SearchStrategy[Any]:
     if law.kind is Kind.PROBLEM:
         return st.just(_AT_ITS_START)
     if law.problems == FOR_STATISTICS:
-        return st.sampled_from(PRECISE)
+        single = _requirement(subject, law.kind) is StepwiseObjective
+        return st.sampled_from([problem for problem in PRECISE if not single or problem.objective.trajectories == 1])
     return _strategy(law.problems, *_wishes(subject, law.kind))
 
 
 _AT_ITS_START = "the problem itself, at its start"
 
 
-def _wishes(subject: Any, kind: AnyKind) -> tuple[bool, bool]:
-    """Whether the objective is to be one of trajectories, and whether x may enter the rewards only."""
+def _requirement(subject: Any, kind: AnyKind) -> Any:
+    return getattr(subject.estimator if kind is Kind.ALGORITHM else subject, "requires_objective", None)
+
+
+def _wishes(subject: Any, kind: AnyKind) -> tuple[int, bool]:
+    """How many trajectories the objective may be one of (0: of the policy); whether x may enter rewards only."""
     estimator = subject.estimator if kind is Kind.ALGORITHM else subject
     solver = subject.lower if kind is Kind.ALGORITHM else subject
-    of_trajectories = getattr(estimator, "requires_objective", None) is TrajectoryObjective
+    of_trajectories = {TrajectoryObjective: 2, StepwiseObjective: 1}.get(_requirement(subject, kind), 0)
     samples = any(getattr(part, "requires", SupportsModel) is not SupportsModel for part in (estimator, solver))
     return of_trajectories, samples
 
 
 @functools.lru_cache(maxsize=64)
-def _strategy(problems: str, of_trajectories: bool, samples: bool) -> st.SearchStrategy[BilevelProblem]:
+def _strategy(problems: str, of_trajectories: int, samples: bool) -> st.SearchStrategy[BilevelProblem]:
     options: dict[str, Any] = {"bounded": True}
     if of_trajectories:
-        options |= {"objective": "trajectory"}
+        options |= {"objective": "trajectory", "max_trajectories": of_trajectories}
     elif samples:
         options |= {"parts": ("rewards",), "discount": st.sampled_from((0.5, 0.0, 0.9))}
     if problems == "moderate":

@@ -123,3 +123,12 @@ class TableLoss(PrintsSource):
         sums = visited.reshape(-1, self.trajectories * trajectories.horizon).sum(axis=1)
         judged = np.tanh(sums) if self.curved else sums
         return (1.0 + self.x_weights @ x) * judged, self.x_weights * judged.mean()
+
+    def step_losses_and_gradient(
+        self, x: bl.Array, trajectories: bl.Trajectories, rng: np.random.Generator
+    ) -> tuple[bl.Array, bl.Array]:
+        """What each step adds to `l` of one trajectory (I = 1): it depends on the steps before, not on later ones."""
+        _, gradient = self.loss_and_gradient(x, trajectories, rng)
+        sums = np.cumsum(self.table[trajectories.observations[:, :-1], trajectories.actions], axis=1)
+        judged = np.tanh(sums) if self.curved else sums
+        return (1.0 + self.x_weights @ x) * np.diff(judged, axis=1, prepend=0.0), gradient

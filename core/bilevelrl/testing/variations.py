@@ -241,6 +241,12 @@ class ChangedObjective:
         """The changed answer."""
         return self.losses(*self.objective.loss_and_gradient(self.point(x), trajectories, rng))
 
+    def step_losses_and_gradient(
+        self, x: Array, trajectories: Trajectories, rng: np.random.Generator
+    ) -> tuple[Array, Array]:
+        """The changed answer, of an objective that adds up over steps."""
+        return self.losses(*self.objective.step_losses_and_gradient(self.point(x), trajectories, rng))
+
 
 class Untouched:
     """An objective that nobody may ask."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.component_registry import Kind
-from bilevelrl.protocols import HyperGradient, SupportsSampling, TrajectoryObjective
+from bilevelrl.protocols import HyperGradient, StepwiseObjective, SupportsSampling, TrajectoryObjective
 from bilevelrl.testing.enumeration import Enumeration
 from bilevelrl.testing.law import law, stochastic, tags_of
 from bilevelrl.testing.laws.estimator_laws import biased, declared_bias
@@ -37,7 +37,8 @@ CALLS_FOR_SPREAD = 400
 
 def of_trajectories(subject: Any) -> str:
     """Only for those that differentiate an expected loss of trajectories, given a simulator."""
-    suits = subject.requires is SupportsSampling and subject.requires_objective is TrajectoryObjective
+    judged = (TrajectoryObjective, StepwiseObjective)
+    suits = subject.requires is SupportsSampling and subject.requires_objective in judged
     return "" if suits else "it does not estimate from trajectories"
 
 

@@ -1,0 +1,90 @@
+"""The rival that does not differentiate the follower's answer at all."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+
+import bilevelrl as bl
+
+
+@attrs.frozen
+class DirectOnly:
+    """`∂f/∂x` at the follower's policy, the implicit part left out: `g = ∂_x f(x, π)|_{π = π*(x)}`.
+
+    What preference-based reinforcement learning does: the reward is fitted to the labels of whatever trajectories the
+    follower happens to show, as if they did not depend on it. It needs least of all estimators and is a descent
+    direction only where the implicit part does not outweigh the direct one.
+
+    An objective of the policy is differentiated exactly; an objective over trajectories alone is sampled from the
+    follower's simulator, with a standard error.
+
+    Source: Christiano et al., "Deep reinforcement learning from human preferences", NeurIPS 2017 (arXiv 1706.03741).
+
+    Args:
+        groups: G ≥ 1, groups of I trajectories a call, where the objective is one over trajectories.
+        blocks: the standard error is that of the means of so many blocks.
+    """
+
+    name: ClassVar[str] = "direct-only"
+    requires: ClassVar[type] = object
+    requires_objective: ClassVar[type] = object
+    tags: ClassVar[bl.Tags] = bl.Tags(stochastic=True, biased=True)
+
+    groups: int = attrs.field(default=64, validator=bl.is_integer(at_least=1))
+    blocks: int = attrs.field(default=8, validator=bl.is_integer(at_least=1))
+
+    def bias_bound(self, discount: float) -> float:
+        """One: the whole implicit part is missing."""
+        return 1.0
+
+    def estimate(
+        self,
+        problem: bl.BilevelProblem,
+        x: bl.Array,
+        solution: Any,
+        previous: bl.HyperGradient | None,
+        rng: np.random.Generator,
+    ) -> bl.HyperGradient:
+        """`∂f/∂x`, and zeros for the implicit part."""
+        began = time.perf_counter()
+        error: bl.Array | None = None
+        if isinstance(problem.objective, bl.PolicyObjective):
+            value, by_x, _ = problem.objective.value_and_gradients(x, solution.policy)
+            samples, status = 0, bl.Status.CONVERGED
+        else:
+            value, by_x, error, samples = self._sampled(problem, x, solution.policy, rng)
+            status = bl.Status.BUDGET_SPENT
+        cost = bl.Cost(samples=samples, seconds=time.perf_counter() - began)
+        if not (np.isfinite(value) and np.isfinite(by_x).all()):
+            status = bl.Status.NON_FINITE
+        return bl.HyperGradient(by_x, np.zeros_like(x), value, None, cost, status, standard_error=error)
+
+    def _sampled(
+        self, problem: bl.BilevelProblem, x: bl.Array, policy: bl.Array, rng: np.random.Generator
+    ) -> tuple[float, bl.Array, bl.Array | None, int]:
+        """The mean loss, its direct gradient, the gradient's standard error, and the transitions drawn."""
+        objective, lower = problem.objective, problem.lower
+        if isinstance(lower, bl.SupportsSampling):
+            simulator: Any = lower.simulator(x)
+        else:
+            simulator = bl.TabularSimulator(lower.model(x))
+        size = int(objective.trajectories)
+        batch = simulator.rollout(policy, self.groups * size, int(objective.horizon), rng)
+        edges = np.linspace(0, self.groups, min(self.blocks, self.groups) + 1).round().astype(int)
+        losses, gradients = [], []
+        for low, high in itertools.pairwise(edges):
+            of_block, gradient = objective.loss_and_gradient(x, batch.part(slice(low * size, high * size)), rng)
+            losses.append(of_block)
+            gradients.append(gradient)
+        shares = np.diff(edges) / self.groups
+        table = np.array(gradients)
+        mean = shares @ table
+        error = None
+        if shares.size > 1:
+            error = np.sqrt((shares**2) @ (table - mean) ** 2 * shares.size / (shares.size - 1))
+        return float(np.concatenate(losses).mean()), mean, error, batch.samples
