@@ -147,6 +147,7 @@ class Exact:
         # What |∂_x q| is made of before anything cancels: rounding sees that.
         through_kernel = discount * np.einsum("satn,t->san", self._kernel_scale(), np.abs(self.values))
         steepness = float((np.abs(self.jacobians.rewards) + through_kernel).max(initial=0.0))
+        self.steepness = steepness
         self.strength = float((self.policy * np.abs(self.by_policy)).sum())
         self.scale = self.strength * 2 * steepness / (self.mdp.temperature * (1 - discount))
 
@@ -170,6 +171,15 @@ class Exact:
     def size(self) -> float:
         """How large the gradient can be: its implicit part by bounds, its direct part as it is."""
         return float(self.scale + np.abs(self.by_x).max(initial=0.0))
+
+    @property
+    def rough_size(self) -> float:
+        """How large the terms can be of which an inexact method makes a gradient: whole values' derivatives among them.
+
+        `(size + max|∂_x q|/(1−γ)) (1 + max|V|/τ)`: exponents of the size |V|/τ lose so many digits of a policy.
+        """
+        of_values = self.steepness / (1 - self.mdp.discount)
+        return float((self.size + of_values) * (1 + np.abs(self.values).max() / self.mdp.temperature))
 
     @property
     def algebra(self) -> float:
