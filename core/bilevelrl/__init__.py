@@ -16,6 +16,7 @@ from bilevelrl.bellman import (
     soft_bellman,
 )
 from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.checkpoint import CheckpointWarning
 from bilevelrl.component_registry import Kind, Registered, Registry
 from bilevelrl.composition import compose
 from bilevelrl.contexts import ContextualMDP
@@ -25,6 +26,7 @@ from bilevelrl.feasible_sets import Ball, Box, FeasibleSet, Free, Simplex, stati
 from bilevelrl.finite_horizon import FiniteHorizonReturnObjective
 from bilevelrl.gymnasium_simulator import GymnasiumSimulator, GymnasiumWorld
 from bilevelrl.gymnasium_tables import absorbing_states, from_gymnasium
+from bilevelrl.history import History, OuterState
 from bilevelrl.hookspecs import hookimpl
 from bilevelrl.linear_systems import Factorization
 from bilevelrl.mdp import SoftMDP
@@ -68,9 +70,10 @@ from bilevelrl.protocols import (
     UpperLevelOptimizer,
 )
 from bilevelrl.randomness import stream
-from bilevelrl.run import History, OuterState, Run
+from bilevelrl.run import Run
 from bilevelrl.sampled_mdp import SampledMDP
 from bilevelrl.sampled_occupancy import first_visit_occupancy, restarted_occupancy
+from bilevelrl.saved_runs import load_run, resume_run
 from bilevelrl.simulators import (
     FollowerSpec,
     Simulator,
@@ -173,6 +176,7 @@ __all__ = [
     "Box",
     "CallableReward",
     "CallableTrajectoryObjective",
+    "CheckpointWarning",
     "ContextualMDP",
     "ContextualObjective",
     "ContextualTrajectoryObjective",
@@ -269,6 +273,7 @@ __all__ = [
     "is_flag",
     "is_integer",
     "is_real",
+    "load_run",
     "lower_level_solver",
     "maximum_norm",
     "policy_cotangent",
@@ -277,6 +282,7 @@ __all__ = [
     "register",
     "registry",
     "restarted_occupancy",
+    "resume_run",
     "soft_backup",
     "soft_bellman",
     "stationarity",

@@ -113,6 +113,13 @@ class Experiment:
         options = dict(self.tables.get(table, {}))
         return options.pop("name", None), options
 
+    def comparable(self) -> dict[str, dict[str, Any]]:
+        """The tables without the options that are code, which no file can tell apart: functions, objects."""
+        return {
+            name: {key: _plain(value) for key, value in table.items() if _is_plain(value)}
+            for name, table in self.tables.items()
+        }
+
 
 def check_setting(key: str, value: Any) -> Any:
     """A setting of the outer loop with its type checked; its range is the loop's to check."""
@@ -132,3 +139,11 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return value if isinstance(value, bool | int | float | str) else repr(value)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_plain(entry) for entry in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(entry) for entry in value)
+    return isinstance(value, bool | int | float | str) or hasattr(value, "tolist")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -13,6 +15,7 @@ import numpy as np
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.component_registry import Kind
 from bilevelrl.feasible_sets import Free, stationarity
+from bilevelrl.history import History, OuterState
 from bilevelrl.plugins import registry
 from bilevelrl.protocols import (
     Cost,
@@ -30,7 +33,8 @@ from bilevelrl.protocols import (
     UpperLevelOptimizer,
 )
 from bilevelrl.randomness import Streams, stream
-from bilevelrl.run import History, OuterState, Run
+from bilevelrl.run import Run
+from bilevelrl.run_directory import RunDirectory, read_settings
 from bilevelrl.validation import (
     Array,
     IncompatibleError,
@@ -207,6 +211,9 @@ class Algorithm:
         x: object = None,
         tolerance: float = 0.0,
         callback: Callback | None = None,
+        out: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        checkpoint_seconds: float = 30.0,
     ) -> Run:
         """Run the outer loop and return all it saw.
 
@@ -218,6 +225,9 @@ class Algorithm:
             tolerance: stop once `‖x − Π_X(x − ∇φ)‖₂` and the residuals of solver and estimator are at most this.
                 0 never stops early.
             callback: called with every state, the first included.
+            out: a directory to write the run to while it goes on, so that `resume` can go on with it.
+            checkpoint_every: iterations from one checkpoint to the next; None: only the time counts.
+            checkpoint_seconds: time from one checkpoint to the next.
 
         Returns:
             A `Run`. A failure on the way (a value that is not finite, a diverging component) is told in its status,
@@ -227,20 +237,101 @@ class Algorithm:
             InputError: for a mistake of the caller.
             StepFailed: where not even the starting point can be evaluated.
         """
-        check_count("iterations", iterations, at_least=0)
-        check_count("seed", seed, at_least=0)
-        if not (math.isfinite(as_float(tolerance)) and tolerance >= 0):
-            raise InputError("tolerance", value_words(tolerance), "a finite number of at least 0")
+        _check_settings(iterations, seed, tolerance)
         self.check_compatible(problem)
         began = time.perf_counter()
-        first = state = self.start(problem, seed=seed, x=x)
-        history, streams = History(), Streams(seed)
-        status, stopped_by = Status.BUDGET_SPENT, ""
-        with _quietly():
-            distance = stationarity(problem.feasible_set, state.x, state.hyper.gradient)
-            history.append(state, distance)
-        limit = DIVERGENCE * max(1.0, distance)
+        settings = {"iterations": iterations, "seed": seed, "tolerance": float(tolerance)}
+        if out is None:
+            first = self.start(problem, seed=seed, x=x)
+            return self._loop(problem, settings, began, callback, *self._first_row(problem, first))
+        directory = self._directory(out, problem, settings, checkpoint_every, checkpoint_seconds)
+        directory.create(begins_elsewhere=x is not None)
         try:
+            first, state, history = self._first_row(problem, self.start(problem, seed=seed, x=x))
+            return self._loop(problem, settings, began, callback, first, state, history, directory)
+        finally:
+            directory.close()
+
+    def resume(
+        self,
+        problem: BilevelProblem,
+        directory: str | Path,
+        *,
+        iterations: int | None = None,
+        callback: Callback | None = None,
+        checkpoint_every: int | None = None,
+        checkpoint_seconds: float = 30.0,
+    ) -> Run:
+        """Go on with the run in a directory: bit for bit as if it had never stopped, but for the seconds.
+
+        Args:
+            problem: the same as before.
+            directory: what `run(out=…)` wrote to.
+            iterations: the largest number of updates of x, those already made included; None: as before.
+            callback: called with every state, the one in the checkpoint included.
+            checkpoint_every: see `run`.
+            checkpoint_seconds: see `run`.
+
+        Raises:
+            InputError: where there is no run to go on with, or it is that of another problem or algorithm.
+        """
+        self.check_compatible(problem)
+        began = time.perf_counter()
+        settings = read_settings(Path(directory))
+        if iterations is not None:
+            settings["iterations"] = iterations
+        _check_settings(**settings)
+        held = self._directory(directory, problem, settings, checkpoint_every, checkpoint_seconds)
+        found = held.reopen()
+        try:
+            if found is None:
+                first, state, history = self._first_row(problem, self.start(problem, seed=settings["seed"]))
+            else:
+                first, state, history = found.first, found.last, found.history
+                began -= found.seconds
+            return self._loop(problem, settings, began, callback, first, state, history, held)
+        finally:
+            held.close()
+
+    def _directory(
+        self,
+        path: str | Path,
+        problem: BilevelProblem,
+        settings: dict[str, Any],
+        every: int | None,
+        seconds: float,
+    ) -> RunDirectory:
+        if every is not None:
+            check_count("checkpoint_every", every, at_least=1)
+        if not as_float(seconds) > 0:
+            raise InputError("checkpoint_seconds", value_words(seconds), "a number above 0")
+        return RunDirectory(path, problem, self, settings, every=every, seconds=seconds)
+
+    def _first_row(self, problem: BilevelProblem, first: OuterState) -> tuple[OuterState, OuterState, History]:
+        history = History()
+        with _quietly():
+            history.append(first, stationarity(problem.feasible_set, first.x, first.hyper.gradient))
+        return first, first, history
+
+    def _loop(
+        self,
+        problem: BilevelProblem,
+        settings: dict[str, Any],
+        began: float,
+        callback: Callback | None,
+        first: OuterState,
+        state: OuterState,
+        history: History,
+        directory: RunDirectory | None = None,
+    ) -> Run:
+        iterations, tolerance = settings["iterations"], settings["tolerance"]
+        streams = Streams(settings["seed"])
+        status, stopped_by = Status.BUDGET_SPENT, ""
+        distances = history["stationarity"]
+        limit, distance = DIVERGENCE * max(1.0, float(distances[0])), float(distances[-1])
+        try:
+            if directory is not None:
+                directory.begin(first, state, history)
             while True:
                 if callback is not None:
                     callback(state)
@@ -254,17 +345,26 @@ class Algorithm:
                     distance = stationarity(problem.feasible_set, moved.x, moved.hyper.gradient)
                     if distance > limit:
                         raise StepFailed(Status.DIVERGED, f"optimizer {self.upper.name!r}", moved.iteration)
+                    history.append(moved, distance)
                     state = moved
-                    history.append(state, distance)
+                if directory is not None:
+                    directory.see(state, history)
         except StepFailed as failure:
             status, stopped_by = failure.status, f"{failure.component} at iteration {failure.iteration}"
         except KeyboardInterrupt:
             status = Status.INTERRUPTED
-        return Run(
+            history.keep(state.iteration + 1)
+        except BaseException:
+            if directory is not None:  # a component's own error: what was computed before it is kept
+                history.keep(state.iteration + 1)
+                with contextlib.suppress(OSError):
+                    directory.finish(state, history, Status.INTERRUPTED, "")
+            raise
+        run = Run(
             problem=problem,
             algorithm=self,
             iterations=iterations,
-            seed=seed,
+            seed=settings["seed"],
             tolerance=tolerance,
             first=first,
             last=state,
@@ -273,6 +373,17 @@ class Algorithm:
             stopped_by=stopped_by,
             seconds=time.perf_counter() - began,
         )
+        if directory is not None:
+            run.write_end(directory)
+        return run
+
+
+def _check_settings(iterations: object, seed: object, tolerance: object) -> None:
+    check_count("iterations", iterations, at_least=0)
+    check_count("seed", seed, at_least=0)
+    number = as_float(tolerance)
+    if not (math.isfinite(number) and number >= 0):
+        raise InputError("tolerance", value_words(tolerance), "a finite number of at least 0")
 
 
 def _quietly() -> np.errstate:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
+import io
 import json
-import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,106 +12,16 @@ import attrs
 import numpy as np
 
 from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.checkpoint import CheckpointWarning, can_be_saved, write_atomically
 from bilevelrl.experiment import Experiment
-from bilevelrl.protocols import Cost, HyperGradient, OptimizerState, Status
-from bilevelrl.validation import Array, UnknownNameError
+from bilevelrl.history import COLUMNS as COLUMNS
+from bilevelrl.history import COUNTS, History, OuterState
+from bilevelrl.protocols import Cost, Status
+from bilevelrl.run_directory import SUMMARY, RunDirectory
+from bilevelrl.validation import Array, InputError
 
 if TYPE_CHECKING:
     from bilevelrl.outer_loop import Algorithm
-
-
-@attrs.frozen(eq=False, slots=False)
-class OuterState:
-    """Everything the outer loop carries from one iteration to the next.
-
-    Args:
-        iteration: updates of x so far.
-        x: (n,) the leader's decision.
-        solution: the follower's answer at x.
-        hyper: the hyper-gradient at x.
-        optimizer: what the optimiser remembers.
-        cost: the cost of the run so far.
-    """
-
-    iteration: int
-    x: Array
-    solution: Any
-    hyper: HyperGradient
-    optimizer: OptimizerState
-    cost: Cost
-
-
-COLUMNS = (
-    "iteration",
-    "objective",
-    "stationarity",
-    "gradient_norm",
-    "direct_norm",
-    "implicit_norm",
-    "lower_residual",
-    "estimator_residual",
-    "standard_error",
-    "backups",
-    "linear_solves",
-    "products",
-    "samples",
-    "seconds",
-)
-"""The columns of a history: figures at x_k, and costs summed over the run so far."""
-
-
-class History:
-    """One row an iteration, by column: `history["objective"]` is an array."""
-
-    def __init__(self) -> None:
-        self._rows: list[tuple[float, ...]] = []
-
-    def append(self, state: OuterState, distance: float) -> None:
-        """Record a state and its stationarity."""
-        hyper, cost, residual, error = (
-            state.hyper,
-            state.cost,
-            state.hyper.residual,
-            state.hyper.standard_error,
-        )
-        self._rows.append(
-            (
-                state.iteration,
-                hyper.objective,
-                distance,
-                _norm(hyper.gradient),
-                _norm(hyper.direct),
-                _norm(hyper.implicit),
-                state.solution.residual,
-                math.nan if residual is None else residual,
-                math.nan if error is None else _norm(error),
-                cost.backups,
-                cost.linear_solves,
-                cost.products,
-                cost.samples,
-                cost.seconds,
-            )
-        )
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, column: str) -> Array:
-        if column not in COLUMNS:
-            raise UnknownNameError("the column of a history", column, COLUMNS)
-        index = COLUMNS.index(column)
-        return np.array([row[index] for row in self._rows], dtype=np.float64)
-
-    def write_csv(self, path: Path) -> None:
-        """Write all rows with a header line; numbers keep all their digits."""
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows(self._rows)
-
-
-def _norm(vector: Array) -> float:
-    return math.sqrt(vector @ vector)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -232,21 +142,51 @@ class Run:
 
         return plot_run(self, Path(path))
 
+    def to_pandas(self) -> Any:
+        """The history as a `pandas.DataFrame`, a row an iteration (needs the extra `pandas`)."""
+        try:
+            import pandas
+        except ImportError:
+            raise InputError("pandas", "not installed", "pip install 'bilevelrl[pandas]'") from None
+        return pandas.DataFrame({c: self.history[c].astype(int if c in COUNTS else float) for c in COLUMNS})
+
     def save(self, directory: str | Path) -> Path:
         """Write the run to a directory, which is made where it does not exist.
 
-        `experiment.toml` (`bilevelrl run` takes it), `history.csv` (one row an iteration), `summary.json`, and
-        `state.npz` (x, the gradient's parts, and the follower's policy and values where they are tables).
+        `experiment.toml` (`bilevelrl run` takes it), `history.csv` (one row an iteration), `summary.json`,
+        `state.npz` (x, the gradient's parts, and the follower's policy and values where they are tables),
+        `environment.json` (what made it) and, where the follower's answer can be saved, `checkpoint`, from which
+        `load_run` and `resume` start.
         """
-        target = Path(directory)
-        target.mkdir(parents=True, exist_ok=True)
-        self.experiment().write(target / "experiment.toml")
-        self.history.write_csv(target / "history.csv")
-        summary = json.dumps(self._summary(), indent=2, ensure_ascii=False)
-        (target / "summary.json").write_text(summary + "\n", encoding="utf-8")
+        settings = {"iterations": self.iterations, "seed": self.seed, "tolerance": self.tolerance}
+        target = RunDirectory(directory, self.problem, self.algorithm, settings)
+        target.create(replacing=True)
+        try:
+            target.first, target.spent = self.first, self.seconds
+            self._write(target)
+        finally:
+            target.close()
+        return target.path
+
+    def write_end(self, directory: RunDirectory) -> None:
+        """Write what is known at a run's end; where that fails, warn: the run itself is still good."""
+        try:
+            self._write(directory)
+        except OSError as error:
+            text = f"the end of the run could not be written to {directory.path} ({error.strerror})"
+            warnings.warn(f"{text}; its last good checkpoint is kept", CheckpointWarning, stacklevel=2)
+
+    def _write(self, directory: RunDirectory) -> None:
+        if can_be_saved(self.last):
+            directory.finish(self.last, self.history, self.status, self.stopped_by)
+        else:
+            directory.write_history(self.history)
         arrays: dict[str, Any] = self._arrays()
-        np.savez(target / "state.npz", **arrays)
-        return target
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_atomically(directory.path / "state.npz", buffer.getvalue())
+        summary = json.dumps(self._summary(), indent=2, ensure_ascii=False) + "\n"
+        write_atomically(directory.path / SUMMARY, summary.encode())
 
     def _summary(self) -> dict[str, Any]:
         return {

@@ -91,8 +91,11 @@ def test_saved_run_has_its_files_and_its_experiment_gives_the_same_run_bit_for_b
     command(capsys, *FROZEN_LAKE, "-a", "m-sobirl", "--iterations", "15", "--seed", "3", "--out", str(first))
     assert {path.name for path in first.iterdir()} == {
         "experiment.toml",
+        "environment.json",
         "history.csv",
         "summary.json",
+        "checkpoint",
+        "checkpoint.previous",
         "state.npz",
         "run.png",
     }

@@ -56,9 +56,10 @@ def test_history_has_a_row_for_every_iteration_and_its_costs_only_grow(run: bl.R
     assert run.history["seconds"][-1] == run.cost.seconds <= run.seconds
 
 
-def test_saved_run_is_four_files_that_other_programs_can_read(run: bl.Run, tmp_path: Path) -> None:
+def test_saved_run_is_files_that_other_programs_can_read(run: bl.Run, tmp_path: Path) -> None:
     target = run.save(tmp_path / "runs" / "first")
-    assert {path.name for path in target.iterdir()} == {"experiment.toml", "history.csv", "summary.json", "state.npz"}
+    tables = {"experiment.toml", "history.csv", "summary.json", "environment.json", "state.npz"}
+    assert {path.name for path in target.iterdir()} == tables | {"checkpoint"}
     summary = json.loads((target / "summary.json").read_text(encoding="utf-8"))
     assert (summary["status"], summary["iterations"]) == ("BUDGET_SPENT", 12)
     assert summary["figures"]["objective"] == [run.first.hyper.objective, run.objective]

@@ -1,4 +1,4 @@
-"""The command line: `bilevelrl run | check | list | show | plugins`."""
+"""The command line: `bilevelrl run | resume | check | list | show | plugins`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ from typing import Any
 import click
 
 import bilevelrl
+from bilevelrl.checkpoint import CheckpointWarning
 from bilevelrl.cli.catalogue import list_command, plugins_command, show_command
 from bilevelrl.cli.check import check_command
+from bilevelrl.cli.resume import resume_command
 from bilevelrl.cli.run import INTERRUPTED, run_command
 from bilevelrl.outer_loop import StepFailed
 from bilevelrl.plugins import PluginWarning
 from bilevelrl.validation import InputError
 
 BAD_INPUT = 2
+SENTENCES = (PluginWarning, CheckpointWarning)
+"""Warnings that speak for themselves."""
+OPTIONS = ("out",)
+"""Arguments of Python that the command line spells with dashes."""
 
 
 class _Commands(click.Group):
@@ -38,6 +44,7 @@ def cli() -> None:
 
 
 cli.add_command(run_command)
+cli.add_command(resume_command)
 cli.add_command(check_command)
 cli.add_command(list_command)
 cli.add_command(show_command)
@@ -47,16 +54,18 @@ cli.add_command(plugins_command)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input is one line on standard error and exit status 2."""
     warnings.showwarning = _show_warning
-    warnings.simplefilter("always", PluginWarning)
+    for category in SENTENCES:
+        warnings.simplefilter("always", category)
     try:
         cli.main(args=arguments, prog_name="bilevelrl")
     except (InputError, StepFailed) as error:
-        click.echo(f"Error: {error}", err=True)
+        text = f"--{error}" if isinstance(error, InputError) and getattr(error, "field", "") in OPTIONS else error
+        click.echo(f"Error: {text}", err=True)
         sys.exit(BAD_INPUT)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    if issubclass(category, PluginWarning):
+    if issubclass(category, SENTENCES):
         click.echo(f"Warning: {message}", err=True)
     elif not issubclass(category, DeprecationWarning):
         click.echo(f"Warning: {category.__name__}: {message}", err=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
+import signal
 import sys
+import threading
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +17,32 @@ import click
 
 from bilevelrl.composition import compose
 from bilevelrl.experiment import ROLES, SETTINGS, TABLES, Experiment, check_setting
+from bilevelrl.history import OuterState
 from bilevelrl.outer_loop import Callback
 from bilevelrl.plugins import registry
 from bilevelrl.protocols import Status
-from bilevelrl.run import OuterState, Run
+from bilevelrl.run import Run
+from bilevelrl.run_directory import SUMMARY
 from bilevelrl.validation import InputError, UnknownNameError
 
 INTERRUPTED = 130
 FAILED = 1
 QUIET_LINES = 10
+TERMINATED = 143
+WRITTEN = "experiment.toml, environment.json, history.csv, summary.json, state.npz, checkpoint"
+
+
+def checkpoint_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say how often a run is written."""
+    every = click.option("--checkpoint-every", type=int, metavar="K", help="Write a checkpoint every K iterations.")
+    seconds = click.option(
+        "--checkpoint-seconds",
+        type=float,
+        default=30.0,
+        metavar="T",
+        help="Write a checkpoint where the last one is T seconds old (default 30).",
+    )
+    return every(seconds(command))
 
 
 @click.command("run")
@@ -41,7 +61,8 @@ QUIET_LINES = 10
 @click.option("--iterations", type=int, help="The largest number of updates of x (default 500).")
 @click.option("--seed", type=int, help="Keys every random stream of the run (default 0).")
 @click.option("--tolerance", type=float, help="Stop at this distance from stationarity (default 0: never).")
-@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Save the run and its picture here.")
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Write the run here while it goes on.")
+@checkpoint_options
 def run_command(
     problem: str,
     algorithm: str | None,
@@ -53,6 +74,8 @@ def run_command(
     seed: int | None,
     tolerance: float | None,
     out: Path | None,
+    checkpoint_every: int | None,
+    checkpoint_seconds: float,
 ) -> None:
     """Run an algorithm on PROBLEM, a registered name or a TOML file.
 
@@ -62,23 +85,55 @@ def run_command(
     settings = {"iterations": iterations, "seed": seed, "tolerance": tolerance}
     experiment = _experiment(problem, names, changes, settings)
     built_problem, built_algorithm = compose(experiment, registry())
-    if out is not None:
-        _make_directory(out)
-    with _progress(experiment.iterations) as callback:
+    with progress(experiment.iterations) as callback, stopped_by_signals() as signals:
         run = built_algorithm.run(
             built_problem,
             iterations=experiment.iterations,
             seed=experiment.seed,
             tolerance=experiment.tolerance,
             callback=callback,
+            out=out,
+            checkpoint_every=checkpoint_every,
+            checkpoint_seconds=checkpoint_seconds,
         )
+    end(run, out, signals)
+
+
+def end(run: Run, out: Path | None, signals: list[int]) -> None:
+    """Report a run, draw it into its directory, and leave with its exit status."""
     _report(run)
     if out is not None:
-        _save(run, out)
+        _draw(run, out)
     if run.status is Status.INTERRUPTED:
-        sys.exit(INTERRUPTED)
+        if out is not None:
+            click.echo(f"Interrupted: go on with `bilevelrl resume {shlex.quote(str(out))}`", err=True)
+        sys.exit(TERMINATED if signal.SIGTERM in signals else INTERRUPTED)
     if not run.status.usable:
         sys.exit(FAILED)
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[list[int]]:
+    """SIGTERM ends the run as Ctrl-C does, after the last complete iteration; the signals that came."""
+    came: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield came
+    except KeyboardInterrupt:  # outside of the iterations
+        if came:
+            click.echo("Terminated.", err=True)
+            sys.exit(TERMINATED)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _experiment(
@@ -141,7 +196,7 @@ def _parse_value(text: str) -> Any:
 
 
 @contextlib.contextmanager
-def _progress(iterations: int) -> Iterator[Callback]:
+def progress(iterations: int) -> Iterator[Callback]:
     """A bar on a terminal; elsewhere a few quiet lines."""
     from rich.console import Console
 
@@ -191,28 +246,17 @@ def _report(run: Run) -> None:
         console.print(f"  [bold]{label}[/bold]  {text}", soft_wrap=True, highlight=False)
 
 
-def _make_directory(out: Path) -> None:
-    # Before the run, not after it: a directory that cannot be made must not cost an hour of computing.
+def _draw(run: Run, out: Path) -> None:
+    if not (out / SUMMARY).exists():
+        raise InputError("--out", repr(str(out)), "a directory that can be written, to its end")
+    written = WRITTEN
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(out, error) from None
-
-
-def _unwritable(out: Path, error: OSError) -> InputError:
-    reason = f"{error.strerror}: {error.filename}"
-    return InputError("--out", repr(str(out)), f"a directory that can be written ({reason})")
-
-
-def _save(run: Run, out: Path) -> None:
-    written = "experiment.toml, history.csv, summary.json, state.npz"
-    try:
-        run.save(out)
         picture = run.plot(out / "run.png")
     except InputError as error:
         click.echo(f"No picture: {error}", err=True)
     except OSError as error:
-        raise _unwritable(out, error) from None
+        reason = f"{error.strerror}: {error.filename}"
+        raise InputError("--out", repr(str(out)), f"a directory that can be written ({reason})") from None
     else:
         written += f", {picture.name}"
     click.echo(f"  saved to {out}: {written}")

@@ -1,0 +1,34 @@
+"""`bilevelrl resume`: go on with a run that was cut off, or with more iterations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bilevelrl.cli.run import checkpoint_options, end, progress, stopped_by_signals
+from bilevelrl.run_directory import read_settings
+from bilevelrl.saved_runs import resume_run
+
+
+@click.command("resume")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--iterations", type=int, help="The largest number of updates of x, those made included.")
+@checkpoint_options
+def resume_command(
+    directory: Path, iterations: int | None, checkpoint_every: int | None, checkpoint_seconds: float
+) -> None:
+    """Go on with the run in DIRECTORY, as if it had never stopped.
+
+    It is what `bilevelrl run --out DIRECTORY` wrote, whatever ended it.
+    """
+    wanted = read_settings(directory)["iterations"] if iterations is None else iterations
+    with progress(wanted) as callback, stopped_by_signals() as signals:
+        run = resume_run(
+            directory,
+            iterations=iterations,
+            callback=callback,
+            checkpoint_every=checkpoint_every,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+    end(run, directory, signals)

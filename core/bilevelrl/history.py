@@ -1,0 +1,138 @@
+"""What the outer loop carries from one iteration to the next, and the figures it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bilevelrl.protocols import Cost, HyperGradient, OptimizerState
+from bilevelrl.validation import Array, UnknownNameError
+
+
+@attrs.frozen(eq=False, slots=False)
+class OuterState:
+    """Everything the outer loop carries from one iteration to the next.
+
+    Args:
+        iteration: updates of x so far.
+        x: (n,) the leader's decision.
+        solution: the follower's answer at x.
+        hyper: the hyper-gradient at x.
+        optimizer: what the optimiser remembers.
+        cost: the cost of the run so far.
+    """
+
+    iteration: int
+    x: Array
+    solution: Any
+    hyper: HyperGradient
+    optimizer: OptimizerState
+    cost: Cost
+
+
+COLUMNS = (
+    "iteration",
+    "objective",
+    "stationarity",
+    "gradient_norm",
+    "direct_norm",
+    "implicit_norm",
+    "lower_residual",
+    "estimator_residual",
+    "standard_error",
+    "backups",
+    "linear_solves",
+    "products",
+    "samples",
+    "seconds",
+)
+"""The columns of a history: figures at x_k, and costs summed over the run so far."""
+
+COUNTS = frozenset({"iteration", "backups", "linear_solves", "products", "samples"})
+"""The columns that hold whole numbers."""
+
+_TYPES = tuple(int if column in COUNTS else float for column in COLUMNS)
+
+
+class History:
+    """One row an iteration, by column: `history["objective"]` is an array."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[float, ...]] = []
+
+    @classmethod
+    def of(cls, table: Array) -> History:
+        """A history from its rows (K, 14), such as `table` gives them."""
+        history = cls()
+        history._rows = [tuple(_TYPES[i](value) for i, value in enumerate(row)) for row in table.tolist()]
+        return history
+
+    def append(self, state: OuterState, distance: float) -> None:
+        """Record a state and its stationarity."""
+        hyper, cost, residual, error = (
+            state.hyper,
+            state.cost,
+            state.hyper.residual,
+            state.hyper.standard_error,
+        )
+        self._rows.append(
+            (
+                state.iteration,
+                hyper.objective,
+                distance,
+                _norm(hyper.gradient),
+                _norm(hyper.direct),
+                _norm(hyper.implicit),
+                state.solution.residual,
+                math.nan if residual is None else residual,
+                math.nan if error is None else _norm(error),
+                cost.backups,
+                cost.linear_solves,
+                cost.products,
+                cost.samples,
+                cost.seconds,
+            )
+        )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, column: str) -> Array:
+        if column not in COLUMNS:
+            raise UnknownNameError("the column of a history", column, COLUMNS)
+        index = COLUMNS.index(column)
+        return np.array([row[index] for row in self._rows], dtype=np.float64)
+
+    def keep(self, rows: int) -> None:
+        """Forget all rows but the first ones: those of an iteration that was cut off."""
+        del self._rows[rows:]
+
+    def table(self) -> Array:
+        """All rows (K, 14)."""
+        return np.array(self._rows, dtype=np.float64).reshape(-1, len(COLUMNS))
+
+    def lines(self, begin: int = 0) -> str:
+        """The rows from `begin` on, as lines of a CSV file; numbers keep all their digits."""
+        text = io.StringIO()
+        rows = (tuple(kind(value) for kind, value in zip(_TYPES, row, strict=True)) for row in self._rows[begin:])
+        csv.writer(text).writerows(rows)
+        return text.getvalue()
+
+    def write_csv(self, path: Path) -> None:
+        """Write all rows with a header line."""
+        with path.open("w", newline="", encoding="utf-8") as file:
+            file.write(HEADER + self.lines())
+
+
+HEADER = ",".join(COLUMNS) + "\r\n"
+"""The first line of a history's file."""
+
+
+def _norm(vector: Array) -> float:
+    return math.sqrt(vector @ vector)

@@ -1,0 +1,70 @@
+"""From a directory back to a run: to look at, and to go on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.composition import compose_algorithm, compose_problem
+from bilevelrl.experiment import Experiment
+from bilevelrl.outer_loop import Algorithm
+from bilevelrl.plugins import registry
+from bilevelrl.run import Run
+from bilevelrl.run_directory import EXPERIMENT, read_checkpoint, read_settings
+from bilevelrl.validation import InputError
+
+
+def load_run(
+    directory: str | Path, *, problem: BilevelProblem | None = None, algorithm: Algorithm | None = None
+) -> Run:
+    """The run in a directory, finished or not, as its last good checkpoint has it.
+
+    Args:
+        directory: what `Run.save`, `Algorithm.run(out=…)` or `bilevelrl run --out` wrote.
+        problem: for a problem composed in Python, of which the directory knows the name only.
+        algorithm: for components that no plugin has registered.
+
+    Raises:
+        InputError: where there is no run, or it is damaged.
+    """
+    path = Path(directory)
+    settings = read_settings(path)
+    problem, algorithm = _rebuilt(path, problem, algorithm)
+    found, _ = read_checkpoint(path, problem)
+    if found is None:
+        raise InputError(f"the directory {str(path)!r}", "without a checkpoint", "one that a run was saved to")
+    return Run(
+        problem=problem,
+        algorithm=algorithm,
+        **settings,
+        first=found.first,
+        last=found.last,
+        history=found.history,
+        status=found.status,
+        stopped_by=found.stopped_by,
+        seconds=found.seconds,
+    )
+
+
+def resume_run(directory: str | Path, **options: Any) -> Run:
+    """Go on with the run in a directory; problem and algorithm are those of its `experiment.toml`.
+
+    Args:
+        directory: what `Algorithm.run(out=…)` or `bilevelrl run --out` wrote.
+        options: those of `Algorithm.resume`, such as `iterations`.
+    """
+    path = Path(directory)
+    read_settings(path)
+    problem, algorithm = _rebuilt(path, None, None)
+    return algorithm.resume(problem, path, **options)
+
+
+def _rebuilt(
+    path: Path, problem: BilevelProblem | None, algorithm: Algorithm | None
+) -> tuple[BilevelProblem, Algorithm]:
+    if problem is None or algorithm is None:
+        experiment, known = Experiment.read(path / EXPERIMENT), registry()
+        problem = compose_problem(experiment, known) if problem is None else problem
+        algorithm = compose_algorithm(experiment, known) if algorithm is None else algorithm
+    return problem, algorithm
