@@ -16,9 +16,7 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -328,24 +326,3 @@ def _count(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError("count")
     return value
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that after a crash it is there as a whole: the old one or the new one, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in a directory survive a loss of power, where the system can."""
-    with contextlib.suppress(OSError):  # some systems cannot open a directory
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -12,6 +12,7 @@ import attrs
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.component_registry import Kind
 from bilevelrl.configuration import options_of
+from bilevelrl.files import write_atomically
 from bilevelrl.plugins import registry
 from bilevelrl.validation import InputError, UnknownNameError, as_float, value_words
 
@@ -106,7 +107,7 @@ class Experiment:
 
         content = {name: getattr(self, name) for name in SETTINGS}
         content |= {name: _plain(table) for name, table in self.tables.items()}
-        path.write_text(tomli_w.dumps(content), encoding="utf-8")
+        write_atomically(path, tomli_w.dumps(content).encode())
 
     def entries(self, table: str) -> tuple[str | None, dict[str, Any]]:
         """A table's name (None where it has none) and its options."""

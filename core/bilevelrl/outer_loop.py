@@ -357,7 +357,7 @@ class Algorithm:
         except BaseException:
             if directory is not None:  # a component's own error: what was computed before it is kept
                 history.keep(state.iteration + 1)
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, InputError):
                     directory.finish(state, history, Status.INTERRUPTED, "")
             raise
         run = Run(

@@ -12,12 +12,13 @@ import attrs
 import numpy as np
 
 from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.checkpoint import CheckpointWarning, can_be_saved, write_atomically
+from bilevelrl.checkpoint import CheckpointWarning, can_be_saved
 from bilevelrl.experiment import Experiment
+from bilevelrl.files import write_atomically
 from bilevelrl.history import COLUMNS as COLUMNS
 from bilevelrl.history import COUNTS, History, OuterState
 from bilevelrl.protocols import Cost, Status
-from bilevelrl.run_directory import SUMMARY, RunDirectory
+from bilevelrl.run_directory import SUMMARY, RunDirectory, writable
 from bilevelrl.validation import Array, InputError
 
 if TYPE_CHECKING:
@@ -163,7 +164,8 @@ class Run:
         target.create(replacing=True)
         try:
             target.first, target.spent = self.first, self.seconds
-            self._write(target)
+            with writable(target.path):
+                self._write(target)
         finally:
             target.close()
         return target.path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import os
@@ -23,10 +24,10 @@ from bilevelrl.checkpoint import (
     DamagedError,
     decode,
     encode,
-    write_atomically,
 )
 from bilevelrl.component_registry import Kind
 from bilevelrl.experiment import ROLES, SETTINGS, Experiment
+from bilevelrl.files import write_atomically
 from bilevelrl.history import HEADER, History, OuterState
 from bilevelrl.plugins import registry
 from bilevelrl.protocols import Status
@@ -127,6 +128,10 @@ class RunDirectory:
         """What the run was asked to do."""
         return Experiment.describe(self.problem, self.algorithm, **self.settings)
 
+    @functools.cached_property
+    def _tables(self) -> dict[str, dict[str, Any]]:
+        return self.experiment.comparable()
+
     @property
     def elapsed(self) -> float:
         """Seconds spent on the run, in this process and those before it."""
@@ -223,7 +228,7 @@ class RunDirectory:
             last=state,
             history=history,
             settings=self.settings,
-            tables=self.experiment.comparable(),
+            tables=self._tables,
             versions=self.versions,
             status=status,
             stopped_by=stopped_by,
@@ -272,7 +277,7 @@ class RunDirectory:
 
     def _check_same(self, found: Checkpoint) -> None:
         """The run must be the one in the directory; other versions only deserve a warning."""
-        for table, entries in self.experiment.comparable().items():
+        for table, entries in self._tables.items():
             saved = found.tables.get(table)
             saved = saved if isinstance(saved, dict) else {}
             for key in sorted(entries.keys() | saved.keys()):

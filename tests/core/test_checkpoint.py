@@ -28,8 +28,8 @@ from bilevelrl.checkpoint import (
     encode,
     pack,
     unpack,
-    write_atomically,
 )
+from bilevelrl.files import write_atomically
 
 PROBLEM = bl.problem("synthetic-quadratic", states=3, actions=2, dimension=2)
 SAMPLED = bl.problem("gridworld-preferences")

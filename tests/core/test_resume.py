@@ -187,6 +187,14 @@ def test_fallback_is_not_lost_when_the_damaged_checkpoint_is_replaced(tmp_path: 
         assert bl.load_run(tmp_path).last.iteration == 6
 
 
+def test_run_that_was_killed_between_two_renames_goes_on_from_the_checkpoint_before(tmp_path: Path) -> None:
+    """No warning: nothing was lost but a few iterations."""
+    algorithm, problem = small()
+    algorithm.run(problem, iterations=6, out=tmp_path, checkpoint_every=4)
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.partial")
+    assert_same(algorithm.resume(problem, tmp_path), algorithm.run(problem, iterations=6))
+
+
 def test_two_damaged_checkpoints_are_one_sentence(tmp_path: Path) -> None:
     algorithm, problem = small()
     algorithm.run(problem, iterations=6, out=tmp_path, checkpoint_every=2)
@@ -485,6 +493,23 @@ def test_signal_saves_first_and_says_how_to_go_on(tmp_path: Path, number: signal
     assert_same(
         algorithm.resume(problem, directory, iterations=target), algorithm.run(problem, iterations=target, seed=1)
     )
+
+
+def test_second_process_is_refused_and_the_lock_of_a_killed_one_is_recognised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "run"
+    process = start(*RUN, "--iterations", "10000000", "--out", str(directory))
+    wait_for_checkpoint(directory)
+    with pytest.raises(SystemExit) as ended:
+        main(["resume", str(directory)])
+    assert ended.value.code == 2
+    assert f"'{directory}' is in use by process {process.pid}; expected one" in capsys.readouterr().err
+    process.kill()
+    process.communicate()
+    assert (directory / LOCK).read_text() == f"{process.pid}\n"
+    iterations = bl.load_run(directory).last.iteration + 1
+    assert bl.resume_run(directory, iterations=iterations).last.iteration == iterations
 
 
 def test_resume_from_the_command_line_reports_the_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
