@@ -223,6 +223,33 @@ def test_forged_json_is_an_input_error_or_a_checkpoint_and_never_a_traceback(dat
         assert len(found.history) == found.last.iteration + 1
 
 
+FORGERIES = {
+    "columns": ("content", "columns", ["iteration"]),
+    "history": ("arrays", 0, ["other", "f8", [3, 14], "C"]),
+    "history of another length": ("content", "last", None),
+    "carry of words": ("content", "versions", ["0.1.0"]),
+}
+
+
+@pytest.mark.parametrize(("part", "key", "value"), FORGERIES.values(), ids=FORGERIES)
+def test_forged_part_is_refused(part: str, key: Any, value: Any) -> None:
+    def change(told: Any, _: bytes) -> None:
+        told[part][key] = value
+
+    with pytest.raises(DamagedError):
+        decode(forged(change), "the checkpoint", PROBLEM)
+
+
+def test_answer_that_its_problem_cannot_have_is_refused() -> None:
+    def change(told: Any, _: bytes) -> None:
+        told["content"]["last"]["solution"]["kind"] = "no such kind"
+
+    with pytest.raises(
+        bl.InputError, match="answer in the checkpoint is 'no such kind'; expected one that its problem"
+    ):
+        decode(forged(change), "the checkpoint", PROBLEM)
+
+
 def test_bytes_after_the_arrays_are_refused() -> None:
     with pytest.raises(DamagedError):
         decode(forged(lambda told, arrays: arrays + b"more"), "the checkpoint", PROBLEM)

@@ -89,6 +89,16 @@ def test_every_solver_and_optimizer_goes_on_bit_for_bit(lower: str, upper: str, 
     check_that_it_goes_on(algorithm, fitting_problems(algorithm)[0], tmp_path / "run")
 
 
+def test_environment_behind_step_alone_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """A Gymnasium environment has a state of its own, which no checkpoint holds and no run may depend on."""
+    algorithm = bl.Algorithm(
+        lower=bl.lower_level_solver("soft-q-learning", samples=500),
+        estimator=bl.hypergradient_estimator("sobirl", restarts=False),
+        upper=bl.upper_level_optimizer("adam", step_size=0.01),
+    )
+    check_that_it_goes_on(algorithm, bl.problem("gymnasium-preferences"), tmp_path / "run")
+
+
 def small(**options: Any) -> tuple[bl.Algorithm, bl.BilevelProblem]:
     return bl.algorithm("m-sobirl", step_size=0.05, **options), bl.problem("frozenlake-shaping", map_size=4)
 
