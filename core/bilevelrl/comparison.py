@@ -71,6 +71,11 @@ class Standing:
         return float(self.objectives.mean())
 
     @property
+    def median(self) -> float:
+        """Their median, which one failed run does not move."""
+        return float(np.median(self.objectives))
+
+    @property
     def standard_error(self) -> float:
         """Of that mean over the seeds; NaN where there is one seed only."""
         values = self.objectives

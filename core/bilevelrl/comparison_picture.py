@@ -28,6 +28,8 @@ class _Curve:
     """A line with its band, (K,) each."""
 
     label: str
+    color: str
+    style: str
     budgets: Array
     centre: Array
     low: Array
@@ -42,7 +44,8 @@ def plot_comparison(comparison: Comparison, path: Path, centre: str = "mean") ->
     check_suffix(path, figure_class())
     figure = figure_class(figsize=(7.6, 4.6), layout="constrained")
     axes = figure.subplots()
-    curves = [_curve(standing, centre) for standing in comparison.standings]
+    places = {label: place for place, label in enumerate(comparison.algorithms)}  # the same colour whoever wins
+    curves = [_curve(standing, centre, places[standing.algorithm]) for standing in comparison.standings]
     _draw(axes, curves, comparison.budget.amount)
     _limit(axes, curves)
     _name(axes, curves)
@@ -56,7 +59,7 @@ def plot_comparison(comparison: Comparison, path: Path, centre: str = "mean") ->
     return path
 
 
-def _curve(standing: Standing, centre: str) -> _Curve:
+def _curve(standing: Standing, centre: str, place: int) -> _Curve:
     """What all of the algorithm's runs had reached by each part of the budget that bought all of them something."""
     by_part: dict[float, list[float]] = {}
     for run in standing.runs:
@@ -73,17 +76,16 @@ def _curve(standing: Standing, centre: str) -> _Curve:
         middle = values.mean(axis=1)
         error = values.std(axis=1, ddof=1) / np.sqrt(values.shape[1]) if values.shape[1] > 1 else np.zeros_like(middle)
         low, high = middle - error, middle + error
-    return _Curve(standing.algorithm, budgets, middle, low, high)
+    color, style = COLORS[place % len(COLORS)], STYLES[place // len(COLORS) % len(STYLES)]
+    return _Curve(standing.algorithm, color, style, budgets, middle, low, high)
 
 
 def _draw(axes: Any, curves: list[_Curve], amount: float) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    for index, curve in enumerate(curves):
-        color = COLORS[index % len(COLORS)]
-        style = STYLES[index // len(COLORS) % len(STYLES)]
-        axes.plot(curve.budgets, curve.centre, color=color, ls=style, lw=1.6)
-        axes.fill_between(curve.budgets, curve.low, curve.high, color=color, alpha=0.18, lw=0)
+    for curve in curves:
+        axes.plot(curve.budgets, curve.centre, color=curve.color, ls=curve.style, lw=1.6)
+        axes.fill_between(curve.budgets, curve.low, curve.high, color=curve.color, alpha=0.18, lw=0)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
@@ -113,17 +115,17 @@ def _name(axes: Any, curves: list[_Curve]) -> None:
     """Each line's name at its right end, in its colour, moved up or down until no two overlap."""
     transform = axes.transData + axes.transAxes.inverted()
     ends = []
-    for index, curve in enumerate(curves):
+    for curve in curves:
         known = np.isfinite(curve.centre)
-        at = (curve.budgets[known][-1], curve.centre[known][-1]) if known.any() else (1.0, axes.get_ylim()[1])
-        ends.append((min(1.0, max(0.0, float(transform.transform(at)[1]))), index))
-    heights = _spread_out([height for height, _ in sorted(ends)])
-    for height, (end, index) in zip(heights, sorted(ends), strict=True):
-        color = COLORS[index % len(COLORS)]
-        style = STYLES[index // len(COLORS) % len(STYLES)]
-        beside = {"transform": axes.transAxes, "color": color}
-        axes.plot([1.0, 1.02, 1.05], [end, height, height], ls=style, lw=1.2, clip_on=False, **beside)
-        axes.text(1.06, height, curves[index].label, va="center", fontsize=9, **beside)
+        end = (curve.budgets[known][-1], curve.centre[known][-1]) if known.any() else (1.0, np.inf)
+        height = float(transform.transform(end)[1]) if np.isfinite(end).all() else np.inf
+        ends.append((min(1.0, max(0.0, height)), height > 1.0 + LABEL_HEIGHT, curve))
+    ends.sort(key=lambda entry: entry[0])
+    heights = _spread_out([height for height, _, _ in ends])
+    for height, (end_height, outside, curve) in zip(heights, ends, strict=True):
+        beside = {"transform": axes.transAxes, "color": curve.color}
+        axes.plot([1.0, 1.02, 1.05], [end_height, height, height], ls=curve.style, lw=1.2, clip_on=False, **beside)
+        axes.text(1.06, height, curve.label + " ↑" * outside, va="center", fontsize=9, **beside)
 
 
 def _spread_out(heights: list[float]) -> list[float]:

@@ -23,7 +23,7 @@ AT_EDGE = "*"
 
 def header(comparison: Comparison) -> list[str]:
     """The columns of the table of results."""
-    return ["algorithm", "objective", "stationarity", "step size", "failed"]
+    return ["algorithm", "objective", "median", "stationarity", "step size", "failed"]
 
 
 def results(comparison: Comparison) -> list[list[str]]:
@@ -32,13 +32,14 @@ def results(comparison: Comparison) -> list[list[str]]:
         [
             standing.algorithm,
             _with_error(standing.objective, standing.standard_error),
+            f"{standing.median:.5g}",
             _number(standing.mean(lambda run: run.stationarity)),
             _step_size(standing),
             f"{standing.failures} of {len(standing.runs)}",
         ]
         for standing in comparison.standings
     ]
-    return rows + [[label, "skipped", "", "", ""] for label in comparison.skipped]
+    return rows + [[label, "skipped", "", "", "", ""] for label in comparison.skipped]
 
 
 def work(comparison: Comparison) -> list[list[str]]:
@@ -169,6 +170,7 @@ def _result(standing: Standing) -> dict[str, Any]:
         "step_size_at_edge_of_grid": standing.at_edge,
         "objective": _finite(standing.objective),
         "standard_error": _finite(standing.standard_error),
+        "median": _finite(standing.median),
         "failures": standing.failures,
         "objectives": [_finite(value) for value in standing.objectives.tolist()],
     }

@@ -277,7 +277,7 @@ def test_compare_takes_an_algorithm_from_an_experiment_file(
         (["-a", "aid", "--grid", "1,x"], "--grid is '1,x'; expected factors with commas"),
         (["-a", "aid,"], "--algorithms is 'aid,'; expected names with commas"),
         (["-a", "aid,aid"], "--algorithms is 'aid' twice"),
-        (["-a", "aod"], "algorithm is 'aod'; expected a known name; did you mean 'aid'"),
+        (["-a", "aod"], "algorithm is 'aod'; expected a known name; did you mean 'amd' or 'aid'?"),
         (["-a", "aid", "--set", "damping=1"], "--set is 'damping=1'; expected NAME.KEY=VALUE"),
         (["-a", "aid", "--set", "aod.damping=1"], "did you mean 'aid'?"),
         (["-a", "aid", "--set", "aid.uper.step_size=1"], "did you mean 'upper'?"),
