@@ -40,6 +40,7 @@ from bilevelrl.validation import (
 
 DEFAULT_GRID = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 DEFAULT_CHECKPOINTS = 30
+NO_DIFFERENCE = 1e-3
 
 Progress = Callable[[int, int], None]
 
@@ -181,8 +182,9 @@ def compare(
     """Run algorithms on a problem, from the same starting points, with the same budget, judged by the same measure.
 
     Every algorithm's step size is first tuned, on seeds that are not reported: the factors of the grid times its own
-    step size, by the mean of the final objective, a failed run counting as the worst. The objective is always
-    re-evaluated, at checkpoints along the run and at its end, which costs the run nothing.
+    step size, by the mean of the final objective, a failed run counting as the worst; of those within 0.1 % of the best
+    the shortest is taken. The objective is always re-evaluated, at checkpoints along the run and at its end, which
+    costs the run nothing.
 
     Args:
         problem: a registered name; or a table of name and options; or a problem.
@@ -496,7 +498,7 @@ def _steps(centre: float | None, factors: tuple[float, ...]) -> tuple[float | No
 
 
 def _best(steps: tuple[float | None, ...], runs: list[ComparedRun]) -> float | None:
-    """The step size of the smallest mean; where all fail, the smallest."""
+    """The step size of the smallest mean: the shortest of those that make no difference to it, or all fail."""
     if len(steps) == 1:
         return steps[0]
 
@@ -504,7 +506,12 @@ def _best(steps: tuple[float | None, ...], runs: list[ComparedRun]) -> float | N
         values = [math.inf if run.failed else run.objective for run in runs if run.step_size == step]
         return float(np.mean(values))
 
-    return min(steps, key=lambda step: (worth(step), step))
+    worths = {step: worth(step) for step in steps}
+    best = min(worths.values())
+    # A longer step that is no better is only nearer to the ones that diverge.
+    return next(
+        step for step in steps if worths[step] == best or math.isclose(worths[step], best, rel_tol=NO_DIFFERENCE)
+    )
 
 
 def _short(runs: Iterable[ComparedRun]) -> dict[str, float]:

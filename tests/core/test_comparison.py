@@ -228,6 +228,8 @@ def test_a_failed_run_is_the_worst_in_tuning() -> None:
         ComparedRun("a", 0, 1.0, True, stopped_by="…", checkpoints=(bl.Checkpoint(1.0, 1.0, 1, -9.0, 0.0),)),
     ]
     assert _best((0.1, 1.0), runs) == 0.1
+    tied = [attrs.evolve(runs[0], step_size=0.3, checkpoints=(bl.Checkpoint(1.0, 1.0, 1, 4.999, 0.0),))]
+    assert _best((0.1, 0.3), [runs[0], *tied]) == 0.1  # within 0.1 %: the shorter step is further from diverging
     assert _best((1.0, 3.0), [attrs.evolve(runs[1], step_size=step) for step in (1.0, 3.0)]) == 1.0
 
 
