@@ -273,15 +273,17 @@ class _Contest:
         skipped |= self._refused(tuning)
         left = [label for label in steps if label not in skipped]
         # Where nobody is left, every seed's first evaluation tells what it takes.
-        final = workers.run([self._task(label, chosen[label], seed) for label in left or steps for seed in self.seeds])
+        final = workers.run(
+            [self._task(label, chosen[label].step_size, seed) for label in left or steps for seed in self.seeds]
+        )
         skipped |= self._refused(final)
         left = [label for label in left if label not in skipped]
         self._check_any_left(left, skipped, [*tuning, *final])
         standings = [
             Standing(
                 label,
-                chosen[label],
-                label in tuned and chosen[label] in (steps[label][0], steps[label][-1]),
+                chosen[label].step_size,
+                chosen[label].at_edge,
                 tuple(run for run in final if run.algorithm == label),
             )
             for label in left
@@ -497,21 +499,28 @@ def _steps(centre: float | None, factors: tuple[float, ...]) -> tuple[float | No
     return (None,) if centre is None else tuple(float(f"{centre * factor:.12g}") for factor in factors)
 
 
-def _best(steps: tuple[float | None, ...], runs: list[ComparedRun]) -> float | None:
+@attrs.frozen
+class _Tuned:
+    """A step size, and whether a better one may lie beyond the grid."""
+
+    step_size: float | None
+    at_edge: bool
+
+
+def _best(steps: tuple[float | None, ...], runs: Iterable[ComparedRun]) -> _Tuned:
     """The step size of the smallest mean: the shortest of those that make no difference to it, or all fail."""
     if len(steps) == 1:
-        return steps[0]
-
-    def worth(step: float | None) -> float:
-        values = [math.inf if run.failed else run.objective for run in runs if run.step_size == step]
-        return float(np.mean(values))
-
-    worths = {step: worth(step) for step in steps}
-    best = min(worths.values())
+        return _Tuned(steps[0], False)
+    final: dict[float | None, list[float]] = {step: [] for step in steps}
+    for run in runs:
+        final[run.step_size].append(math.inf if run.failed else run.objective)
+    worths = [float(np.mean(final[step])) for step in steps]
+    best = min(worths)
     # A longer step that is no better is only nearer to the ones that diverge.
-    return next(
-        step for step in steps if worths[step] == best or math.isclose(worths[step], best, rel_tol=NO_DIFFERENCE)
-    )
+    alike = [worth == best or math.isclose(worth, best, rel_tol=NO_DIFFERENCE) for worth in worths]
+    chosen = alike.index(True)
+    at_edge = chosen == len(steps) - 1 or (chosen == 0 and not alike[1])
+    return _Tuned(steps[chosen], at_edge)
 
 
 def _short(runs: Iterable[ComparedRun]) -> dict[str, float]:

@@ -129,7 +129,7 @@ def _name(axes: Any, curves: list[_Curve]) -> None:
 
 
 def _spread_out(heights: list[float]) -> list[float]:
-    """Ascending heights, moved as little as a few passes find, at least a label's height apart."""
+    """Ascending heights, moved as little as a few passes find: a label's height apart, and none below the axis."""
     placed = list(heights)
     for _ in range(200):
         for lower in range(len(placed) - 1):
@@ -137,4 +137,8 @@ def _spread_out(heights: list[float]) -> list[float]:
             if overlap > 0:
                 placed[lower] -= overlap / 2
                 placed[lower + 1] += overlap / 2
+    lowest = 0.0
+    for index, height in enumerate(placed):
+        placed[index] = max(height, lowest)
+        lowest = placed[index] + LABEL_HEIGHT
     return placed

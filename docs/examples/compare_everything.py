@@ -54,7 +54,7 @@ SAMPLED_OPTIONS: dict[str, dict[str, Any]] = {
 }
 # A first evaluation of most of them.
 LEAST = {"backups": 100.0, "samples": 100_000.0}
-COLOURS = 64
+COLOURS = 128
 
 
 def gridworld_return() -> bl.BilevelProblem:

@@ -227,10 +227,35 @@ def test_a_failed_run_is_the_worst_in_tuning() -> None:
         ComparedRun("a", 0, 0.1, True, checkpoints=(bl.Checkpoint(1.0, 1.0, 1, 5.0, 0.0),)),
         ComparedRun("a", 0, 1.0, True, stopped_by="…", checkpoints=(bl.Checkpoint(1.0, 1.0, 1, -9.0, 0.0),)),
     ]
-    assert _best((0.1, 1.0), runs) == 0.1
+    assert _best((0.1, 1.0), runs).step_size == 0.1
     tied = [attrs.evolve(runs[0], step_size=0.3, checkpoints=(bl.Checkpoint(1.0, 1.0, 1, 4.999, 0.0),))]
-    assert _best((0.1, 0.3), [runs[0], *tied]) == 0.1  # within 0.1 %: the shorter step is further from diverging
-    assert _best((1.0, 3.0), [attrs.evolve(runs[1], step_size=step) for step in (1.0, 3.0)]) == 1.0
+    assert (
+        _best((0.1, 0.3), [runs[0], *tied]).step_size == 0.1
+    )  # within 0.1 %: the shorter step is further from diverging
+    assert _best((1.0, 3.0), [attrs.evolve(runs[1], step_size=step) for step in (1.0, 3.0)]).step_size == 1.0
+
+
+@pytest.mark.parametrize(
+    ("values", "chosen", "at_edge"),
+    [
+        ([3.0, 2.0, 1.0], 3.0, True),
+        ([1.0, 2.0, 3.0], 1.0, True),
+        ([1.0, 1.0, 3.0], 1.0, False),
+        ([3.0, 1, 2], 2.0, False),
+    ],
+    ids=str,
+)
+def test_a_step_size_at_the_edge_of_the_grid_is_told_unless_it_makes_no_difference(
+    values: list[float], chosen: float, at_edge: bool
+) -> None:
+    from bilevelrl.comparison import _best
+
+    runs = [
+        ComparedRun("a", 0, step, True, checkpoints=(bl.Checkpoint(1.0, 1.0, 1, value, 0.0),))
+        for step, value in zip((1.0, 2.0, 3.0), values, strict=True)
+    ]
+    best = _best((1.0, 2.0, 3.0), runs)
+    assert (best.step_size, best.at_edge) == (chosen, at_edge)
 
 
 def test_an_algorithm_that_the_problem_cannot_support_is_skipped_with_the_reason() -> None:
