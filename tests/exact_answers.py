@@ -3,7 +3,8 @@
 import numpy as np
 
 import bilevelrl as bl
-from strategies import TINY, policy_error, solve_rounding, solved, value_error
+from bilevelrl.testing.rounding import TINY, solve_rounding
+from strategies import policy_error, solved, value_error
 
 
 def largest(array):

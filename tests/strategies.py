@@ -18,9 +18,7 @@ import scipy.sparse
 from hypothesis import strategies as st
 
 import bilevelrl as bl
-
-EPSILON = float(np.finfo(np.float64).eps)
-TINY = 1e-300  # below it doubles are subnormal, or soon will be, and have few digits left
+from bilevelrl.testing import rounding
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -98,13 +96,6 @@ def stored_as(kernel: bl.Array, sparse: bool) -> Any:
     return scipy.sparse.csr_array(kernel.reshape(-1, kernel.shape[2])) if sparse else kernel
 
 
-def dense_kernel(mdp: bl.SoftMDP) -> bl.Array:
-    """P (S, A, S) of an MDP, whatever its storage."""
-    stored: Any = mdp.transitions.probabilities
-    table = stored.toarray() if scipy.sparse.issparse(stored) else np.array(stored)
-    return table.reshape(mdp.states, mdp.actions, mdp.states)
-
-
 @st.composite
 def soft_mdps(
     draw: st.DrawFn,
@@ -156,38 +147,17 @@ def solved(mdp: bl.SoftMDP) -> bl.TabularSolution:
     return solver.solve(fixed(mdp), np.zeros(1), None, np.random.default_rng(0))
 
 
-# How far rounding can move things. First-order bounds with the constants of summing S (or A) terms, so that no
-# tolerance in these tests is a matter of taste.
-
-
-def backup_rounding(mdp: bl.SoftMDP, *values: bl.Array) -> float:
-    """What rounding can do to `T v` at any of the `values`.
-
-    q sums S products; the log-sum-exp sums A terms and multiplies a logarithm by τ; each rounds by an ulp of the
-    largest number in the sum.
-    """
-    log_reference = 0.0 if mdp.reference is None else float(np.abs(np.log(mdp.reference)).max())
-    largest_value = max((float(np.abs(v).max()) for v in values), default=0.0)
-    largest = float(np.abs(mdp.rewards).max()) + largest_value + mdp.temperature * (1 + log_reference)
-    return 2 * (mdp.states + mdp.actions + 4) * EPSILON * largest
+# How far rounding can move things: the kit's own bounds, for a solution.
 
 
 def value_error(solution: bl.TabularSolution) -> float:
-    """`‖V − V*‖∞` of a solution, by the contraction: (residual + rounding of the residual)/(1−γ)."""
-    mdp = solution.model
-    return (solution.residual + backup_rounding(mdp, solution.values)) / (1 - mdp.discount)
+    """`‖V − V*‖∞` of a solution."""
+    return rounding.value_error(solution.model, solution.values, solution.residual)
 
 
 def policy_error(solution: bl.TabularSolution) -> float:
-    """`|log π − log π*|` of a solution: a value error δ moves q by γδ and T v by γδ, and both are divided by τ."""
-    mdp = solution.model
-    rounding = backup_rounding(mdp, solution.values)
-    return 2 * (mdp.discount * value_error(solution) + rounding) / mdp.temperature
-
-
-def solve_rounding(mdp: bl.SoftMDP) -> float:
-    """The relative error of a refined solve with `I − γP^π`: its condition number, at most 2/(1−γ), in ulps."""
-    return 16 * (mdp.states + mdp.actions) * EPSILON / (1 - mdp.discount)
+    """`|log π − log π*|` of a solution."""
+    return rounding.policy_error(solution.model, solution.values, solution.residual)
 
 
 # Bilevel problems.

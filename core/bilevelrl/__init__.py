@@ -25,6 +25,7 @@ from bilevelrl.contexts import ContextualMDP
 from bilevelrl.contextual_problems import ContextualObjective, ContextualTrajectoryObjective, contextual_problem
 from bilevelrl.experiment import Experiment
 from bilevelrl.feasible_sets import Ball, Box, FeasibleSet, Free, Simplex, stationarity
+from bilevelrl.finite_horizon import FiniteHorizonReturnObjective
 from bilevelrl.gymnasium_simulator import GymnasiumSimulator, GymnasiumWorld
 from bilevelrl.gymnasium_tables import absorbing_states, from_gymnasium
 from bilevelrl.hookspecs import hookimpl
@@ -189,6 +190,7 @@ __all__ = [
     "Experiment",
     "Factorization",
     "FeasibleSet",
+    "FiniteHorizonReturnObjective",
     "FollowerSpec",
     "Free",
     "GymnasiumSimulator",

@@ -26,7 +26,9 @@ class Tags:
             size that an implicit part can have. Without it the kit does not ask how large the bias is.
         tolerance: what "as good as" means. Of an exact solver, the error `‖V − V*‖∞` that `Status.CONVERGED`
             guarantees, in units of the reward; of an exact estimator, a relative error of the gradient on top of
-            rounding; of a stochastic solver, `‖log π − log π*‖∞` on the kit's small problems with its default budget.
+            rounding; of a biased deterministic one, by how much two forms of one question (other storage, other labels)
+            may move its answer, as a share of the largest terms it may be made of; of a stochastic solver, ε in
+            `‖π − π*‖∞ ≤ ε (1 + span V*/τ)` on the kit's small problems with its default budget.
 
     Raises:
         InputError: where the promises contradict each other.

@@ -56,6 +56,8 @@ class FrozenLakeShaping:
         true_discount: γ̄ of the leader's judgement, in [0, 1).
         temperature: τ > 0 of the follower.
         bound: the largest shaping reward, > 0.
+        horizon: judge by the return of so many steps, which trajectories can estimate too: exact and sampled algorithms
+            may then be compared. None: by the return for ever.
     """
 
     name: ClassVar[str] = "frozenlake-shaping"
@@ -66,6 +68,7 @@ class FrozenLakeShaping:
     true_discount: float = attrs.field(default=0.99, validator=bl.is_real(at_least=0.0, below=1.0))
     temperature: float = attrs.field(default=0.05, validator=bl.is_real(above=0.0))
     bound: float = attrs.field(default=1.0, validator=bl.is_real(above=0.0))
+    horizon: int | None = attrs.field(default=None, validator=bl.is_integer(at_least=1, optional=True))
 
     def __attrs_post_init__(self) -> None:
         if self.map_size not in (4, 8):
@@ -77,7 +80,7 @@ class FrozenLakeShaping:
         env = make_environment("FrozenLake-v1", map_name=size, is_slippery=self.slippery)
         true_mdp = bl.from_gymnasium(env, discount=self.true_discount, temperature=self.temperature)
         letters = np.array(env.unwrapped.desc, dtype="U1")
-        problem = shaping_problem(true_mdp, self.discount, self.bound)
+        problem = shaping_problem(true_mdp, self.discount, self.bound, self.horizon)
         goal = (letters == "G").reshape(-1)
 
         def measures(x: bl.Array, solution: bl.TabularSolution) -> dict[str, float]:
@@ -93,7 +96,9 @@ class FrozenLakeShaping:
         return attrs.evolve(problem, measures=measures, picture=picture)
 
 
-def shaping_problem(true_mdp: bl.SoftMDP, discount: float, bound: float) -> bl.BilevelProblem:
+def shaping_problem(
+    true_mdp: bl.SoftMDP, discount: float, bound: float, horizon: int | None = None
+) -> bl.BilevelProblem:
     """One shaping parameter for each state of `true_mdp` that does not absorb, within `±bound`."""
     live = np.flatnonzero(~bl.absorbing_states(true_mdp))
     lower = bl.ParametricMDP(
@@ -107,7 +112,11 @@ def shaping_problem(true_mdp: bl.SoftMDP, discount: float, bound: float) -> bl.B
         lower=lower,
         # Without the baseline the first tracked gradients, from an adjoint that starts at zero, are far too long:
         # one such step moves x to where the follower avoids the goal, and where the gradient is flat.
-        objective=bl.ReturnObjective(true_mdp, baseline=True),
+        objective=(
+            bl.ReturnObjective(true_mdp, baseline=True)
+            if horizon is None
+            else bl.FiniteHorizonReturnObjective(true_mdp, horizon, baseline=True)
+        ),
         feasible_set=bl.Box(-bound, bound),
         measures=lambda x, solution: true_return(true_mdp, solution),
     )

@@ -15,16 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bilevelrl as bl
+from bilevelrl.testing.exact import dense_kernel
+from bilevelrl.testing.rounding import TINY, solve_rounding
 from strategies import (
     OBJECTIVES,
-    TINY,
-    dense_kernel,
     drawn_contexts,
     drawn_objective,
     drawn_policy,
     policy_error,
     seeds,
-    solve_rounding,
     solved,
     value_error,
 )

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bilevelrl as bl
-from strategies import EPSILON, seeds
+from bilevelrl.testing.rounding import EPSILON
+from strategies import seeds
 
 
 @st.composite

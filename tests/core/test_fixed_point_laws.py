@@ -10,18 +10,15 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 
 import bilevelrl as bl
+from bilevelrl.testing.exact import dense_kernel
+from bilevelrl.testing.rounding import EPSILON, TINY, backup_rounding, solve_rounding
 from strategies import (
-    EPSILON,
-    TINY,
-    backup_rounding,
-    dense_kernel,
     discounts,
     drawn_policy,
     drawn_values,
     policy_error,
     seeds,
     soft_mdps,
-    solve_rounding,
     solved,
     temperatures,
     value_error,

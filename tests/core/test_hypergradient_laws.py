@@ -10,6 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import bilevelrl as bl
+from bilevelrl.testing.exact import dense_kernel
+from bilevelrl.testing.rounding import EPSILON, TINY, solve_rounding
 from exact_answers import (
     Exact,
     complex_step,
@@ -20,11 +22,8 @@ from exact_answers import (
     unrolled_gradient,
 )
 from strategies import (
-    EPSILON,
     OBJECTIVES,
     PARTS,
-    TINY,
-    dense_kernel,
     discounts,
     drawn_objective,
     drawn_policy,
@@ -33,7 +32,6 @@ from strategies import (
     policy_error,
     seeds,
     soft_mdps,
-    solve_rounding,
     solved,
     temperatures,
     value_error,

@@ -8,17 +8,9 @@ from hypothesis import strategies as st
 
 import bilevelrl as bl
 from bilevelrl.linear_systems import solve_with_refinement
-from strategies import (
-    EPSILON,
-    dense_kernel,
-    discounts,
-    drawn_kernel,
-    drawn_policy,
-    drawn_values,
-    seeds,
-    soft_mdps,
-    solve_rounding,
-)
+from bilevelrl.testing.exact import dense_kernel
+from bilevelrl.testing.rounding import EPSILON, solve_rounding
+from strategies import discounts, drawn_kernel, drawn_policy, drawn_values, seeds, soft_mdps
 
 
 def matrix(mdp, policy):

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bilevelrl as bl
-from strategies import EPSILON, KERNELS, drawn_kernel, seeds, stored_as
+from bilevelrl.testing.rounding import EPSILON
+from strategies import KERNELS, drawn_kernel, seeds, stored_as
 
 # As in test_parametric.py: the step makes truncation and rounding equal, about 4e-11; a hundred of them covers sums.
 STEP = 6e-6

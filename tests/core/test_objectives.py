@@ -6,18 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bilevelrl as bl
-from strategies import (
-    EPSILON,
-    OBJECTIVES,
-    discounts,
-    drawn_objective,
-    drawn_policy,
-    drawn_problems,
-    seeds,
-    soft_mdps,
-    solve_rounding,
-    solved,
-)
+from bilevelrl.testing.rounding import EPSILON, solve_rounding
+from strategies import OBJECTIVES, discounts, drawn_objective, drawn_policy, drawn_problems, seeds, soft_mdps, solved
 
 # γ stops at 0.95 where differences are taken: a return's k-th derivative grows as 1/(1−γ)^(k+1).
 smooth_problems = drawn_problems(discount=discounts(0.0, 0.95))

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bilevelrl as bl
-from strategies import EPSILON, KERNELS, drawn_kernel, drawn_problems, seeds, stored_as
+from bilevelrl.testing.rounding import EPSILON
+from strategies import KERNELS, drawn_kernel, drawn_problems, seeds, stored_as
 
 # Central differences of functions whose derivatives are O(1): h = ε^(1/3) makes truncation h² and rounding ε/h equal,
 # both about 4e-11; a hundred of them covers sums over up to 12·5·12 entries.

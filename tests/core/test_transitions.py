@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bilevelrl as bl
-from strategies import EPSILON, KERNELS, drawn_kernel, drawn_policy, seeds, stored_as
+from bilevelrl.testing.rounding import EPSILON
+from strategies import KERNELS, drawn_kernel, drawn_policy, seeds, stored_as
 
 storages = pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 

@@ -9,14 +9,12 @@ from bilevelrl.component_registry import Kind
 
 EXAMPLES = 10
 LARGER_BATCHES = {"sobirl": {"groups": 4096, "truncation": 12}, "stoc-sobirl": {"batch": 4096}, "hpgd": {"batch": 4096}}
-# Not every law is for every rival: see tests/plugins/test_rivals_kit.py, which says which and why.
-ELSEWHERE = {(Kind.HYPERGRADIENT_ESTIMATOR, "pbrl")}
 
 
 def factories(*kinds):
     """A factory for each registered component of those kinds."""
     for entry in bl.registry():
-        if entry.kind in kinds and entry.plugin in FIRST_PARTY and (entry.kind, entry.name) not in ELSEWHERE:
+        if entry.kind in kinds and entry.plugin in FIRST_PARTY:
             options = LARGER_BATCHES.get(entry.name, {}) if entry.kind is Kind.HYPERGRADIENT_ESTIMATOR else {}
             yield lambda entry=entry, options=options: bl.registry().create(entry.kind, entry.name, options)
 

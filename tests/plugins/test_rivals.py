@@ -8,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import bilevelrl as bl
+from bilevelrl.testing.rounding import EPSILON, TINY, solve_rounding
 from exact_answers import (
     Exact,
     complex_step,
@@ -17,16 +18,13 @@ from exact_answers import (
     unrolled_gradient,
 )
 from strategies import (
-    EPSILON,
     OBJECTIVES,
-    TINY,
     discounts,
     drawn_objective,
     drawn_policy,
     drawn_problems,
     policy_error,
     seeds,
-    solve_rounding,
     solved,
     temperatures,
 )

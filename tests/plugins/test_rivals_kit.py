@@ -1,4 +1,4 @@
-"""The rivals before the public kit, where tests/kit/test_first_party.py does not try them: other options, and pbrl."""
+"""The rivals before the public kit, with options that tests/kit/test_first_party.py does not try."""
 
 import numpy as np
 
@@ -19,26 +19,11 @@ def test_the_law_holds(check):
     check()
 
 
-# pbrl's penalty is a difference of two values times σ, and no share of the gradient's size bounds how that rounds: laws
-# that compare two computations to rounding hold or fail as Hypothesis draws. And σ does not grow with f, so neither
-# does the gradient.
-NOT_FOR_PBRL = {
-    "memory_layout_does_not_matter",
-    "storage_does_not_matter",
-    "relabelling_states_permutes_the_answer",
-    "relabelling_actions_permutes_the_answer",
-    "scaling_the_objective_scales_the_gradient",
-}
-ESTIMATOR_LAWS = [name for kind, name in testing.LAWS if kind is bl.Kind.HYPERGRADIENT_ESTIMATOR]
-
-
-@testing.parametrize_with_checks([ValuePenalty], laws=[name for name in ESTIMATOR_LAWS if name not in NOT_FOR_PBRL])
-def test_the_law_holds_for_pbrl(check):
-    check()
-
-
 def test_a_larger_objective_needs_a_larger_penalty():
-    """Why that law is not for pbrl: 4f with σ has the gradient of f with σ/4, four times; with 4σ all is scaled."""
+    """Why `scaling_the_objective_scales_the_gradient` is not for pbrl.
+
+    4f with σ has the gradient of f with σ/4, four times; with 4σ all is scaled.
+    """
     rewards = bl.TabularReward(np.zeros((2, 2)))
     lower = bl.ParametricMDP(np.full((2, 2, 2), 0.5), rewards, 0.5, 1.0)
     target, x = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0.3, 0.0, -0.2, 0.1])

@@ -10,17 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bilevelrl as bl
+from bilevelrl.testing.rounding import TINY, solve_rounding
 from exact_answers import Exact, gradient_error, largest
-from strategies import (
-    OBJECTIVES,
-    TINY,
-    discounts,
-    drawn_objective,
-    drawn_problems,
-    policy_error,
-    seeds,
-    solve_rounding,
-)
+from strategies import OBJECTIVES, discounts, drawn_objective, drawn_problems, policy_error, seeds
 
 bounded_objectives = st.sampled_from([kind for kind in OBJECTIVES if kind != "log-likelihood"])
 # Few coordinates: a correct estimator exceeds 5.2 standard errors in one with probability 2e-7.

@@ -24,7 +24,7 @@ from bilevelrl.protocols import (
 from bilevelrl.tags import Tags
 from bilevelrl.testing import laws as _laws
 from bilevelrl.testing.law import LAWS, OPERATOR, AnyKind, Law, name_of
-from bilevelrl.testing.precise import PRECISE
+from bilevelrl.testing.precise import PRECISE, learnable_problem
 from bilevelrl.testing.report import BROKEN, EXPECTED, HOLDS, SKIPPED, UNEXPECTED, ChecksFailed, Outcome, Report
 from bilevelrl.testing.search import Found, search
 from bilevelrl.testing.strategies import bilevel_problems
@@ -276,7 +276,8 @@ def drawn_for(law: Law, subject: Any) -> st.SearchStrategy[Any]:
 
     A law names them: "any"; "moderate" (γ ≤ 0.9, τ ≥ 0.25), where differences must resolve; "quickly forgotten"
     (γ ≤ ½, τ ≥ 0.25), where slow iterations must converge; "fully visited" (ρ > 0 everywhere, γ ≤ 0.9, 0.5 ≤ τ ≤ 5);
-    "with a reference"; "for precise statistics" (three problems, see `precise`). A subject that estimates from
+    "for learners" (the same, after one on which every mistake of a learner shows); "with a reference"; "for precise
+    statistics" (three problems, see `precise`). A subject that estimates from
     trajectories gets objectives of trajectories, one that only samples gets rewards that depend on x.
     """
     if law.kind is Kind.PROBLEM:
@@ -314,12 +315,13 @@ def _strategy(problems: str, of_trajectories: int, samples: bool) -> st.SearchSt
         options |= {"discount": st.sampled_from((0.5, 0.9, 0.0)), "temperature": st.sampled_from((1.0, 0.25, 5.0))}
     elif problems == "quickly forgotten":
         options |= {"discount": st.sampled_from((0.5, 0.0, 0.25)), "temperature": st.sampled_from((1.0, 0.25, 5.0))}
-    elif problems == "fully visited":
+    elif problems in ("fully visited", "for learners"):
         discounts = st.sampled_from((0.5, 0.9, 0.0))
         options |= {"discount": discounts, "temperature": st.sampled_from((1.0, 0.5, 5.0)), "reachable": True}
     elif problems == "with a reference":
         options |= {"reference": True}
-    return bilevel_problems(**options)
+    drawn = bilevel_problems(**options)
+    return st.just(learnable_problem()) | drawn if problems == "for learners" else drawn
 
 
 # --- For pytest

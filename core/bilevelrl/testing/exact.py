@@ -172,6 +172,21 @@ class Exact:
         return float(self.scale + np.abs(self.by_x).max(initial=0.0))
 
     @property
+    def rough_size(self) -> float:
+        """How large the terms can be of which an inexact method makes a gradient, before anything cancels.
+
+        `(size + v + (max|J_r| + γ v max Σ|J_P|)/(1−γ)) (1 + v/τ)` with v the largest number in a backup: a method may
+        differentiate whole values, through ρ or through q, and exponents of the size v/τ lose as many digits of π.
+        """
+        mdp, jacobians = self.mdp, self.jacobians
+        log_reference = 0.0 if mdp.reference is None else float(np.abs(np.log(mdp.reference)).max())
+        largest = np.abs(self.values).max() + np.abs(mdp.rewards).max() + mdp.temperature * (1 + log_reference)
+        through_rewards = np.abs(jacobians.rewards).max(initial=0.0)
+        through_kernel = mdp.discount * largest * np.abs(jacobians.kernel).sum(axis=2).max(initial=0.0)
+        of_values = largest + (through_rewards + through_kernel) / (1 - mdp.discount)
+        return float((self.size + of_values) * (1 + largest / mdp.temperature))
+
+    @property
     def algebra(self) -> float:
         """What rounding does to a gradient computed from the same V* and π*: that of one linear solve."""
         return solve_rounding(self.mdp) * self.size + TINY

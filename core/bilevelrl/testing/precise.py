@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.objectives import QuadraticObjective
 from bilevelrl.parametric import LinearReward
 from bilevelrl.parametric_mdp import ParametricMDP
 from bilevelrl.testing.drawn import DrawnBilevelProblem, TableLoss
@@ -43,4 +44,19 @@ def rich_problem() -> BilevelProblem:
     return DrawnBilevelProblem(lower, loss, np.array([0.25, 0.25]))
 
 
-PRECISE = (quiet_problem(), fork_problem(), rich_problem())
+def learnable_problem() -> BilevelProblem:
+    """One choice, between a state with two equal actions and one with a dominated action: the bonus decides, and μ."""
+    kernel = np.zeros((3, 2, 3))
+    kernel[0, 0, 1] = kernel[0, 1, 2] = kernel[1, :, 0] = kernel[2, :, 0] = 1.0
+    rewards = np.array([[0.0, 0.0], [0.0, 0.0], [0.0, -2.5]])
+    lower = ParametricMDP(
+        kernel,
+        LinearReward(rewards, np.ones((3, 2, 1))),
+        0.875,
+        0.5,
+        reference=np.array([[1.0, 2.0], [1.0, 1.0], [1.0, 1.0]]),
+    )
+    return DrawnBilevelProblem(lower, QuadraticObjective(), np.zeros(1))
+
+
+PRECISE = (fork_problem(), rich_problem(), quiet_problem())  # in the order they are tried; the last takes longest

@@ -124,7 +124,9 @@ def gradient_tolerance(subject: Any, problem: BilevelProblem) -> float:
         return INEXACT
     answer = Exact(problem)
     tags = tags_of(subject)
-    return 4 * answer.algebra + (tags.tolerance if tags.exact else INEXACT) * answer.size
+    if tags.exact:
+        return 4 * answer.algebra + tags.tolerance * answer.size
+    return 4 * answer.algebra + INEXACT * answer.size + tags.tolerance * answer.rough_size
 
 
 def solution_tolerances(subject: Any, *answers: Any) -> tuple[float, float]:

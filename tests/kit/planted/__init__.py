@@ -770,7 +770,7 @@ STOCHASTIC_ESTIMATORS = _faults(
     ),
     (
         "visits discounted",
-        stochastic_estimators.VisitsDiscounted,
+        lambda: stochastic_estimators.VisitsDiscounted(groups=512),
         UNBIASED,
         "The score of step h is weighed by 0.9^h.",
     ),

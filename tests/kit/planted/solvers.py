@@ -464,7 +464,7 @@ class CountingSolver:
 
     name: ClassVar[str] = "planted-counting"
     requires: ClassVar[type] = bl.SupportsSampling
-    tags: ClassVar[bl.Tags] = bl.Tags(stochastic=True, biased=True, tolerance=0.1)
+    tags: ClassVar[bl.Tags] = bl.Tags(stochastic=True, biased=True, tolerance=0.02)
 
     samples: int = 1_000_000
     horizon: int = 20

@@ -234,7 +234,13 @@ def a_number_per_state_changes_nothing(subject: Any, problem: BilevelProblem) ->
     expect_close("gradient", came.gradient, expected.gradient, allowed)
 
 
-@law(ESTIMATOR, deterministic)
+def proportionate(subject: Any) -> str:
+    """Only for those whose bias, where they have one, is a share of the gradient: a fixed penalty's is not."""
+    bounded = not tags_of(subject).biased or hasattr(subject, "bias_bound")
+    return "" if bounded else "it does not say that its bias is a share of the gradient (bias_bound)"
+
+
+@law(ESTIMATOR, deterministic, proportionate)
 def scaling_the_objective_scales_the_gradient(subject: Any, problem: BilevelProblem) -> None:
     """The gradient of `4f + 3` is `4∇φ`, both parts of it, and its objective is `4f + 3`."""
     x = point_of(problem)

@@ -112,7 +112,7 @@ def _sampled(
 
 
 def _seconds(problem: BilevelProblem) -> float:
-    return SECONDS_TO_RESOLVE if problem is PRECISE[0] else SECONDS_ELSEWHERE
+    return SECONDS_TO_RESOLVE if problem is PRECISE[-1] else SECONDS_ELSEWHERE
 
 
 def _compare(sample: Sample, exact: Enumeration, slack: float, bias: float, confidence: float = CONFIDENCE) -> None:
@@ -186,7 +186,7 @@ def _resolved(sample: Sample, exact: Enumeration) -> str:
 def standard_error_covers(subject: Any, problem: BilevelProblem) -> None:
     """The mean of the reported squared standard errors is the variance of the estimates, up to a factor of 2."""
     exact = Enumeration(problem)
-    sample = _sampled(subject, exact, calls=CALLS_FOR_SPREAD, seconds=SECONDS_TO_RESOLVE)
+    sample = _sampled(subject, exact, calls=CALLS_FOR_SPREAD, seconds=_seconds(problem))
     if np.ndim(sample.said) == 0:
         raise NotApplicable("it reports no standard error")
     spread = np.sqrt(sample.parts(sample.variances)["gradient"])

@@ -297,13 +297,17 @@ def repeated_calls_converge(subject: Any, problem: BilevelProblem) -> None:
     expect_close(f"values after {calls} calls", answer.values, best.values, allowed)
 
 
-@law(SOLVER, stochastic, examples=0.4, problems="fully visited")
+@law(SOLVER, stochastic, problems="for learners")
 def learns_the_optimal_policy(subject: Any, problem: BilevelProblem) -> None:
-    """`‖log π − log π*‖∞ ≤ tolerance`, as the tags declare, where ρ reaches every state, γ ≤ 0.9 and τ ≥ 0.5."""
+    """`‖π − π*‖∞ ≤ tolerance · (1 + span V*/τ)`, as the tags declare, where ρ reaches every state and γ ≤ 0.9.
+
+    What is learnt from samples is Q, to an error that grows with the span of the values; it enters π divided by τ. On
+    actions that are hardly ever taken nobody learns a logarithm, so probabilities are compared.
+    """
     tolerance = tags_of(subject).tolerance
     if not tolerance:
         raise NotApplicable("its tags declare no tolerance")
     answer, best = ask(subject, problem, point_of(problem)), solved(_model(problem))
     expect_close("row sums of policy", answer.policy.sum(axis=1), np.ones(best.model.states), 1e-12)
-    came = np.log(np.maximum(answer.policy, TINY))
-    expect_close("log π", came, np.log(np.maximum(best.policy, TINY)), tolerance)
+    allowed = tolerance * (1 + float(np.ptp(best.values)) / best.model.temperature)
+    expect_close("policy", answer.policy, best.policy, allowed)

@@ -1,0 +1,72 @@
+"""A return of finitely many steps: computed from a model, or sampled from trajectories; one objective either way."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+
+from bilevelrl.mdp import SoftMDP
+from bilevelrl.simulators import Trajectories
+from bilevelrl.trajectory_objectives import TrajectoryReturnObjective
+from bilevelrl.validation import Array, InputError, check_shape, is_flag, is_integer, kind_words
+
+
+@attrs.frozen(eq=False, slots=False)
+class FiniteHorizonReturnObjective:
+    """Minus the true return of H steps: `f(π) = −E[Σ_{h<H} γ̄^h r̄_{s_h a_h}]` in an MDP M̄, s_0 ~ ρ̄.
+
+    A `PolicyObjective` by two recursions over the horizon, and a `StepwiseObjective` of single trajectories, of one and
+    the same f: exact and sampled algorithms can be compared on it. Sampled trajectories are the follower's own, so the
+    follower must live in M̄'s transitions and begin as M̄ does; only the rewards may differ.
+
+        V_H = 0,  Q_h = r̄ + γ̄ P̄ V_{h+1},  V_h = Σ_a π Q_h,        d_0 = ρ̄,  d_{h+1} = P̄_πᵀ d_h
+        ∂f/∂π_sa = −Σ_h γ̄^h d_h(s) Q_h(s, a)                        (policy gradient; Sutton et al. 2000)
+
+    Args:
+        true_mdp: M̄, a `SoftMDP`. Its temperature and reference measure play no part, nor does it depend on x.
+        horizon: H ≥ 1.
+        baseline: subtract `V_h(s)` from `Q_h(s, a)`; see `ReturnObjective`.
+    """
+
+    trajectories: ClassVar[int] = 1
+
+    true_mdp: SoftMDP = attrs.field()
+    horizon: int = attrs.field(validator=is_integer(at_least=1))
+    baseline: bool = attrs.field(default=False, validator=is_flag())
+
+    @true_mdp.validator
+    def _check(self, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, SoftMDP):
+            raise InputError("FiniteHorizonReturnObjective.true_mdp", kind_words(value), "a SoftMDP")
+
+    @cached_property
+    def _sampled(self) -> TrajectoryReturnObjective:
+        return TrajectoryReturnObjective(self.true_mdp.rewards, self.horizon, self.true_mdp.discount)
+
+    def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
+        """`f`, zero, `∂f/∂π`; 2H passes over P̄."""
+        mdp = self.true_mdp
+        check_shape("the policy judged by FiniteHorizonReturnObjective", policy, mdp.rewards.shape)
+        after, action_values = np.zeros(mdp.states), []
+        for _ in range(self.horizon):
+            ahead = mdp.rewards + mdp.transitions.expectation(mdp.discount * after)
+            after = (policy * ahead).sum(axis=1)
+            action_values.append(ahead - after[:, None] if self.baseline else ahead)
+        by_policy, present = np.zeros_like(policy), mdp.initial
+        for ahead in reversed(action_values):
+            by_policy -= present[:, None] * ahead
+            present = mdp.discount * mdp.transitions.transpose_expectation(present[:, None] * policy)
+        return -float(mdp.initial @ after), np.zeros_like(x), by_policy
+
+    def loss_and_gradient(self, x: Array, trajectories: Trajectories, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Minus the return of each trajectory, and zero."""
+        return self._sampled.loss_and_gradient(x, trajectories, rng)
+
+    def step_losses_and_gradient(
+        self, x: Array, trajectories: Trajectories, rng: np.random.Generator
+    ) -> tuple[Array, Array]:
+        """What each step pays, and zero."""
+        return self._sampled.step_losses_and_gradient(x, trajectories, rng)
