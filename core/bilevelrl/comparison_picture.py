@@ -88,7 +88,7 @@ def _draw(axes: Any, curves: list[_Curve], amount: float) -> None:
         axes.fill_between(curve.budgets, curve.low, curve.high, color=curve.color, alpha=0.18, lw=0)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(right=amount)
     tidy(axes)
