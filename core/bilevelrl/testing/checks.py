@@ -177,10 +177,10 @@ def _outcome(
         return _unasked(law, reason, expected)
     if law.problems == FOR_STATISTICS and problems is None:
         found = try_each(law, subject, factory, _precise_for(law, subject), deadline=deadline)
-        return _judged(law, found, expected)
+        return _judged(law, subject, found, expected)
     drawn = drawn_for(law, subject) if problems is None or law.kind is Kind.PROBLEM else problems
     found = search(law, factory, drawn, examples=_count(law, examples), key=seed, deadline=deadline, shrink=shrink)
-    return _judged(law, found, expected)
+    return _judged(law, subject, found, expected)
 
 
 def _count(law: Law, examples: int) -> int:
@@ -190,8 +190,9 @@ def _count(law: Law, examples: int) -> int:
     return max(1, round(law.examples * examples))
 
 
-def _judged(law: Law, found: Found, expected: Expected) -> Outcome:
+def _judged(law: Law, subject: Any, found: Found, expected: Expected) -> Outcome:
     if found.violation is not None:
+        found.violation.subject = f"{law.kind.value} {name_of(subject)!r}"
         result = EXPECTED if law.name in expected else BROKEN
         return Outcome(law.name, result, found.examples, detail=found.violation.summary, violation=found.violation)
     if found.reason:

@@ -169,6 +169,6 @@ def _hung(law: Law, problem: Any, deadline: float) -> LawViolation:
     violation = LawViolation(
         "the time a call takes", expected=f"an answer within the deadline of {deadline:g} s", came="none so far"
     )
-    law.describe(violation, None, problem)
+    law.describe(violation, None, problem)  # what is called cannot be asked for its name: it may hang there too
     violation.hung = True
     return violation
