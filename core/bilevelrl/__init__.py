@@ -16,6 +16,9 @@ from bilevelrl.bellman import (
     soft_bellman,
 )
 from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.budgets import Budget, ExchangeRates
+from bilevelrl.comparison import Comparison, Standing, compare
+from bilevelrl.comparison_runs import Checkpoint, ComparedRun
 from bilevelrl.component_registry import Kind, Registered, Registry
 from bilevelrl.composition import compose
 from bilevelrl.contexts import ContextualMDP
@@ -171,14 +174,19 @@ __all__ = [
     "Ball",
     "BilevelProblem",
     "Box",
+    "Budget",
     "CallableReward",
     "CallableTrajectoryObjective",
+    "Checkpoint",
+    "ComparedRun",
+    "Comparison",
     "ContextualMDP",
     "ContextualObjective",
     "ContextualTrajectoryObjective",
     "Cost",
     "DenseOccupancy",
     "DenseTransitions",
+    "ExchangeRates",
     "Experiment",
     "Factorization",
     "FeasibleSet",
@@ -232,6 +240,7 @@ __all__ = [
     "SoftmaxPolicy",
     "SoftmaxTransitions",
     "SparseTransitions",
+    "Standing",
     "StateReward",
     "Status",
     "Step",
@@ -257,6 +266,7 @@ __all__ = [
     "adjoint_occupancy",
     "adjoint_right_hand_side",
     "algorithm",
+    "compare",
     "compose",
     "contextual_problem",
     "discounted_occupancy",

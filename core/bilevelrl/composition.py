@@ -21,10 +21,11 @@ def compose(experiment: Experiment, registry: Registry | None = None) -> tuple[B
         InputError: for a name that is missing or not registered, and for an option that its component rejects.
     """
     known = plugins.registry() if registry is None else registry
-    return _compose_problem(experiment, known), _compose_algorithm(experiment, known)
+    return compose_problem(experiment, known), compose_algorithm(experiment, known)
 
 
-def _compose_problem(experiment: Experiment, registry: Registry) -> BilevelProblem:
+def compose_problem(experiment: Experiment, registry: Registry) -> BilevelProblem:
+    """The problem that the experiment's table names."""
     name, options = experiment.entries("problem")
     if name is None:
         raise InputError("problem.name", "missing", "the name of a problem; see `bilevelrl list problems`")
@@ -32,7 +33,7 @@ def _compose_problem(experiment: Experiment, registry: Registry) -> BilevelProbl
     return problem
 
 
-def _compose_algorithm(experiment: Experiment, registry: Registry) -> Algorithm:
+def compose_algorithm(experiment: Experiment, registry: Registry) -> Algorithm:
     """The recipe with the roles' changes, or the three roles composed."""
     recipe, options = experiment.entries("algorithm")
     base: Algorithm | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -233,13 +233,12 @@ class Algorithm:
             raise InputError("tolerance", value_words(tolerance), "a finite number of at least 0")
         self.check_compatible(problem)
         began = time.perf_counter()
-        first = state = self.start(problem, seed=seed, x=x)
-        history, streams = History(), Streams(seed)
+        states, history = self._iterate(problem, seed, x), History()
         status, stopped_by = Status.BUDGET_SPENT, ""
+        state, distance = next(states)
+        first = state
         with _quietly():
-            distance = stationarity(problem.feasible_set, state.x, state.hyper.gradient)
             history.append(state, distance)
-        limit = DIVERGENCE * max(1.0, distance)
         try:
             while True:
                 if callback is not None:
@@ -249,12 +248,8 @@ class Algorithm:
                     break
                 if state.iteration >= iterations:
                     break
+                state, distance = next(states)
                 with _quietly():
-                    moved = self._step(problem, state, streams)
-                    distance = stationarity(problem.feasible_set, moved.x, moved.hyper.gradient)
-                    if distance > limit:
-                        raise StepFailed(Status.DIVERGED, f"optimizer {self.upper.name!r}", moved.iteration)
-                    state = moved
                     history.append(state, distance)
         except StepFailed as failure:
             status, stopped_by = failure.status, f"{failure.component} at iteration {failure.iteration}"
@@ -273,6 +268,33 @@ class Algorithm:
             stopped_by=stopped_by,
             seconds=time.perf_counter() - began,
         )
+
+    def iterate(self, problem: BilevelProblem, *, seed: int = 0, x: object = None) -> Iterator[OuterState]:
+        """The states of a run, the first included, one at a time and without end: what to stop at is the caller's.
+
+        The states are those of `run`, bit for bit.
+
+        Raises:
+            StepFailed: where a step cannot be completed, or the gradient grows without bound; the states before it are
+                good.
+        """
+        check_count("seed", seed, at_least=0)
+        self.check_compatible(problem)
+        return (state for state, _ in self._iterate(problem, seed, x))
+
+    def _iterate(self, problem: BilevelProblem, seed: int, x: object) -> Iterator[tuple[OuterState, float]]:
+        """Each state with its distance to stationarity."""
+        state, streams = self.start(problem, seed=seed, x=x), Streams(seed)
+        with _quietly():
+            distance = stationarity(problem.feasible_set, state.x, state.hyper.gradient)
+        limit = DIVERGENCE * max(1.0, distance)
+        while True:
+            yield state, distance
+            with _quietly():
+                state = self._step(problem, state, streams)
+                distance = stationarity(problem.feasible_set, state.x, state.hyper.gradient)
+            if distance > limit:
+                raise StepFailed(Status.DIVERGED, f"optimizer {self.upper.name!r}", state.iteration)
 
 
 def _quietly() -> np.errstate:

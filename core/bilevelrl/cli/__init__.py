@@ -1,4 +1,4 @@
-"""The command line: `bilevelrl run | check | list | show | plugins`."""
+"""The command line: `bilevelrl run | compare | check | list | show | plugins`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 import bilevelrl
 from bilevelrl.cli.catalogue import list_command, plugins_command, show_command
 from bilevelrl.cli.check import check_command
+from bilevelrl.cli.compare import compare_command
 from bilevelrl.cli.run import INTERRUPTED, run_command
 from bilevelrl.outer_loop import StepFailed
 from bilevelrl.plugins import PluginWarning
@@ -38,6 +39,7 @@ def cli() -> None:
 
 
 cli.add_command(run_command)
+cli.add_command(compare_command)
 cli.add_command(check_command)
 cli.add_command(list_command)
 cli.add_command(show_command)

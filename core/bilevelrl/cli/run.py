@@ -63,7 +63,7 @@ def run_command(
     experiment = _experiment(problem, names, changes, settings)
     built_problem, built_algorithm = compose(experiment, registry())
     if out is not None:
-        _make_directory(out)
+        ensure_directory(out)
     with _progress(experiment.iterations) as callback:
         run = built_algorithm.run(
             built_problem,
@@ -191,15 +191,17 @@ def _report(run: Run) -> None:
         console.print(f"  [bold]{label}[/bold]  {text}", soft_wrap=True, highlight=False)
 
 
-def _make_directory(out: Path) -> None:
+def ensure_directory(out: Path) -> None:
+    """Make the directory of --out."""
     # Before the run, not after it: a directory that cannot be made must not cost an hour of computing.
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(out, error) from None
+        raise unwritable(out, error) from None
 
 
-def _unwritable(out: Path, error: OSError) -> InputError:
+def unwritable(out: Path, error: OSError) -> InputError:
+    """What to say of a directory that cannot be written."""
     reason = f"{error.strerror}: {error.filename}"
     return InputError("--out", repr(str(out)), f"a directory that can be written ({reason})")
 
@@ -212,7 +214,7 @@ def _save(run: Run, out: Path) -> None:
     except InputError as error:
         click.echo(f"No picture: {error}", err=True)
     except OSError as error:
-        raise _unwritable(out, error) from None
+        raise unwritable(out, error) from None
     else:
         written += f", {picture.name}"
     click.echo(f"  saved to {out}: {written}")
