@@ -148,7 +148,10 @@ class Exact:
         through_kernel = discount * np.einsum("satn,t->san", self._kernel_scale(), np.abs(self.values))
         steepness = float((np.abs(self.jacobians.rewards) + through_kernel).max(initial=0.0))
         self.strength = float((self.policy * np.abs(self.by_policy)).sum())
-        self.scale = self.strength * 2 * steepness / (self.mdp.temperature * (1 - discount))
+        per_strength = 2 / (self.mdp.temperature * (1 - discount))
+        self.scale = self.strength * per_strength * steepness
+        # The gradient's size where ∂f/∂π is of size one, and not even q's dependence on x is smaller than a millionth.
+        self.unit = float(per_strength * (steepness + 1e-6 * (1 + np.abs(self.values).max())))
 
     def _kernel_scale(self) -> Array:
         """|J_P| (S, A, S, n) before its own cancellation: `∂P = P ∂log P`, and in a row differences of log P count.
