@@ -16,7 +16,10 @@ from bilevelrl.bellman import (
     soft_bellman,
 )
 from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.budgets import Budget, ExchangeRates
 from bilevelrl.checkpoint import CheckpointWarning
+from bilevelrl.comparison import Comparison, Standing, compare
+from bilevelrl.comparison_runs import Checkpoint, ComparedRun
 from bilevelrl.component_registry import Kind, Registered, Registry
 from bilevelrl.composition import compose
 from bilevelrl.contexts import ContextualMDP
@@ -174,15 +177,20 @@ __all__ = [
     "Ball",
     "BilevelProblem",
     "Box",
+    "Budget",
     "CallableReward",
     "CallableTrajectoryObjective",
+    "Checkpoint",
     "CheckpointWarning",
+    "ComparedRun",
+    "Comparison",
     "ContextualMDP",
     "ContextualObjective",
     "ContextualTrajectoryObjective",
     "Cost",
     "DenseOccupancy",
     "DenseTransitions",
+    "ExchangeRates",
     "Experiment",
     "Factorization",
     "FeasibleSet",
@@ -236,6 +244,7 @@ __all__ = [
     "SoftmaxPolicy",
     "SoftmaxTransitions",
     "SparseTransitions",
+    "Standing",
     "StateReward",
     "Status",
     "Step",
@@ -261,6 +270,7 @@ __all__ = [
     "adjoint_occupancy",
     "adjoint_right_hand_side",
     "algorithm",
+    "compare",
     "compose",
     "contextual_problem",
     "discounted_occupancy",

@@ -25,7 +25,7 @@ def compose(experiment: Experiment, registry: Registry | None = None) -> tuple[B
 
 
 def compose_problem(experiment: Experiment, registry: Registry) -> BilevelProblem:
-    """The problem of the table `problem`."""
+    """The problem that the experiment's table names."""
     name, options = experiment.entries("problem")
     if name is None:
         raise InputError("problem.name", "missing", "the name of a problem; see `bilevelrl list problems`")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +252,39 @@ class Algorithm:
         finally:
             directory.close()
 
+    def iterate(self, problem: BilevelProblem, *, seed: int = 0, x: object = None) -> Iterator[OuterState]:
+        """The states of a run, the first included, one at a time and without end: what to stop at is the caller's.
+
+        The states are those of `run`, bit for bit.
+
+        Raises:
+            StepFailed: where a step cannot be completed, or the gradient grows without bound; the states before it are
+                good.
+        """
+        check_count("seed", seed, at_least=0)
+        self.check_compatible(problem)
+        return self._states(problem, seed, x)
+
+    def _states(self, problem: BilevelProblem, seed: int, x: object) -> Iterator[OuterState]:
+        state, streams = self.start(problem, seed=seed, x=x), Streams(seed)
+        with _quietly():
+            distance = stationarity(problem.feasible_set, state.x, state.hyper.gradient)
+        limit = DIVERGENCE * max(1.0, distance)
+        while True:
+            yield state
+            state, _ = self._next(problem, state, streams, limit)
+
+    def _next(
+        self, problem: BilevelProblem, state: OuterState, streams: Streams, limit: float
+    ) -> tuple[OuterState, float]:
+        """The next state with its distance to stationarity; raises `StepFailed` where that is beyond the limit."""
+        with _quietly():
+            moved = self._step(problem, state, streams)
+            distance = stationarity(problem.feasible_set, moved.x, moved.hyper.gradient)
+        if distance > limit:
+            raise StepFailed(Status.DIVERGED, f"optimizer {self.upper.name!r}", moved.iteration)
+        return moved, distance
+
     def resume(
         self,
         problem: BilevelProblem,
@@ -340,13 +373,10 @@ class Algorithm:
                     break
                 if state.iteration >= iterations:
                     break
+                moved, distance = self._next(problem, state, streams, limit)
                 with _quietly():
-                    moved = self._step(problem, state, streams)
-                    distance = stationarity(problem.feasible_set, moved.x, moved.hyper.gradient)
-                    if distance > limit:
-                        raise StepFailed(Status.DIVERGED, f"optimizer {self.upper.name!r}", moved.iteration)
                     history.append(moved, distance)
-                    state = moved
+                state = moved
                 if directory is not None:
                     directory.see(state, history)
         except StepFailed as failure:

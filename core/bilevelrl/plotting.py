@@ -22,7 +22,7 @@ def plot_run(run: Run, path: Path) -> Path:
     Raises `InputError` where matplotlib is missing or does not know the format.
     """
     figure_class = require_matplotlib()
-    _check_suffix(path, figure_class())
+    check_suffix(path, figure_class())
     with_picture = run.problem.picture is not None
     figure = figure_class(figsize=(12.0, 5.2) if with_picture else (6.4, 5.2), layout="constrained")
     grid = figure.add_gridspec(2, 2 if with_picture else 1, width_ratios=[1.15, 1.0] if with_picture else [1.0])
@@ -47,7 +47,8 @@ def require_matplotlib() -> Any:
     return Figure
 
 
-def _check_suffix(path: Path, figure: Any) -> None:
+def check_suffix(path: Path, figure: Any) -> None:
+    """Raise `InputError` for a name whose suffix is no format that matplotlib writes."""
     if path.suffix.removeprefix(".").lower() not in figure.canvas.get_supported_filetypes():
         raise InputError("the name of the picture", value_words(path.name), "one that ends in .png, .svg or .pdf")
 
@@ -56,7 +57,7 @@ def _draw_objective(axes: Any, run: Run) -> None:
     axes.plot(run.history["iteration"], run.history["objective"], color=OBJECTIVE, lw=1.6)
     axes.set_title("leader's objective", loc="left", fontsize=10)
     axes.tick_params(labelbottom=False)
-    _tidy(axes)
+    tidy(axes)
 
 
 def _draw_gradients(axes: Any, run: Run) -> None:
@@ -74,7 +75,7 @@ def _draw_gradients(axes: Any, run: Run) -> None:
     axes.set_xlabel("outer iteration")
     axes.set_ylabel("Euclidean norm")
     axes.legend(frameon=False, fontsize=9)
-    _tidy(axes)
+    tidy(axes)
 
 
 def _positive(values: Array) -> Array:
@@ -82,6 +83,7 @@ def _positive(values: Array) -> Array:
     return np.where(values > 0, values, np.nan)
 
 
-def _tidy(axes: Any) -> None:
+def tidy(axes: Any) -> None:
+    """Less ink: two sides of the frame, a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, lw=0.6)

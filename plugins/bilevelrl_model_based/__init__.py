@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bilevelrl as bl
 from bilevelrl_model_based.estimators import Implicit, WarmStartAdjoint
-from bilevelrl_model_based.recipes import MSoBiRL
+from bilevelrl_model_based.recipes import ExactGradient, MSoBiRL
 from bilevelrl_model_based.solvers import SoftPolicyIteration, SoftValueIteration
 
 
@@ -22,5 +22,5 @@ def bilevelrl_hypergradient_estimators() -> list[type]:
 
 @bl.hookimpl
 def bilevelrl_algorithms() -> list[type]:
-    """M-SoBiRL."""
-    return [MSoBiRL]
+    """M-SoBiRL, and descent along the exact gradient."""
+    return [MSoBiRL, ExactGradient]

@@ -36,6 +36,10 @@ class Implicit:
     requires_objective: ClassVar[type] = bl.PolicyObjective
     tags: ClassVar[bl.Tags] = bl.Tags(exact=True)
 
+    def uncounted(self, hyper: bl.HyperGradient) -> bl.Cost:
+        """One pass with Pᵀ, for the adjoint's right-hand side."""
+        return bl.Cost(backups=1)
+
     def estimate(
         self,
         problem: bl.BilevelProblem,
@@ -88,6 +92,10 @@ class WarmStartAdjoint:
     tags: ClassVar[bl.Tags] = bl.Tags(tracking=True)
 
     step_size: float | None = attrs.field(default=None, validator=bl.is_real(above=0.0, optional=True))
+
+    def uncounted(self, hyper: bl.HyperGradient) -> bl.Cost:
+        """One pass with Pᵀ, for the adjoint's right-hand side."""
+        return bl.Cost(backups=1)
 
     def estimate(
         self,

@@ -7,8 +7,8 @@ from typing import ClassVar
 import attrs
 
 import bilevelrl as bl
-from bilevelrl_model_based.estimators import WarmStartAdjoint
-from bilevelrl_model_based.solvers import SoftValueIteration
+from bilevelrl_model_based.estimators import Implicit, WarmStartAdjoint
+from bilevelrl_model_based.solvers import SoftPolicyIteration, SoftValueIteration
 
 
 @attrs.frozen
@@ -36,5 +36,31 @@ class MSoBiRL:
             lower=SoftValueIteration(sweeps=self.sweeps),
             estimator=WarmStartAdjoint(step_size=self.adjoint_step_size),
             upper=bl.upper_level_optimizer("gradient-descent", step_size=self.step_size),
+            name=self.name,
+        )
+
+
+@attrs.frozen
+class ExactGradient:
+    """The exact hyper-gradient at every iterate: the follower solved to 1e-10, one adjoint solve, any optimizer.
+
+    What the other algorithms approximate, for problems whose linear systems are small enough to solve.
+
+    Args:
+        step_size: β > 0, of the optimizer's steps.
+        upper: "gradient-descent", "adam", "basin-hopping", or any other optimizer that has a `step_size`.
+    """
+
+    name: ClassVar[str] = "exact-gradient"
+
+    step_size: float = attrs.field(default=0.1, validator=bl.is_real(above=0.0))
+    upper: str = attrs.field(default="gradient-descent", validator=attrs.validators.instance_of(str))
+
+    def build(self) -> bl.Algorithm:
+        """The composition."""
+        return bl.Algorithm(
+            lower=SoftPolicyIteration(),
+            estimator=Implicit(),
+            upper=bl.upper_level_optimizer(self.upper, step_size=self.step_size),
             name=self.name,
         )

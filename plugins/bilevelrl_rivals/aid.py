@@ -77,6 +77,10 @@ class ApproximateImplicit:
             return math.inf
         return (self.damping + self.tolerance) / (1.0 + self.damping) if self.damping else 0.0
 
+    def uncounted(self, hyper: bl.HyperGradient) -> bl.Cost:
+        """A pass with Pᵀ for each Hessian-vector product, and for the mixed derivative."""
+        return bl.Cost(backups=1 + int(hyper.carry.get("iterations", 0)))
+
     def estimate(
         self,
         problem: bl.BilevelProblem,

@@ -41,6 +41,10 @@ class ForwardSensitivities:
 
     sweeps: int = attrs.field(default=10, validator=bl.is_integer(at_least=1))
 
+    def uncounted(self, hyper: bl.HyperGradient) -> bl.Cost:
+        """The other n − 1 columns of each product, and the pass with Pᵀ of the last line."""
+        return bl.Cost(backups=1, products=self.sweeps * (hyper.direct.size - 1))
+
     def estimate(
         self,
         problem: bl.BilevelProblem,

@@ -50,6 +50,10 @@ class IterativeDifferentiation:
         """`γ^(N+1)` of an implicit part's largest size from the solution's values; no bound from zero: infinite."""
         return discount ** (self.backups + 1) if self.start == "solution" else math.inf
 
+    def uncounted(self, hyper: bl.HyperGradient) -> bl.Cost:
+        """The way back: N + 1 passes with Pᵀ."""
+        return bl.Cost(backups=self.backups + 1)
+
     def estimate(
         self,
         problem: bl.BilevelProblem,

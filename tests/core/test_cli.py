@@ -240,3 +240,65 @@ def test_files_that_cannot_be_written_are_told_without_a_traceback(
 def test_usage_errors_exit_with_2(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     _, err = command(capsys, *arguments, status=2)
     assert complaint in err
+
+
+COMPARE = ["compare", "synthetic-quadratic", "--seeds", "2", "--tuning-seeds", "1", "--grid", "0.1,1"]
+
+
+def test_compare_prints_tables_and_saves_files_and_a_picture(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    changes = ["--set", "problem.dimension=5", "--set", "few.sweeps=2", "--set", "few.lower.sweeps=3"]
+    names = ["-a", "few=m-sobirl,aid,sobirl", "--budget", "backups=100", "--checkpoints", "4"]
+    out, err = command(capsys, *COMPARE, *names, *changes, "--out", str(tmp_path))
+    for words in ("few", "aid", "skipped", "0 of 2", "sobirl was skipped: estimator 'sobirl' needs", "step sizes:"):
+        assert words in out
+    assert "run      8 of 8" in err
+    files = {"table.md", "checkpoints.csv", "runs.csv", "summary.json", "comparison.png"}
+    assert {path.name for path in tmp_path.iterdir()} == files
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert summary["problem"]["dimension"] == 5
+    assert summary["algorithms"]["few"] == {"algorithm": {"name": "m-sobirl", "sweeps": 2}, "lower": {"sweeps": 3}}
+
+
+def test_compare_takes_an_algorithm_from_an_experiment_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(
+        "[lower]\nname = 'soft-policy-iteration'\n[estimator]\nname = 'implicit'\n[upper]\nname = 'adam'\n"
+    )
+    out, _ = command(capsys, *COMPARE, "-a", "mine.toml,other=mine.toml", "--budget", "iterations=2")
+    assert re.search(r"mine +[\d.]+ ± ", out)
+    assert re.search(r"other +[\d.]+ ± ", out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["-a", "aid", "--grid", "1,x"], "--grid is '1,x'; expected factors with commas"),
+        (["-a", "aid,"], "--algorithms is 'aid,'; expected names with commas"),
+        (["-a", "aid,aid"], "--algorithms is 'aid' twice"),
+        (["-a", "aod"], "algorithm is 'aod'; expected a known name; did you mean 'amd' or 'aid'?"),
+        (["-a", "aid", "--set", "damping=1"], "--set is 'damping=1'; expected NAME.KEY=VALUE"),
+        (["-a", "aid", "--set", "aod.damping=1"], "did you mean 'aid'?"),
+        (["-a", "aid", "--set", "aid.uper.step_size=1"], "did you mean 'upper'?"),
+        (["-a", "aid", "--set", "problem.dimensions=1"], "did you mean 'dimension'?"),
+        (["-a", "aid", "--centre", "mode"], "--centre is 'mode'"),
+        (["-a", "aid", "--seeds", "0"], "seeds is 0"),
+        (["-a", "aid", "--jobs", "0"], "jobs is 0"),
+        (["-a", "aid", "--budget", "backups=1"], "the budget is backups=1; expected at least backups="),
+        (["-a", "sobirl"], "None of the algorithms can be compared on problem 'synthetic-quadratic'"),
+        (["-a", "aid", "--rate", "linear_solve=cheap"], "linear_solve is 'cheap'"),
+    ],
+    ids=str,
+)
+def test_compare_tells_bad_input_in_one_line(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*COMPARE[:-2], "--grid", "1", *arguments]
+    _, err = command(capsys, *given, status=2)
+    (line,) = [line for line in err.splitlines() if not line.startswith("run ")]
+    assert line.startswith("Error: ")
+    assert complaint in line

@@ -44,7 +44,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglo
 FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,}|~{3,})(?P<language>[^\n`]*)$")
 FILE_COMMENT = re.compile(r"# (?P<name>[\w.-]+\.(py|toml))$")
 EXIT_STATUS = re.compile(r"\s+# exit status (?P<status>\d+)$")
-PROGRESS = re.compile(r"iteration +[\d,]+  objective ")
+PROGRESS = re.compile(r"iteration +[\d,]+  objective |run +[\d,]+ of [\d,]+$")
 SHORT_ITERATIONS = "20"
 
 

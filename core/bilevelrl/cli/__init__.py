@@ -1,4 +1,4 @@
-"""The command line: `bilevelrl run | resume | check | list | show | plugins`."""
+"""The command line: `bilevelrl run | resume | compare | check | list | show | plugins`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import bilevelrl
 from bilevelrl.checkpoint import CheckpointWarning
 from bilevelrl.cli.catalogue import list_command, plugins_command, show_command
 from bilevelrl.cli.check import check_command
+from bilevelrl.cli.compare import compare_command
 from bilevelrl.cli.resume import resume_command
 from bilevelrl.cli.run import INTERRUPTED, run_command
 from bilevelrl.outer_loop import StepFailed
@@ -44,6 +45,7 @@ def cli() -> None:
 
 
 cli.add_command(run_command)
+cli.add_command(compare_command)
 cli.add_command(resume_command)
 cli.add_command(check_command)
 cli.add_command(list_command)

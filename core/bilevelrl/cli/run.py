@@ -246,6 +246,21 @@ def _report(run: Run) -> None:
         console.print(f"  [bold]{label}[/bold]  {text}", soft_wrap=True, highlight=False)
 
 
+def ensure_directory(out: Path) -> None:
+    """Make the directory of --out."""
+    # Before the run, not after it: a directory that cannot be made must not cost an hour of computing.
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(out, error) from None
+
+
+def unwritable(out: Path, error: OSError) -> InputError:
+    """What to say of a directory that cannot be written."""
+    reason = f"{error.strerror}: {error.filename}"
+    return InputError("--out", repr(str(out)), f"a directory that can be written ({reason})")
+
+
 def _draw(run: Run, out: Path) -> None:
     if not (out / SUMMARY).exists():
         raise InputError("--out", repr(str(out)), "a directory that can be written, to its end")
@@ -255,8 +270,7 @@ def _draw(run: Run, out: Path) -> None:
     except InputError as error:
         click.echo(f"No picture: {error}", err=True)
     except OSError as error:
-        reason = f"{error.strerror}: {error.filename}"
-        raise InputError("--out", repr(str(out)), f"a directory that can be written ({reason})") from None
+        raise unwritable(out, error) from None
     else:
         written += f", {picture.name}"
     click.echo(f"  saved to {out}: {written}")

@@ -26,9 +26,9 @@ from bilevelrl.testing import laws as _laws
 from bilevelrl.testing.law import LAWS, OPERATOR, AnyKind, Law, name_of
 from bilevelrl.testing.precise import PRECISE, learnable_problem
 from bilevelrl.testing.report import BROKEN, EXPECTED, HOLDS, SKIPPED, UNEXPECTED, ChecksFailed, Outcome, Report
-from bilevelrl.testing.search import Found, search
+from bilevelrl.testing.search import Found, Hung, search, try_each, within
 from bilevelrl.testing.strategies import bilevel_problems
-from bilevelrl.validation import InputError, UnknownNameError, as_float, check_count, kind_words
+from bilevelrl.validation import InputError, UnknownNameError, as_float, check_count, kind_words, value_words
 
 del _laws  # imported for the laws it enters
 
@@ -136,7 +136,9 @@ def check(
     check_count("seed", seed, at_least=0)
     if not 0 < as_float(deadline) < float("inf"):
         raise InputError("deadline", str(deadline), "a positive number of seconds")
-    subject, kind = made_by(factory, kind)
+    if laws is not None and (isinstance(laws, str) or not list(laws := list(laws))):
+        raise InputError("laws", value_words(laws), "a list of at least one law's name")
+    subject, kind = made_by(factory, kind, deadline)
     expected = dict(expected_failed_checks or {})
     chosen = _chosen(kind, laws, expected)
     outcomes, hung = list[Outcome](), ""
@@ -173,22 +175,24 @@ def _outcome(
     reason = law.why_not(subject)
     if reason:
         return _unasked(law, reason, expected)
+    if law.problems == FOR_STATISTICS and problems is None:
+        found = try_each(law, subject, factory, _precise_for(law, subject), deadline=deadline)
+        return _judged(law, subject, found, expected)
     drawn = drawn_for(law, subject) if problems is None or law.kind is Kind.PROBLEM else problems
     found = search(law, factory, drawn, examples=_count(law, examples), key=seed, deadline=deadline, shrink=shrink)
-    return _judged(law, found, expected)
+    return _judged(law, subject, found, expected)
 
 
 def _count(law: Law, examples: int) -> int:
-    """How many problems a law is tried on: its share of the budget, or as many as there are."""
+    """How many problems a law is tried on: its share of the budget."""
     if law.kind is Kind.PROBLEM:
         return 1
-    if law.problems == FOR_STATISTICS:
-        return len(PRECISE)
     return max(1, round(law.examples * examples))
 
 
-def _judged(law: Law, found: Found, expected: Expected) -> Outcome:
+def _judged(law: Law, subject: Any, found: Found, expected: Expected) -> Outcome:
     if found.violation is not None:
+        found.violation.subject = f"{law.kind.value} {name_of(subject)!r}"
         result = EXPECTED if law.name in expected else BROKEN
         return Outcome(law.name, result, found.examples, detail=found.violation.summary, violation=found.violation)
     if found.reason:
@@ -217,17 +221,22 @@ def _chosen(kind: AnyKind, names: Iterable[str] | None, expected: Expected) -> l
 # --- The subject
 
 
-def made_by(factory: Factory, kind: AnyKind | None = None) -> tuple[Any, AnyKind]:
+def made_by(factory: Factory, kind: AnyKind | None = None, deadline: float = DEADLINE) -> tuple[Any, AnyKind]:
     """What a factory makes, and its kind; raises `InputError` where either is not what it should be."""
     if not callable(factory):
         raise InputError("factory", kind_words(factory), "a function that makes a fresh component, or its class")
     label = getattr(factory, "__name__", type(factory).__name__)
+    made: list[Any] = []
     try:
-        subject = factory()
+        within(deadline, lambda: made.append(factory()))
+    except Hung:
+        expected = f"a component within the deadline of {deadline:g} s"
+        raise InputError(f"what factory {label!r} makes", "nothing so far", expected) from None
     except Exception as error:
         told = f"{type(error).__name__}: {' '.join(str(error).split())}"
         expected = "a component: a factory is called without arguments, so give options in a lambda"
         raise InputError(f"what factory {label!r} makes", told, expected) from error
+    subject = made[0]
     found = OPERATOR if kind is OPERATOR and callable(subject) else _kind_of(subject)
     if found is None or (kind is not None and found is not kind):
         wanted = kind.value if kind is not None else "solver, an estimator, an optimizer, a problem or an algorithm"
@@ -256,6 +265,9 @@ def _missing(subject: Any, kind: AnyKind | None) -> str:
 
 
 def _check_tags(subject: Any) -> None:
+    if not isinstance(subject.requires, type):
+        expected = "a protocol: SupportsModel or SupportsSampling"
+        raise InputError(f"requires of {name_of(subject)!r}", value_words(subject.requires), expected)
     label = f"tags of {name_of(subject)!r}"
     declared = getattr(subject, "tags", None)
     if not isinstance(declared, Tags):
@@ -263,6 +275,9 @@ def _check_tags(subject: Any) -> None:
         raise InputError(label, value, "a bilevelrl.Tags, such as Tags(exact=True), so that the kit knows what to ask")
     if declared.exact and subject.requires is SupportsSampling:
         raise InputError(label, "exact, of one that sees samples only", "stochastic=True, or requires = SupportsModel")
+    if declared.exact and subject.requires is not SupportsModel:
+        given = f"exact, of one that requires {subject.requires.__name__}"
+        raise InputError(label, given, "requires = SupportsModel, or the kit cannot examine that")
     said = getattr(subject, "bias_bound", None)
     if said is not None and not declared.biased and float(said(0.5)) > 0:
         raise InputError(label, "not biased, with a bias_bound above zero", "biased=True, or a bias_bound of 0")
@@ -283,9 +298,13 @@ def drawn_for(law: Law, subject: Any) -> st.SearchStrategy[Any]:
     if law.kind is Kind.PROBLEM:
         return st.just(_AT_ITS_START)
     if law.problems == FOR_STATISTICS:
-        single = _requirement(subject, law.kind) is StepwiseObjective
-        return st.sampled_from([problem for problem in PRECISE if not single or problem.objective.trajectories == 1])
+        return st.sampled_from(_precise_for(law, subject))
     return _strategy(law.problems, *_wishes(subject, law.kind))
+
+
+def _precise_for(law: Law, subject: Any) -> list[BilevelProblem]:
+    single = _requirement(subject, law.kind) is StepwiseObjective
+    return [problem for problem in PRECISE if not single or problem.objective.trajectories == 1]
 
 
 _AT_ITS_START = "the problem itself, at its start"

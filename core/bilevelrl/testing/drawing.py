@@ -40,8 +40,8 @@ _SUBSETS = (
     ("transitions", "initial"),
     PARTS,
 )
-_DISCOUNTS = st.sampled_from((0.0, 0.5, 0.9, 0.99)) | st.floats(0.0, 0.99)
-SHORT_DISCOUNTS = st.sampled_from((0.0, 0.5, 0.9)) | st.floats(0.0, 0.9)
+_DISCOUNTS = st.sampled_from((0.0, 0.5, 0.9, 0.99)) | st.floats(0.01, 0.99)
+SHORT_DISCOUNTS = st.sampled_from((0.0, 0.5, 0.9)) | st.floats(0.01, 0.9)
 _EXPONENTS = st.floats(np.log10(0.05), 1.0)
 _TEMPERATURES = st.sampled_from((1.0, 0.1, 10.0)) | _EXPONENTS.map(lambda e: min(max(10.0**e, 0.05), 10.0))
 EITHER = st.booleans()

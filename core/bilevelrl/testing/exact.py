@@ -147,9 +147,11 @@ class Exact:
         # What |∂_x q| is made of before anything cancels: rounding sees that.
         through_kernel = discount * np.einsum("satn,t->san", self._kernel_scale(), np.abs(self.values))
         steepness = float((np.abs(self.jacobians.rewards) + through_kernel).max(initial=0.0))
-        self.steepness = steepness
         self.strength = float((self.policy * np.abs(self.by_policy)).sum())
-        self.scale = self.strength * 2 * steepness / (self.mdp.temperature * (1 - discount))
+        per_strength = 2 / (self.mdp.temperature * (1 - discount))
+        self.scale = self.strength * per_strength * steepness
+        # The gradient's size where ∂f/∂π is of size one, and not even q's dependence on x is smaller than a millionth.
+        self.unit = float(per_strength * (steepness + 1e-6 * (1 + np.abs(self.values).max())))
 
     def _kernel_scale(self) -> Array:
         """|J_P| (S, A, S, n) before its own cancellation: `∂P = P ∂log P`, and in a row differences of log P count.
@@ -174,12 +176,18 @@ class Exact:
 
     @property
     def rough_size(self) -> float:
-        """How large the terms can be of which an inexact method makes a gradient: whole values' derivatives among them.
+        """How large the terms can be of which an inexact method makes a gradient, before anything cancels.
 
-        `(size + max|∂_x q|/(1−γ)) (1 + max|V|/τ)`: exponents of the size |V|/τ lose so many digits of a policy.
+        `(size + v + (max|J_r| + γ v max Σ|J_P|)/(1−γ)) (1 + v/τ)` with v the largest number in a backup: a method may
+        differentiate whole values, through ρ or through q, and exponents of the size v/τ lose as many digits of π.
         """
-        of_values = self.steepness / (1 - self.mdp.discount)
-        return float((self.size + of_values) * (1 + np.abs(self.values).max() / self.mdp.temperature))
+        mdp, jacobians = self.mdp, self.jacobians
+        log_reference = 0.0 if mdp.reference is None else float(np.abs(np.log(mdp.reference)).max())
+        largest = np.abs(self.values).max() + np.abs(mdp.rewards).max() + mdp.temperature * (1 + log_reference)
+        through_rewards = np.abs(jacobians.rewards).max(initial=0.0)
+        through_kernel = mdp.discount * largest * np.abs(jacobians.kernel).sum(axis=2).max(initial=0.0)
+        of_values = largest + (through_rewards + through_kernel) / (1 - mdp.discount)
+        return float((self.size + of_values) * (1 + largest / mdp.temperature))
 
     @property
     def algebra(self) -> float:

@@ -89,7 +89,7 @@ class Law:
     def describe(self, violation: LawViolation, subject: Any, problem: Any) -> None:
         """Fill in what the law knows of its violation: its name, its formula, the subject and the example."""
         violation.law, violation.formula = self.name, self.formula
-        violation.subject = f"{self.kind.value} {name_of(subject)!r}"
+        violation.subject = self.kind.value if subject is None else f"{self.kind.value} {name_of(subject)!r}"
         violation.example = "" if self.kind is Kind.PROBLEM else source(problem)
 
 

@@ -59,4 +59,8 @@ def learnable_problem() -> BilevelProblem:
     return DrawnBilevelProblem(lower, QuadraticObjective(), np.zeros(1))
 
 
-PRECISE = (fork_problem(), rich_problem(), quiet_problem())  # in the order they are tried; the last takes longest
+PRECISE = (
+    fork_problem(),
+    rich_problem(),
+    quiet_problem(),
+)  # in the order they are tried; the last, the quietest, takes longest

@@ -20,10 +20,9 @@ from bilevelrl.protocols import (
     TabularSolution,
 )
 from bilevelrl.randomness import stream
-from bilevelrl.testing.exact import Exact, point_of, solved
+from bilevelrl.testing.exact import Exact, solved
 from bilevelrl.testing.law import tags_of
 from bilevelrl.testing.rounding import TINY, policy_error, value_error
-from bilevelrl.testing.variations import OnlySampling
 from bilevelrl.testing.violation import expect, expect_close
 from bilevelrl.validation import Array, kind_words
 
@@ -125,7 +124,7 @@ def gradient_tolerance(subject: Any, problem: BilevelProblem) -> float:
     answer = Exact(problem)
     tags = tags_of(subject)
     if tags.exact:
-        return 4 * answer.algebra + tags.tolerance * answer.size
+        return 4 * answer.algebra + tags.tolerance * (answer.size + answer.unit)
     return 4 * answer.algebra + INEXACT * answer.size + tags.tolerance * answer.rough_size
 
 
@@ -140,11 +139,3 @@ def solution_tolerances(subject: Any, *answers: Any) -> tuple[float, float]:
         else:
             of_values, of_policy = of_values + INEXACT, of_policy + INEXACT
     return of_values, of_policy
-
-
-def asked_problem(subject: Any, problem: BilevelProblem) -> tuple[BilevelProblem, Array]:
-    """The problem as the subject may see it, and the point."""
-    x = point_of(problem)
-    if needs_model(subject):
-        return problem, x
-    return attrs.evolve(problem, lower=OnlySampling(problem.lower)), x

@@ -8,6 +8,7 @@ import attrs
 
 from bilevelrl.testing.law import AnyKind
 from bilevelrl.testing.violation import LawViolation
+from bilevelrl.validation import UnknownNameError
 
 HOLDS, BROKEN, EXPECTED, UNEXPECTED, SKIPPED = (
     "holds",
@@ -62,7 +63,10 @@ class Report:
         return iter(self.outcomes)
 
     def __getitem__(self, law: str) -> Outcome:
-        return next(outcome for outcome in self.outcomes if outcome.law == law)
+        known = {outcome.law: outcome for outcome in self.outcomes}
+        if law not in known:
+            raise UnknownNameError("law of this report", law, known)
+        return known[law]
 
     @property
     def failures(self) -> list[Outcome]:

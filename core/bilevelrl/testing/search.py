@@ -94,6 +94,8 @@ def search(
     began, first_broken = time.monotonic(), 0.0
     spoken, rejected, reason, remark, broken = 0, 0, "", "", list[LawViolation]()
 
+    phases = [Phase.generate] if law.statistical or not shrink else [Phase.generate, Phase.shrink]
+
     def hold(problem: Any) -> None:
         nonlocal remark
         remark = law(factory(), problem)
@@ -114,14 +116,14 @@ def search(
             reject()
         except LawViolation as violation:
             first_broken = first_broken or now
+            violation.which = "first example met" if len(phases) == 1 else "smallest example found"
             broken.append(violation)
             raise
         except Hung:
-            broken.append(_hung(law, factory(), problem, deadline))
+            broken.append(_hung(law, problem, deadline))
             raise
         spoken += not broken
 
-    phases = [Phase.generate] if law.statistical or not shrink else [Phase.generate, Phase.shrink]
     run = settings(
         max_examples=examples,
         database=None,
@@ -144,10 +146,29 @@ def search(
     return Found(spoken, broken[-1] if broken else None, "" if spoken or broken else reason, remark)
 
 
-def _hung(law: Law, subject: Any, problem: Any, deadline: float) -> LawViolation:
+def try_each(law: Law, subject: Any, factory: Callable[[], Any], problems: list[Any], *, deadline: float) -> Found:
+    """Hold a fresh subject to a law on each of a few given problems, in their order, as far as the first violation.
+
+    A problem on which the law cannot say what its name promises leaves the law unsaid, whatever the others say.
+    """
+    remarks: list[str] = []
+    for spoken, problem in enumerate(problems):
+        try:
+            within(deadline, lambda problem=problem: remarks.append(law(factory(), problem)))  # type: ignore[misc]
+        except NotApplicable as error:
+            return Found(0, None, str(error), "")
+        except LawViolation as violation:
+            violation.which = "on the problem"
+            return Found(spoken, violation, "", "")
+        except Hung:
+            return Found(spoken, _hung(law, problem, deadline), "", "")
+    return Found(len(problems), None, "", remarks[-1] if remarks else "")
+
+
+def _hung(law: Law, problem: Any, deadline: float) -> LawViolation:
     violation = LawViolation(
         "the time a call takes", expected=f"an answer within the deadline of {deadline:g} s", came="none so far"
     )
-    law.describe(violation, subject, problem)
+    law.describe(violation, None, problem)  # what is called cannot be asked for its name: it may hang there too
     violation.hung = True
     return violation

@@ -23,6 +23,7 @@ class LawViolation(AssertionError):
         formula: what the law says; filled in by the law.
         subject: how the subject is called; filled in by the law.
         example: the problem as Python source that rebuilds it; filled in by the law.
+        which: which example that is, such as the smallest found.
         hung: whether a call did not return in time; the subject is then not called again.
     """
 
@@ -30,6 +31,7 @@ class LawViolation(AssertionError):
         super().__init__(what)
         self.what, self.expected, self.came, self.off = what, expected, came, off
         self.law = self.formula = self.subject = self.example = ""
+        self.which = "example"
         self.hung = False
 
     def __str__(self) -> str:
@@ -38,7 +40,7 @@ class LawViolation(AssertionError):
         lines += [f"  formula:  {self.formula}"] if self.formula else []
         lines += [f"  quantity: {self.what}", f"  expected: {words(self.expected)}", f"  came:     {words(self.came)}"]
         lines += [f"  off by:   {self.off}"] if self.off else []
-        lines += ["  smallest example found:", _indented(self.example)] if self.example else []
+        lines += [f"  {self.which}:", _indented(self.example)] if self.example else []
         return "\n".join(lines)
 
     @property
@@ -106,9 +108,10 @@ def _number(array: Any) -> object:
 
 def _ratio(came: Array, expected: Array) -> str:
     """A hint: a constant factor between the two is often the fault itself (τ, γ, a sign)."""
-    if came.size == 0 or not np.isfinite(came).all() or not np.abs(expected).max() > 0:
+    largest = float(np.abs(expected).max(initial=0.0))
+    if not (np.isfinite(came).all() and np.isfinite(largest) and largest > 1e-290):
         return ""
-    factor = float(np.vdot(expected, came) / np.vdot(expected, expected))
+    factor = float(np.vdot(expected / largest, came / largest) / np.vdot(expected / largest, expected / largest))
     if abs(factor - 1.0) > 1e-6 and np.allclose(came, factor * expected, rtol=1e-6, atol=1e-12):
         return f"; it is {factor:.6g} times what was expected"
     return ""

@@ -54,6 +54,7 @@ CONTROLS = [
     Control("a fixed number of sweeps", "solver", solvers.TrackingSolver),
     Control("value iteration in the counted world", "solver", solvers.CountingSolver),
     Control("the adjoint equation, solved", "estimator", estimators.AdjointEstimator),
+    Control("the adjoint, refined to a stopping rule", "estimator", estimators.StoppingEstimator),
     Control("forward sensitivities, solved", "estimator", estimators.ForwardEstimator),
     Control("the adjoint, tracked by its Neumann series", "estimator", estimators.TrackingEstimator),
     Control("a batch with geometric lengths", "estimator", stochastic_estimators.BatchEstimator),
@@ -326,6 +327,12 @@ TRACKING_SOLVERS = _faults(
         solvers.WritesIntoTheWarmStart,
         MUTATION,
         "The last solution's values become this one's, for whoever still holds it.",
+    ),
+    (
+        "converges in the warm start's array",
+        solvers.ConvergesInTheWarmStart,
+        MUTATION,
+        "The last solution's values become this one's, which shows only where x has moved.",
     ),
     (
         "values one backup older",
@@ -770,7 +777,7 @@ STOCHASTIC_ESTIMATORS = _faults(
     ),
     (
         "visits discounted",
-        stochastic_estimators.VisitsDiscounted,
+        lambda: stochastic_estimators.VisitsDiscounted(groups=512),
         UNBIASED,
         "The score of step h is weighed by 0.9^h.",
     ),

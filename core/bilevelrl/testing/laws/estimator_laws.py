@@ -27,8 +27,8 @@ NOISE = 8.0  # standard errors, of few directions or blocks
 
 
 def of_policies(subject: Any) -> str:
-    """Only for those that differentiate an objective of the policy, given a model."""
-    suits = needs_model(subject) and subject.requires_objective is PolicyObjective
+    """Only for those that differentiate an objective of the policy (or any), given a model."""
+    suits = needs_model(subject) and subject.requires_objective in (PolicyObjective, object)
     return "" if suits else "it sees trajectories only"
 
 
@@ -38,7 +38,8 @@ def _estimate(subject: Any, problem: BilevelProblem, answer: Exact) -> HyperGrad
 
 
 def _tolerance(subject: Any, answer: Exact, rounding: float) -> float:
-    return rounding + tags_of(subject).tolerance * answer.size
+    """Rounding, and what the subject declares; a stopping rule knows nothing of gradients that happen to be tiny."""
+    return rounding + tags_of(subject).tolerance * (answer.size + answer.unit)
 
 
 def _weights(hyper: HyperGradient, answer: Exact) -> Array:
@@ -195,8 +196,9 @@ def occupancy_is_a_mixture_of_occupancies(subject: Any, problem: BilevelProblem)
 
 
 def _of_occupancy(subject: Any, answer: Exact) -> float:
-    size = 2 * answer.strength / (answer.mdp.temperature * (1 - answer.mdp.discount))
-    return (solve_rounding(answer.mdp) + tags_of(subject).tolerance) * size * answer.mdp.states + TINY
+    per_strength = 2 * answer.mdp.states / (answer.mdp.temperature * (1 - answer.mdp.discount))
+    declared = tags_of(subject).tolerance * (1 + answer.strength)
+    return (solve_rounding(answer.mdp) * answer.strength + declared) * per_strength + TINY
 
 
 @law(ESTIMATOR, of_policies, deterministic)

@@ -1,0 +1,538 @@
+"""compare: several algorithms on one problem, from the same starting points, with the same budget, honestly judged."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import math
+import multiprocessing
+import pickle
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.budgets import Budget, ExchangeRates
+from bilevelrl.comparison_runs import (
+    ComparedRun,
+    Tables,
+    Task,
+    build_algorithm,
+    build_problem,
+    execute,
+    starting_point,
+    step_size_of,
+)
+from bilevelrl.outer_loop import Algorithm
+from bilevelrl.protocols import PolicyObjective
+from bilevelrl.re_evaluation import FOLLOWER_SAMPLES, GROUPS, Judge
+from bilevelrl.validation import (
+    IncompatibleError,
+    InputError,
+    UnknownNameError,
+    as_float,
+    check_count,
+    kind_words,
+    value_words,
+)
+
+DEFAULT_GRID = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+DEFAULT_CHECKPOINTS = 30
+NO_DIFFERENCE = 1e-3
+
+Progress = Callable[[int, int], None]
+
+
+@attrs.frozen
+class Standing:
+    """One algorithm's result.
+
+    Args:
+        algorithm: its label.
+        step_size: the tuned one; None where the optimizer has none.
+        at_edge: whether that is the smallest or the largest of the grid, so that a better one may lie beyond.
+        runs: those of the report, in the order of the seeds.
+    """
+
+    algorithm: str
+    step_size: float | None
+    at_edge: bool
+    runs: tuple[ComparedRun, ...]
+
+    @property
+    def objectives(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """The final objectives, re-evaluated; a failed run's is that of its last good x."""
+        return np.array([run.objective for run in self.runs])
+
+    @property
+    def objective(self) -> float:
+        """Their mean; infinite where one is."""
+        return float(self.objectives.mean())
+
+    @property
+    def median(self) -> float:
+        """Their median, which one failed run does not move."""
+        return float(np.median(self.objectives))
+
+    @property
+    def standard_error(self) -> float:
+        """Of that mean over the seeds; NaN where there is one seed only."""
+        values = self.objectives
+        if values.size < 2 or not np.isfinite(values).all():
+            return math.nan
+        return float(values.std(ddof=1)) / math.sqrt(values.size)
+
+    @property
+    def failures(self) -> int:
+        """Runs that stopped before their budget did."""
+        return sum(run.failed for run in self.runs)
+
+    def mean(self, figure: Callable[[ComparedRun], float]) -> float:
+        """The mean of a figure over the runs."""
+        return float(np.mean([figure(run) for run in self.runs]))
+
+
+@attrs.frozen(eq=False, repr=False)
+class Comparison:
+    """What `compare` found: `print` it, `plot` it, `save` it, or read its parts.
+
+    Args:
+        problem: the problem's name and options.
+        budget: what each run could spend.
+        rates: what linear solves and products were worth in backups.
+        seeds: of the runs reported.
+        tuning_seeds: of the runs that chose the step sizes; none of them is reported.
+        grid: the factors that were tried on each algorithm's own step size.
+        spread: standard deviation of the noise added to the starting point.
+        fixed_start: whether all seeds begin at the same point.
+        judgement: how objectives were re-evaluated, in words.
+        standings: one for each algorithm, the best first.
+        skipped: label to reason, for those that could not be compared.
+        algorithms: label to the tables of names and options.
+        tuning_runs: the runs behind the step sizes.
+    """
+
+    problem: Mapping[str, Any]
+    budget: Budget
+    rates: ExchangeRates
+    seeds: tuple[int, ...]
+    tuning_seeds: tuple[int, ...]
+    grid: tuple[float, ...]
+    spread: float
+    fixed_start: bool
+    judgement: str
+    standings: tuple[Standing, ...]
+    skipped: Mapping[str, str]
+    algorithms: Mapping[str, Any]
+    tuning_runs: tuple[ComparedRun, ...]
+
+    def __getitem__(self, algorithm: str) -> Standing:
+        """The result of one algorithm, by its label."""
+        for standing in self.standings:
+            if standing.algorithm == algorithm:
+                return standing
+        raise KeyError(algorithm)
+
+    def __str__(self) -> str:
+        from bilevelrl.comparison_report import markdown
+
+        return markdown(self)
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {len(self.standings)} algorithms on {self.problem['name']!r}, {self.budget}>"
+
+    def plot(self, path: str | Path, *, centre: str = "mean") -> Path:
+        """Draw objective against budget (needs the extra `plot`).
+
+        Args:
+            path: of the picture; its suffix is the format.
+            centre: "mean", with a band of one standard error, or "median", with one from quartile to quartile.
+        """
+        from bilevelrl.comparison_picture import plot_comparison
+
+        return plot_comparison(self, Path(path), centre)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write `table.md`, `checkpoints.csv`, `runs.csv` and `summary.json` to a directory, made if missing."""
+        from bilevelrl.comparison_report import write
+
+        return write(self, Path(directory))
+
+
+def compare(
+    problem: str | Mapping[str, Any] | BilevelProblem,
+    algorithms: Iterable[str | Algorithm] | Mapping[str, str | Tables | Algorithm],
+    *,
+    seeds: int | Sequence[int] = 10,
+    budget: Budget | str | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    grid: Sequence[float] = DEFAULT_GRID,
+    tuning_seeds: int = 2,
+    checkpoints: int = DEFAULT_CHECKPOINTS,
+    spread: float = 0.0,
+    rates: Mapping[str, float] | None = None,
+    groups: int = GROUPS,
+    follower_samples: int = FOLLOWER_SAMPLES,
+    jobs: int = 1,
+    executor: concurrent.futures.Executor | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Run algorithms on a problem, from the same starting points, with the same budget, judged by the same measure.
+
+    Every algorithm's step size is first tuned, on seeds that are not reported: the factors of the grid times its own
+    step size, by the mean of the final objective, a failed run counting as the worst; of those within 0.1 % of the best
+    the shortest is taken. The objective is always re-evaluated, at checkpoints along the run and at its end, which
+    costs the run nothing.
+
+    Args:
+        problem: a registered name; or a table of name and options; or a problem.
+        algorithms: registered names or `Algorithm`s; or a mapping from labels to names, `Algorithm`s or the tables of
+            an `Experiment`.
+        seeds: how many runs of each algorithm are reported, from seed 0; or the seeds themselves.
+        budget: what a run may spend: a `Budget` or its words, such as "backups=2000". Default: 5,000 backups, or
+            1,000,000 samples where the objective is one over trajectories.
+        options: label to options of the recipe; `lower`, `estimator` and `upper` hold a component's own.
+        grid: factors on the step size, above zero. One factor tunes nothing.
+        tuning_seeds: how many, taken after the largest of `seeds`.
+        checkpoints: how often a run is looked at.
+        spread: standard deviation of noise added to the problem's starting point, the same for all algorithms.
+        rates: exchange rates instead of the counted ones; see `ExchangeRates`.
+        groups: losses drawn to re-evaluate an objective over trajectories.
+        follower_samples: transitions to learn a follower from who cannot be solved, for the re-evaluation.
+        jobs: processes. The results do not depend on it, seconds aside.
+        executor: does the runs instead of processes started here.
+        progress: called with the runs done and the runs that there are.
+
+    Raises:
+        InputError: for a mistake of the caller; where no budget is large enough for a first evaluation.
+        IncompatibleError: where the problem supports none of the algorithms.
+    """
+    reported = _seeds(seeds)
+    for name, count, least in (
+        ("tuning_seeds", tuning_seeds, 1),
+        ("checkpoints", checkpoints, 1),
+        ("groups", groups, 2),
+        ("follower_samples", follower_samples, 1),
+        ("jobs", jobs, 1),
+    ):
+        check_count(name, count, at_least=least)
+    if not (math.isfinite(as_float(spread)) and spread >= 0):
+        raise InputError("spread", value_words(spread), "a finite number of at least 0")
+    made, meant = _problem(problem)
+    contest = _Contest(
+        problem=made,
+        meant=meant,
+        entries=_entries(algorithms, options or {}),
+        seeds=reported,
+        tuning_seeds=tuple(range(max(reported) + 1, max(reported) + 1 + tuning_seeds)),
+        budget=_budget(budget, made),
+        rates=ExchangeRates.of(made, starting_point(made, reported[0], float(spread)), rates),
+        grid=_grid(grid),
+        checkpoints=checkpoints,
+        spread=float(spread),
+        groups=groups,
+        follower_samples=follower_samples,
+    )
+    with _Workers(jobs, executor, progress) as workers:
+        return contest.decide(workers)
+
+
+@attrs.frozen(eq=False)
+class _Contest:
+    """What was asked for, checked; and how it is decided."""
+
+    problem: BilevelProblem
+    meant: Mapping[str, Any] | BilevelProblem
+    entries: Mapping[str, Tables | Algorithm]
+    seeds: tuple[int, ...]
+    tuning_seeds: tuple[int, ...]
+    budget: Budget
+    rates: ExchangeRates
+    grid: tuple[float, ...]
+    checkpoints: int
+    spread: float
+    groups: int
+    follower_samples: int
+
+    def decide(self, workers: _Workers) -> Comparison:
+        """Leave out what cannot run, tune the others, run them, judge them."""
+        steps, skipped = self._candidates()
+        self._check_any_left(steps, skipped)
+        tuned = [label for label in steps if len(steps[label]) > 1]
+        wanted = [
+            self._task(label, step, seed, tuning=True)
+            for label in tuned
+            for step in steps[label]
+            for seed in self.tuning_seeds
+        ]
+        workers.expect(len(wanted) + len(self.seeds) * len(steps))
+        tuning = workers.run(wanted)
+        chosen = {label: _best(steps[label], [run for run in tuning if run.algorithm == label]) for label in steps}
+        skipped |= self._refused(tuning)
+        left = [label for label in steps if label not in skipped]
+        # Where nobody is left, every seed's first evaluation tells what it takes.
+        final = workers.run(
+            [self._task(label, chosen[label].step_size, seed) for label in left or steps for seed in self.seeds]
+        )
+        skipped |= self._refused(final)
+        left = [label for label in left if label not in skipped]
+        self._check_any_left(left, skipped, [*tuning, *final])
+        standings = [
+            Standing(
+                label,
+                chosen[label].step_size,
+                chosen[label].at_edge,
+                tuple(run for run in final if run.algorithm == label),
+            )
+            for label in left
+        ]
+        return self._comparison(standings, skipped, tuning)
+
+    def _candidates(self) -> tuple[dict[str, tuple[float | None, ...]], dict[str, str]]:
+        """Label to the step sizes to try, or to the reason why there are none."""
+        steps: dict[str, tuple[float | None, ...]] = {}
+        skipped: dict[str, str] = {}
+        for label, meant in self.entries.items():
+            algorithm = build_algorithm(meant)
+            try:
+                algorithm.check_compatible(self.problem)
+            except IncompatibleError as error:
+                skipped[label] = str(error)
+            else:
+                steps[label] = _steps(step_size_of(algorithm), self.grid)
+        return steps, skipped
+
+    def _task(self, label: str, step_size: float | None, seed: int, *, tuning: bool = False) -> Task:
+        return Task(
+            self.meant,
+            self.entries[label],
+            ComparedRun(label, seed, step_size, tuning),
+            self.budget,
+            self.rates,
+            1 if tuning else self.checkpoints,
+            self.spread,
+            self.groups,
+            self.follower_samples,
+        )
+
+    def _refused(self, runs: Iterable[ComparedRun]) -> dict[str, str]:
+        """Label to reason, for algorithms of which a run was not possible."""
+        runs = list(runs)
+        short = {label: f"its first evaluation takes {self.budget.enough(n)}" for label, n in _short(runs).items()}
+        return short | {run.algorithm: run.refused for run in runs if run.refused}
+
+    def _check_any_left(
+        self, left: Iterable[str], skipped: Mapping[str, str], runs: Sequence[ComparedRun] = ()
+    ) -> None:
+        """Raise where nobody can be compared: the budget is too small, or the problem unsuitable."""
+        if list(left):
+            return
+        short = _short(runs)
+        if short:
+            label = min(short, key=lambda name: short[name])
+            told = f"at least {self.budget.enough(short[label])}, for the first evaluation of {label!r}"
+            raise InputError("the budget", f"{self.budget.unit}={self.budget.amount:g}", told)
+        reasons = "; ".join(f"{label}: {reason}" for label, reason in skipped.items())
+        raise IncompatibleError(f"None of the algorithms can be compared on problem {self.problem.name!r}. {reasons}")
+
+    def _comparison(
+        self, standings: list[Standing], skipped: Mapping[str, str], tuning: Sequence[ComparedRun]
+    ) -> Comparison:
+        return Comparison(
+            problem={"name": self.problem.name, **(self.problem.configuration or {})},
+            budget=self.budget,
+            rates=self.rates,
+            seeds=self.seeds,
+            tuning_seeds=self.tuning_seeds if tuning else (),
+            grid=self.grid,
+            spread=self.spread,
+            fixed_start=self.spread == 0.0 and not callable(self.problem.start),
+            judgement=Judge(self.problem, groups=self.groups, follower_samples=self.follower_samples).words,
+            standings=tuple(sorted(standings, key=lambda standing: standing.objective)),  # stable: ties as given
+            skipped=skipped,
+            algorithms={label: _told(meant) for label, meant in self.entries.items()},
+            tuning_runs=tuple(tuning),
+        )
+
+
+class _Workers:
+    """Runs tasks in order: here, in processes of its own, or in somebody's executor."""
+
+    def __init__(self, jobs: int, executor: concurrent.futures.Executor | None, progress: Progress | None) -> None:
+        self._own: concurrent.futures.Executor | None = None
+        if executor is None and jobs > 1:
+            context = multiprocessing.get_context("spawn")
+            self._own = concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context)
+        self._executor = executor or self._own
+        self._progress = progress
+        self._done = self._expected = 0
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._own is not None:
+            self._own.shutdown(cancel_futures=True)
+
+    def expect(self, count: int) -> None:
+        """How many runs there will be."""
+        self._expected = count
+
+    def run(self, tasks: Sequence[Task]) -> list[ComparedRun]:
+        """The runs of all tasks, in their order."""
+        if self._executor is None:
+            return [self._told(execute(task)) for task in tasks]
+        try:
+            if tasks and isinstance(self._executor, concurrent.futures.ProcessPoolExecutor):
+                pickle.dumps(tasks)
+        except Exception:
+            given = "a problem or an algorithm that was composed in Python"
+            raise InputError("what to compare", given, "registered names, or jobs=1") from None
+        futures = [self._executor.submit(execute, task) for task in tasks]
+        try:
+            return [self._told(future.result()) for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+    def _told(self, run: ComparedRun) -> ComparedRun:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, max(self._done, self._expected))
+        return run
+
+
+def _seeds(given: int | Sequence[int]) -> tuple[int, ...]:
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        for seed in given:
+            check_count("a seed", seed, at_least=0)
+        if not given or len(set(given)) < len(given):
+            raise InputError("seeds", value_words(list(given)), "at least one seed, and none twice")
+        return tuple(int(seed) for seed in given)
+    check_count("seeds", given)
+    return tuple(range(int(given)))
+
+
+def _grid(given: Sequence[float]) -> tuple[float, ...]:
+    try:
+        factors = list(given)
+    except TypeError:
+        raise InputError("grid", value_words(given), "a list of factors above 0") from None
+    for factor in factors:
+        if not (math.isfinite(as_float(factor)) and factor > 0):
+            raise InputError("a factor of the grid", value_words(factor), "a finite number above 0")
+    if not factors:
+        raise InputError("grid", "empty", "at least one factor above 0")
+    return tuple(sorted({float(factor) for factor in factors}))
+
+
+def _problem(given: Any) -> tuple[BilevelProblem, Mapping[str, Any] | BilevelProblem]:
+    """The problem, and what to send to another process for it."""
+    if isinstance(given, BilevelProblem):
+        return given, given
+    if not isinstance(given, str | Mapping):
+        raise InputError("problem", kind_words(given), "a registered name, a table with one, or a BilevelProblem")
+    table = {"name": given} if isinstance(given, str) else dict(given)
+    return build_problem(table), table
+
+
+def _entries(given: Any, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Tables | Algorithm]:
+    """Label to tables or algorithm, the options merged in."""
+    if isinstance(given, str):
+        given = [given]
+    entries: dict[str, Tables | Algorithm] = {}
+    for label, meant in _labelled(given):
+        if label in entries:
+            raise InputError("algorithms", f"{label!r} twice", "each label once")
+        if isinstance(meant, str):
+            meant = {"algorithm": {"name": meant}}
+        if not isinstance(meant, Algorithm | Mapping):
+            raise InputError(f"algorithm {label!r}", kind_words(meant), "a registered name, tables, or an Algorithm")
+        entries[label] = meant
+    if not entries:
+        raise InputError("algorithms", "empty", "at least one name")
+    for label, changes in options.items():
+        entries[label] = _changed(label, entries, changes)
+    return entries
+
+
+def _labelled(given: Any) -> list[tuple[str, Any]]:
+    if isinstance(given, Mapping):
+        return list(given.items())
+    try:
+        listed = list(given)
+    except TypeError:
+        raise InputError("algorithms", kind_words(given), "a list of names") from None
+    return [(getattr(meant, "name", str(meant)), meant) for meant in listed]
+
+
+def _changed(label: str, entries: Mapping[str, Tables | Algorithm], changes: Mapping[str, Any]) -> Tables:
+    if label not in entries:
+        raise UnknownNameError("an algorithm with options", label, entries)
+    tables = entries[label]
+    if isinstance(tables, Algorithm):
+        raise InputError(f"options of {label!r}", value_words(dict(changes)), "none, since it is given as an Algorithm")
+    changed = {table: dict(content) for table, content in tables.items()}
+    for key, value in changes.items():
+        if key in ("lower", "estimator", "upper") and isinstance(value, Mapping):
+            changed[key] = changed.get(key, {}) | dict(value)
+        else:
+            changed.setdefault("algorithm", {})[key] = value
+    return changed
+
+
+def _budget(given: Budget | str | None, problem: BilevelProblem) -> Budget:
+    if isinstance(given, Budget):
+        return given
+    if given is None:
+        return Budget.parse("backups" if isinstance(problem.objective, PolicyObjective) else "samples")
+    if not isinstance(given, str):
+        raise InputError("budget", kind_words(given), "a Budget, or words such as 'backups=2000'")
+    return Budget.parse(given)
+
+
+def _steps(centre: float | None, factors: tuple[float, ...]) -> tuple[float | None, ...]:
+    # Twelve digits: 0.1 · 3 is 0.3 to a reader.
+    return (None,) if centre is None else tuple(float(f"{centre * factor:.12g}") for factor in factors)
+
+
+@attrs.frozen
+class _Tuned:
+    """A step size, and whether a better one may lie beyond the grid."""
+
+    step_size: float | None
+    at_edge: bool
+
+
+def _best(steps: tuple[float | None, ...], runs: Iterable[ComparedRun]) -> _Tuned:
+    """The step size of the smallest mean: the shortest of those that make no difference to it, or all fail."""
+    if len(steps) == 1:
+        return _Tuned(steps[0], False)
+    final: dict[float | None, list[float]] = {step: [] for step in steps}
+    for run in runs:
+        final[run.step_size].append(math.inf if run.failed else run.objective)
+    worths = [float(np.mean(final[step])) for step in steps]
+    best = min(worths)
+    # A longer step that is no better is only nearer to the ones that diverge.
+    alike = [worth == best or math.isclose(worth, best, rel_tol=NO_DIFFERENCE) for worth in worths]
+    chosen = alike.index(True)
+    at_edge = chosen == len(steps) - 1 or (chosen == 0 and not alike[1])
+    return _Tuned(steps[chosen], at_edge)
+
+
+def _short(runs: Iterable[ComparedRun]) -> dict[str, float]:
+    """Label to what the first evaluation takes, where the budget does not allow it: of the most expensive seed."""
+    needed: dict[str, float] = {}
+    for run in runs:
+        if not run.affordable:
+            needed[run.algorithm] = max(run.needed, needed.get(run.algorithm, 0.0))
+    return needed
+
+
+def _told(tables: Tables | Algorithm) -> Any:
+    if isinstance(tables, Algorithm):
+        return repr(tables)
+    return {name: dict(content) for name, content in tables.items()}
