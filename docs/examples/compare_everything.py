@@ -2,8 +2,8 @@
 
     python docs/examples/compare_everything.py 500 --jobs 2 --out docs/pictures
 
-takes about a quarter of an hour on two busy cores; 20 instead of 500 gives a taste, with two seeds and untuned steps. Each table is
-what the command line gives, too:
+takes about a quarter of an hour on two busy cores; 20 instead of 500 gives a taste, with two seeds and untuned steps.
+Each table is what the command line gives, too:
 
     bilevelrl compare inverse-rl --algorithms … --budget backups=5000 --spread 0.1 --grid … --tuning-seeds 3 --jobs 2
 """
