@@ -12,8 +12,8 @@ import scipy.sparse
 import scipy.sparse.linalg
 
 from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.protocols import Cost, SupportsModel
 from bilevelrl.history import OuterState
+from bilevelrl.protocols import Cost, SupportsModel
 from bilevelrl.transitions import DenseTransitions, Transitions
 from bilevelrl.validation import Array, InputError, UnknownNameError, as_float, is_real, value_words
 

@@ -12,12 +12,12 @@ from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.budgets import Budget, ExchangeRates, full_cost
 from bilevelrl.composition import compose_algorithm, compose_problem
 from bilevelrl.experiment import Experiment
+from bilevelrl.history import OuterState
 from bilevelrl.outer_loop import Algorithm, StepFailed
 from bilevelrl.plugins import registry
 from bilevelrl.protocols import Cost, Status
 from bilevelrl.randomness import stream
 from bilevelrl.re_evaluation import Judge
-from bilevelrl.history import OuterState
 from bilevelrl.validation import Array, IncompatibleError
 
 # An algorithm that spends nothing of the budget's unit would run for ever.
