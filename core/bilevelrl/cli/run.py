@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -170,7 +171,7 @@ def _progress(iterations: int) -> Iterator[Callback]:
 
 
 def _figures(state: OuterState) -> str:
-    norm = float((state.hyper.gradient @ state.hyper.gradient) ** 0.5)
+    norm = math.hypot(*state.hyper.gradient.tolist())  # which scales: 1e200 has a norm, though not a square
     return f"objective {state.hyper.objective:.6g}  gradient norm {norm:.3g}"
 
 
