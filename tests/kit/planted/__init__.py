@@ -676,7 +676,7 @@ TRACKING_ESTIMATORS = _faults(
     "estimator",
     (
         "residual zero although never solved",
-        estimators.NeverSolvedResidualZero,
+        lambda: estimators.NeverSolvedResidualZero(terms=3),
         RESIDUAL,
         "A few terms of a series, and a residual that says solved.",
     ),
