@@ -138,7 +138,7 @@ class ExchangeRates:
         return cost.backups + self.linear_solve * cost.linear_solves + self.product * cost.products
 
 
-def full_cost(state: OuterState, estimator: object) -> Cost:
+def uncounted_cost(state: OuterState, estimator: object) -> Cost:
     """What an iteration's estimate cost beyond its `Cost`, as the estimator's `uncounted(hyper)` tells.
 
     `Cost` counts backups that end in `T v`, and a product of n columns once. An estimator that makes other passes over

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import math
-import multiprocessing
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -363,6 +362,8 @@ class _Workers:
     def __init__(self, jobs: int, executor: concurrent.futures.Executor | None, progress: Progress | None) -> None:
         self._own: concurrent.futures.Executor | None = None
         if executor is None and jobs > 1:
+            import multiprocessing
+
             context = multiprocessing.get_context("spawn")
             self._own = concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context)
         self._executor = executor or self._own

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.budgets import Budget, ExchangeRates, full_cost
+from bilevelrl.budgets import Budget, ExchangeRates, uncounted_cost
 from bilevelrl.composition import compose_algorithm, compose_problem
 from bilevelrl.experiment import Experiment
 from bilevelrl.history import OuterState
@@ -179,7 +179,7 @@ def execute(task: Task) -> ComparedRun:
     status, stopped_by = Status.BUDGET_SPENT, ""
     try:
         for state in algorithm.iterate(problem, seed=run.seed, x=x):
-            if recorder.ends_with(state, full_cost(state, algorithm.estimator)):
+            if recorder.ends_with(state, uncounted_cost(state, algorithm.estimator)):
                 break
     except StepFailed as failure:
         status, stopped_by = failure.status, f"{failure.component} at iteration {failure.iteration}"

@@ -14,7 +14,7 @@ from bilevelrl.feasible_sets import stationarity
 from bilevelrl.plugins import registry
 from bilevelrl.protocols import PolicyObjective, SupportsModel, SupportsSampling
 from bilevelrl.randomness import stream
-from bilevelrl.simulators import SupportsGroups, TabularSimulator
+from bilevelrl.simulators import TabularSimulator, draw_groups
 from bilevelrl.validation import Array
 
 GROUPS = 20_000
@@ -111,10 +111,7 @@ class Judge:
         lower, objective = self.problem.lower, self.problem.objective
         simulator: Any = lower.simulator(x) if isinstance(lower, SupportsSampling) else TabularSimulator(lower.model(x))
         size, horizon = int(objective.trajectories), int(objective.horizon)
-        if isinstance(simulator, SupportsGroups):
-            batch = simulator.rollout_groups(policy, self.groups, size, horizon, rng)
-        else:
-            batch = simulator.rollout(policy, self.groups * size, horizon, rng)
+        batch = draw_groups(simulator, policy, self.groups, size, horizon, rng)
         losses: Array = objective.loss_and_gradient(x, batch, rng)[0]
         return losses
 

@@ -162,6 +162,15 @@ class SupportsGroups(Simulator, Protocol):
         """
 
 
+def draw_groups(
+    simulator: Simulator, policy: Array, groups: int, size: int, horizon: int, rng: np.random.Generator
+) -> Trajectories:
+    """`groups · size` trajectories; those of a group share a context where the simulator knows of any."""
+    if isinstance(simulator, SupportsGroups):
+        return simulator.rollout_groups(policy, groups, size, horizon, rng)
+    return simulator.rollout(policy, groups * size, horizon, rng)
+
+
 # Fewer steps than this are drawn before a second thread has started.
 STEPS_WORTH_A_THREAD = 50_000
 

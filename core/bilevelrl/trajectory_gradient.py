@@ -19,7 +19,7 @@ from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.occupancy import DenseOccupancy
 from bilevelrl.protocols import Cost, HyperGradient, Status
 from bilevelrl.sampled_occupancy import first_visit_occupancy, restarted_occupancy
-from bilevelrl.simulators import Simulator, SupportsGroups, SupportsRestart, Trajectories
+from bilevelrl.simulators import Simulator, SupportsRestart, Trajectories, draw_groups
 from bilevelrl.validation import Array, IncompatibleError
 
 
@@ -66,10 +66,7 @@ def trajectory_gradient(
     objective = problem.objective
     horizon, size = int(objective.horizon), int(objective.trajectories)
     length = horizon if restarts or truncation is None else horizon + truncation
-    if isinstance(simulator, SupportsGroups):
-        batch = simulator.rollout_groups(policy, groups, size, length, rng)
-    else:
-        batch = simulator.rollout(policy, groups * size, length, rng)
+    batch = draw_groups(simulator, policy, groups, size, length, rng)
     judged = batch.first_steps(horizon)
     edges = np.linspace(0, groups, min(blocks, groups) + 1).round().astype(int)
     spans = [slice(int(low), int(high)) for low, high in itertools.pairwise(edges)]

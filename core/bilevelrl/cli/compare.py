@@ -10,10 +10,11 @@ from typing import Any
 import click
 
 from bilevelrl import comparison_report as report
-from bilevelrl.cli.run import ensure_directory, parse_option, unwritable
+from bilevelrl.cli.run import parse_option
 from bilevelrl.comparison import DEFAULT_CHECKPOINTS, DEFAULT_GRID, Comparison, Progress, compare
 from bilevelrl.comparison_picture import CENTRES
 from bilevelrl.experiment import ROLES, Experiment
+from bilevelrl.run_directory import writable
 from bilevelrl.validation import InputError, UnknownNameError
 
 EXAMPLE = "NAME.KEY=VALUE, such as m-sobirl.sweeps=20"
@@ -72,7 +73,9 @@ def compare_command(
     algorithms = _algorithms(names)
     own, options = _options(changes, algorithms)
     if out is not None:
-        ensure_directory(out)
+        # Before the runs, not after them: a directory that cannot be made must not cost an hour of computing.
+        with writable(out):
+            out.mkdir(parents=True, exist_ok=True)
     with _progress() as progress:
         comparison = compare(
             {"name": problem} | own,
@@ -118,7 +121,7 @@ def _options(changes: tuple[str, ...], algorithms: dict[str, Any]) -> tuple[dict
     own: dict[str, Any] = {}
     options: dict[str, dict[str, Any]] = {}
     for change in changes:
-        path, value = parse_option("--set", change, EXAMPLE)
+        path, value = parse_option("--set", change, "m-sobirl.sweeps=20")
         owner, dot, key = path.partition(".")
         if not dot or not owner or not key:
             raise InputError("--set", repr(change), EXAMPLE)
@@ -187,13 +190,12 @@ def _print(comparison: Comparison) -> None:
 
 def _save(comparison: Comparison, out: Path, centre: str) -> None:
     written = "table.md, checkpoints.csv, runs.csv, summary.json"
-    try:
-        comparison.save(out)
-        picture = comparison.plot(out / "comparison.png", centre=centre)
-    except InputError as error:
-        click.echo(f"No picture: {error}", err=True)
-    except OSError as error:
-        raise unwritable(out, error) from None
-    else:
-        written += f", {picture.name}"
+    with writable(out):
+        try:
+            comparison.save(out)
+            picture = comparison.plot(out / "comparison.png", centre=centre)
+        except InputError as error:
+            click.echo(f"No picture: {error}", err=True)
+        else:
+            written += f", {picture.name}"
     click.echo(f"  saved to {out}: {written}")

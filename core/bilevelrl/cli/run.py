@@ -23,7 +23,7 @@ from bilevelrl.outer_loop import Callback
 from bilevelrl.plugins import registry
 from bilevelrl.protocols import Status
 from bilevelrl.run import Run
-from bilevelrl.run_directory import SUMMARY
+from bilevelrl.run_directory import SUMMARY, writable
 from bilevelrl.validation import InputError, UnknownNameError
 
 INTERRUPTED = 130
@@ -164,10 +164,8 @@ def _experiment(
 
 
 def _parse_change(change: str) -> tuple[str, str, Any]:
-    path, separator, text = change.partition("=")
-    if not separator or not path.strip():
-        raise InputError("--set", repr(change), "KEY=VALUE, such as lower.sweeps=20")
-    table, dot, key = path.strip().rpartition(".")
+    path, value = parse_option("--set", change, "lower.sweeps=20")
+    table, dot, key = path.rpartition(".")
     if not dot:
         table = "algorithm"
     if not key:
@@ -176,7 +174,7 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
         raise UnknownNameError(f"the part before the dot in --set {change!r}", table, TABLES)
     if key in SETTINGS and table == "algorithm":
         raise InputError("--set", repr(change), f"the option --{key}")
-    return table, key, _parse_value(text.strip())
+    return table, key, value
 
 
 def parse_option(option: str, change: str, example: str) -> tuple[str, Any]:
@@ -247,31 +245,15 @@ def _report(run: Run) -> None:
         console.print(f"  [bold]{label}[/bold]  {text}", soft_wrap=True, highlight=False)
 
 
-def ensure_directory(out: Path) -> None:
-    """Make the directory of --out."""
-    # Before the run, not after it: a directory that cannot be made must not cost an hour of computing.
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(out, error) from None
-
-
-def unwritable(out: Path, error: OSError) -> InputError:
-    """What to say of a directory that cannot be written."""
-    reason = f"{error.strerror}: {error.filename}"
-    return InputError("--out", repr(str(out)), f"a directory that can be written ({reason})")
-
-
 def _draw(run: Run, out: Path) -> None:
     if not (out / SUMMARY).exists():
         raise InputError("--out", repr(str(out)), "a directory that can be written, to its end")
     written = WRITTEN
-    try:
-        picture = run.plot(out / "run.png")
-    except InputError as error:
-        click.echo(f"No picture: {error}", err=True)
-    except OSError as error:
-        raise unwritable(out, error) from None
-    else:
-        written += f", {picture.name}"
+    with writable(out):
+        try:
+            picture = run.plot(out / "run.png")
+        except InputError as error:
+            click.echo(f"No picture: {error}", err=True)
+        else:
+            written += f", {picture.name}"
     click.echo(f"  saved to {out}: {written}")

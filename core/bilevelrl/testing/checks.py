@@ -291,14 +291,12 @@ def drawn_for(law: Law, subject: Any) -> st.SearchStrategy[Any]:
 
     A law names them: "any"; "moderate" (γ ≤ 0.9, τ ≥ 0.25), where differences must resolve; "quickly forgotten"
     (γ ≤ ½, τ ≥ 0.25), where slow iterations must converge; "fully visited" (ρ > 0 everywhere, γ ≤ 0.9, 0.5 ≤ τ ≤ 5);
-    "for learners" (the same, after one on which every mistake of a learner shows); "with a reference"; "for precise
-    statistics" (three problems, see `precise`). A subject that estimates from
-    trajectories gets objectives of trajectories, one that only samples gets rewards that depend on x.
+    "for learners" (the same, after one on which every mistake of a learner shows); "with a reference". A subject that
+    estimates from trajectories gets objectives of trajectories, one that only samples gets rewards that depend on x.
+    "For precise statistics" nothing is drawn: see `precise`.
     """
     if law.kind is Kind.PROBLEM:
         return st.just(_AT_ITS_START)
-    if law.problems == FOR_STATISTICS:
-        return st.sampled_from(_precise_for(law, subject))
     return _strategy(law.problems, *_wishes(subject, law.kind))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.randomness import stream
 from bilevelrl.simulators import Trajectories
-from bilevelrl.testing.exact import Jacobians, dense_kernel, point_of, solved
+from bilevelrl.testing.exact import Jacobians, dense_kernel, point_of, scores, solved
 from bilevelrl.testing.violation import NotApplicable
 from bilevelrl.validation import Array, Indices
 
@@ -40,7 +40,9 @@ class Enumeration:
         self.objective = float(self.chances @ losses)
         self.largest_loss = float(np.abs(losses).max())
         self.direct = self._direct()
-        score = self._scores()[self.trajectories.observations[:, :-1], self.trajectories.actions].sum(axis=1)
+        self.jacobian = Jacobians(problem.lower, self.x, self.mdp).rewards
+        by_pair = scores(self.mdp, self.solution.policy, self.jacobian)
+        score = by_pair[self.trajectories.observations[:, :-1], self.trajectories.actions].sum(axis=1)
         per_group = score.reshape(len(groups), size, -1).sum(axis=1)
         self.implicit = np.asarray((self.chances * losses) @ per_group)
         steepest = float(np.abs(self.jacobian).max(initial=0.0))
@@ -85,12 +87,3 @@ class Enumeration:
             first, second, third = (a - b for a, b in zip(ahead, behind, strict=True))
             direct[i] = (45 * first - 9 * second + third) / (60 * step)
         return direct
-
-    def _scores(self) -> Array:
-        """`∇ log π* = (∇Q* − ∇V*)/τ` (S, A, n)."""
-        self.jacobian = Jacobians(self.problem.lower, self.x, self.mdp).rewards
-        kernel, policy = dense_kernel(self.mdp), self.solution.policy
-        system = np.eye(self.mdp.states) - self.mdp.discount * np.einsum("sa,sat->st", policy, kernel)
-        by_values = np.linalg.solve(system, np.einsum("sa,san->sn", policy, self.jacobian))
-        by_action_values = self.jacobian + self.mdp.discount * np.einsum("sat,tn->san", kernel, by_values)
-        return np.asarray((by_action_values - by_values[:, None]) / self.mdp.temperature)

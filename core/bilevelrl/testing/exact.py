@@ -98,6 +98,15 @@ def hard_optimum(mdp: SoftMDP) -> Array:
     return np.asarray(values)
 
 
+def scores(mdp: SoftMDP, policy: Array, slope: Array) -> Array:
+    """`∇ log π* = (∇Q* − ∇V*)/τ` (S, A, n) from `∂_xq` (S, A, n), by solving for `∇V*` (S, n)."""
+    kernel = dense_kernel(mdp)
+    system = np.eye(mdp.states) - mdp.discount * np.einsum("sa,sat->st", policy, kernel)
+    by_values = np.linalg.solve(system, np.einsum("sa,san->sn", policy, slope))
+    by_action_values = slope + mdp.discount * np.einsum("sat,tn->san", kernel, by_values)
+    return np.asarray((by_action_values - by_values[:, None]) / mdp.temperature)
+
+
 class Jacobians:
     """`J_r` (S, A, n) and `J_P` (S, A, S, n) at x, entry by entry through the problem's own pullback."""
 
@@ -209,9 +218,7 @@ class Exact:
 
     def forward(self) -> Array:
         """`∂f/∂x + Σ_sa G_sa dπ*_sa` (n,), by solving for `dV*` (S, n)."""
-        by_values = np.linalg.solve(self.system, np.einsum("sa,san->sn", self.policy, self.slope))
-        by_action_values = self.slope + self.mdp.discount * np.einsum("sat,tn->san", self.kernel, by_values)
-        by_policy = self.policy[..., None] / self.mdp.temperature * (by_action_values - by_values[:, None])
+        by_policy = self.policy[..., None] * scores(self.mdp, self.policy, self.slope)
         return np.asarray(self.by_x + np.einsum("sa,san->n", self.by_policy, by_policy))
 
     def implicit(self, weights: Array) -> Array:

@@ -52,6 +52,11 @@ def model_needed(subject: Any) -> str:
     return "" if needs_model(subject) else "it sees samples only"
 
 
+def _solution_for(subject: Any, problem: BilevelProblem, x: Array) -> Any:
+    """What an estimator is given; a solver is given nothing."""
+    return given_answer(subject, problem, x) if kind_of(subject) is Kind.HYPERGRADIENT_ESTIMATOR else None
+
+
 def _another_point(x: Array) -> Array:
     return x + 0.25
 
@@ -72,7 +77,7 @@ def inputs_are_not_mutated(subject: Any, problem: BilevelProblem) -> None:
     held = {name: np.array(array) for name, array in vars(model).items() if isinstance(array, np.ndarray)}
     shared = model.replace(rewards=held["rewards"], initial=held["initial"])
     kept = with_lower(problem, Altered(problem.lower, lambda mdp: shared))
-    solution = given_answer(subject, kept, x) if kind_of(subject) is Kind.HYPERGRADIENT_ESTIMATOR else None
+    solution = _solution_for(subject, kept, x)
     first = ask(subject, kept, x, solution=solution)
     inputs = {"x": x, "model": shared, "solution": solution, "the previous answer": first}
     before = {
@@ -129,8 +134,7 @@ def _column_major(value: Any) -> Any:
 def memory_layout_does_not_matter(subject: Any, problem: BilevelProblem) -> None:
     """Strided, read-only and column-major arrays of the same numbers give the same answer, to rounding."""
     x = point_of(problem)
-    is_solver = kind_of(subject) is Kind.LOWER_LEVEL_SOLVER
-    solution = None if is_solver else given_answer(subject, problem, x)
+    solution = _solution_for(subject, problem, x)
     expected = ask(subject, problem, x, solution=solution)
 
     def rearranged(mdp: SoftMDP) -> SoftMDP:
@@ -218,18 +222,17 @@ def cost_is_true(subject: Any, problem: BilevelProblem) -> None:
     What a component does with P in arrays of its own cannot be counted: then it must report no less than was seen.
     """
     x, tally = point_of(problem), Tally()
-    is_solver = kind_of(subject) is Kind.LOWER_LEVEL_SOLVER
-    solution: Any = None if is_solver else given_answer(subject, problem, x)
+    solution = _solution_for(subject, problem, x)
 
     def counted(mdp: SoftMDP) -> SoftMDP:
         return mdp.replace(transitions=counted_transitions(mdp.transitions, tally))
 
     if needs_model(subject):
         watched = with_lower(problem, Altered(problem.lower, counted))
-        solution = None if is_solver else _over(solution, counted(solution.model))
+        solution = None if solution is None else _over(solution, counted(solution.model))
     else:
         watched = with_lower(problem, Altered(problem.lower, lambda mdp: mdp, tally))
-        solution = None if is_solver else attrs.evolve(solution, simulator=watched.lower.simulator(x))
+        solution = None if solution is None else attrs.evolve(solution, simulator=watched.lower.simulator(x))
     with counting_linear_algebra(tally):
         first = ask(subject, watched, x, solution=solution)
         _compare_costs(first.cost, tally, "of a first call")
@@ -319,7 +322,7 @@ def only_what_is_required_is_used(subject: Any, problem: BilevelProblem) -> None
 
     def answer(asked: BilevelProblem) -> Any:
         # A solution afresh each time: one that was used may hold a factorisation, and that moves the last digits.
-        return ask(subject, asked, x, solution=None if is_solver else given_answer(subject, problem, x))
+        return ask(subject, asked, x, solution=_solution_for(subject, problem, x))
 
     _expect_same_facts("seeing only what it requires", answer(restricted), answer(problem))
 

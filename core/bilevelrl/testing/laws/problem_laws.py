@@ -11,7 +11,7 @@ from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.component_registry import Kind
 from bilevelrl.occupancy import DenseOccupancy
 from bilevelrl.protocols import PolicyObjective, SupportsModel, SupportsSampling, TrajectoryObjective
-from bilevelrl.testing.exact import point_of, solved
+from bilevelrl.testing.exact import dense_kernel, point_of, solved
 from bilevelrl.testing.law import law
 from bilevelrl.testing.question import rng_of
 from bilevelrl.testing.snapshots import arrays_of
@@ -77,7 +77,7 @@ def model_is_valid(subject: Any, problem: Any = None) -> None:
     for x in _points(subject):
         mdp = subject.lower.model(x)
         again = SoftMDP(  # validates everything once more; raises InputError with the entry
-            mdp.transitions if not hasattr(mdp.transitions, "probabilities") else _raw(mdp.transitions),
+            getattr(mdp.transitions, "probabilities", mdp.transitions),
             mdp.rewards,
             mdp.discount,
             mdp.temperature,
@@ -85,10 +85,6 @@ def model_is_valid(subject: Any, problem: Any = None) -> None:
             mdp.reference,
         )
         expect_same("the shape of rewards", again.rewards.shape, mdp.rewards.shape)
-
-
-def _raw(transitions: Any) -> Any:
-    return transitions.probabilities
 
 
 @law(PROBLEM, with_model)
@@ -331,9 +327,7 @@ def simulator_agrees_with_the_model(subject: Any, problem: Any = None) -> None:
     _compare_counts("starts in state", starts[None].astype(float), mdp.initial[None])
     _compare_counts("actions in state", _counts(before, taken, mdp.states, mdp.actions), policy)
     pairs = before * mdp.actions + taken
-    kernel = np.zeros((mdp.states * mdp.actions, mdp.states))
-    rows, successors, probabilities = mdp.transitions.stored()
-    np.add.at(kernel, (rows, successors), probabilities)
+    kernel = dense_kernel(mdp).reshape(-1, mdp.states)
     _compare_counts("transitions from (s, a)", _counts(pairs, after, mdp.states * mdp.actions, mdp.states), kernel)
     _compare_ends(simulator, mdp, policy)
 

@@ -153,10 +153,7 @@ def unbiased(subject: Any, problem: BilevelProblem) -> None:
 )
 def unbiased_to_one_percent(subject: Any, problem: BilevelProblem) -> str:
     """On problems with little noise each part's mean is the exact one; a bias of 1 % shows on the quietest."""
-    exact = Enumeration(problem)
-    sample = _sampled(subject, exact, calls=10**9, seconds=_seconds(problem), resolution=RESOLUTION, bias=0.0)
-    _compare(sample, exact, slack=0.0, bias=0.0)
-    shares = _resolved(sample, exact)
+    shares = _resolved(subject, problem, bias=0.0)
     if problem is PRECISE[-1] and max(shares.values()) > ONE_PERCENT:
         told = " and ".join(f"{share:.1%} in {part}" for part, share in shares.items())
         raise NotApplicable(f"in {SECONDS_TO_RESOLVE:g} s only a bias of {told} would show; draw a larger batch a call")
@@ -175,14 +172,14 @@ def unbiased_to_one_percent(subject: Any, problem: BilevelProblem) -> str:
 def bias_is_within_the_declared(subject: Any, problem: BilevelProblem) -> str:
     """`|E[implicit] − exact| ≤ bias_bound(γ) · 2‖c‖₁ max‖∇r‖/(1−γ)`, and the direct part has no bias."""
     bound = declared_bias(subject, problem.lower.model(problem.initial_point(rng_of(0))).discount)
+    return _remark(_resolved(subject, problem, bias=bound))
+
+
+def _resolved(subject: Any, problem: BilevelProblem, *, bias: float) -> dict[str, float]:
+    """Compare the means; the smallest further bias that would mostly have been seen, as a share of each part."""
     exact = Enumeration(problem)
-    sample = _sampled(subject, exact, calls=10**9, seconds=_seconds(problem), resolution=RESOLUTION, bias=bound)
-    _compare(sample, exact, slack=0.0, bias=bound)
-    return _remark(_resolved(sample, exact))
-
-
-def _resolved(sample: Sample, exact: Enumeration) -> dict[str, float]:
-    """The smallest bias that would have been seen more often than not, as a share of each part."""
+    sample = _sampled(subject, exact, calls=10**9, seconds=_seconds(problem), resolution=RESOLUTION, bias=bias)
+    _compare(sample, exact, slack=0.0, bias=bias)
     errors = sample.parts(sample.standard_errors)
     return {part: CONFIDENCE * float((errors[part] / np.abs(getattr(exact, part))).max()) for part in PARTS}
 
