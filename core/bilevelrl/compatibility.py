@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.component_registry import Kind
 from bilevelrl.plugins import registry
 from bilevelrl.protocols import (
     PolicyObjective,
+    SampledSolution,
     StepwiseObjective,
     SupportsModel,
     SupportsSampling,
+    TabularSolution,
     TrajectoryObjective,
 )
 from bilevelrl.validation import IncompatibleError, InputError, kind_words
@@ -31,6 +35,33 @@ def check_protocol(field: str, value: object, protocol: Any) -> None:
         raise InputError(field, f"the class {value.__name__}", f"an instance, such as {value.__name__}()")
     if not isinstance(value, protocol):
         raise InputError(field, kind_words(value), f"a {protocol.__name__}")
+
+
+def check_shape(what: str, label: str, value: object, shape: tuple[int, ...]) -> None:
+    """Raise `InputError` where what a component answered is no array, or not of that shape."""
+    if not isinstance(value, np.ndarray):
+        raise InputError(f"{what} from {label}", kind_words(value), f"an array of shape {shape}")
+    if value.shape != shape:
+        raise InputError(f"the shape of {what} from {label}", str(value.shape), str(shape))
+
+
+def check_tables(label: str, solution: object) -> None:
+    """Raise `InputError` where the tables of a follower's answer do not fit its own model or simulator."""
+    if type(solution) is TabularSolution:
+        shape = (solution.model.states, solution.model.actions)
+        check_shape("the follower's values", label, solution.values, shape[:1])
+    elif type(solution) is SampledSolution:
+        shape = (solution.simulator.spec.states, solution.simulator.spec.actions)
+    else:
+        return
+    check_shape("the follower's policy", label, solution.policy, shape)
+    check_shape("the follower's action values", label, solution.action_values, shape)
+
+
+def note_origin(error: Exception, label: str, iteration: int) -> None:
+    """Add to a component's own error which component it was, and when; an `InputError` says all by itself."""
+    if not isinstance(error, InputError):
+        error.add_note(f"raised in {label} at iteration {iteration}")
 
 
 def check_requirement(

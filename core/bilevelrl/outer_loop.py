@@ -11,7 +11,8 @@ import attrs
 import numpy as np
 
 from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.compatibility import check_protocol, check_requirement
+from bilevelrl.callbacks import Callbacks, Watchers
+from bilevelrl.compatibility import check_protocol, check_requirement, check_shape, check_tables, note_origin
 from bilevelrl.component_registry import Kind
 from bilevelrl.feasible_sets import Free, stationarity
 from bilevelrl.history import OuterState
@@ -27,10 +28,9 @@ from bilevelrl.protocols import (
 )
 from bilevelrl.randomness import Streams, stream
 from bilevelrl.run import Run
-from bilevelrl.run_directory import read_settings
+from bilevelrl.run_directory import RunDirectory, read_experiment
 from bilevelrl.validation import Array, InputError, all_finite, check_count, kind_words
-from bilevelrl.whole_runs import DIVERGENCE, begin, check_settings, directory_of, go_on, quietly
-from bilevelrl.whole_runs import Callback as Callback
+from bilevelrl.whole_runs import DIVERGENCE, WholeRun, check_intervals, check_settings, quietly
 from bilevelrl.whole_runs import StepFailed as StepFailed
 
 
@@ -65,6 +65,10 @@ class Algorithm:
     @property
     def _lower_label(self) -> str:
         return f"lower-level solver {self.lower.name!r}"
+
+    @property
+    def _upper_label(self) -> str:
+        return f"optimizer {self.upper.name!r}"
 
     @property
     def _estimator_label(self) -> str:
@@ -111,14 +115,18 @@ class Algorithm:
             return self._step(problem, state, Streams(seed))
 
     def _step(self, problem: BilevelProblem, state: OuterState, streams: Streams) -> OuterState:
-        x, optimizer = self.upper.update(state.x, state.hyper, state.optimizer)
+        iteration = state.iteration + 1
+        try:
+            x, optimizer = self.upper.update(state.x, state.hyper, state.optimizer)
+        except Exception as error:
+            note_origin(error, self._upper_label, iteration)
+            raise
+        check_shape("x", self._upper_label, x, state.x.shape)
         if not isinstance(problem.feasible_set, Free):
             x = problem.feasible_set.project(x)
-        if x.shape != state.x.shape:
-            raise InputError(f"the shape of x from optimizer {self.upper.name!r}", str(x.shape), str(state.x.shape))
         if not all_finite(x):
-            raise StepFailed(Status.NON_FINITE, f"optimizer {self.upper.name!r}", state.iteration + 1)
-        return self._evaluate(problem, streams, state.iteration + 1, x, state, optimizer)
+            raise StepFailed(Status.NON_FINITE, self._upper_label, iteration)
+        return self._evaluate(problem, streams, iteration, x, state, optimizer)
 
     def _evaluate(
         self,
@@ -132,24 +140,31 @@ class Algorithm:
         warm_start, previous, spent = (
             (None, None, Cost()) if before is None else (before.solution, before.hyper, before.cost)
         )
-        solution = self.lower.solve(problem, x, warm_start, streams.of(self.lower, "lower", iteration))
+        try:
+            solution = self.lower.solve(problem, x, warm_start, streams.of(self.lower, "lower", iteration))
+        except Exception as error:
+            note_origin(error, self._lower_label, iteration)
+            raise
         if before is None:
             check_protocol(f"the answer of {self._lower_label}", solution, LowerLevelSolution)
+        check_tables(self._lower_label, solution)
         if not (solution.status.usable and math.isfinite(solution.residual)):
             status = Status.NON_FINITE if solution.status.usable else solution.status
             raise StepFailed(status, self._lower_label, iteration)
-        hyper = self.estimator.estimate(
-            problem, x, solution, previous, streams.of(self.estimator, "estimator", iteration)
-        )
+        rng = streams.of(self.estimator, "estimator", iteration)
+        try:
+            hyper = self.estimator.estimate(problem, x, solution, previous, rng)
+        except Exception as error:
+            note_origin(error, self._estimator_label, iteration)
+            raise
         if before is None:
             check_protocol(f"the answer of {self._estimator_label}", hyper, HyperGradient)
         self._check_estimate(hyper, x, solution, iteration)
         return OuterState(iteration, x, solution, hyper, optimizer, spent.plus(solution.cost, hyper.cost))
 
     def _check_estimate(self, hyper: HyperGradient, x: Array, solution: Any, iteration: int) -> None:
-        if hyper.gradient.shape != x.shape:
-            label = f"the shape of the gradient from {self._estimator_label}"
-            raise InputError(label, str(hyper.gradient.shape), str(x.shape))
+        check_shape("the gradient's direct part", self._estimator_label, hyper.direct, x.shape)
+        check_shape("the gradient's implicit part", self._estimator_label, hyper.implicit, x.shape)
         finite = math.isfinite(hyper.objective) and all_finite(hyper.gradient)
         if not (hyper.status.usable and finite):
             status = Status.NON_FINITE if hyper.status.usable else hyper.status
@@ -166,7 +181,7 @@ class Algorithm:
         seed: int = 0,
         x: object = None,
         tolerance: float = 0.0,
-        callback: Callback | None = None,
+        callback: Callbacks = None,
         out: str | Path | None = None,
         checkpoint_every: int | None = None,
         checkpoint_seconds: float = 30.0,
@@ -180,7 +195,8 @@ class Algorithm:
             x: where to begin, instead of the problem's own starting point.
             tolerance: stop once `‖x − Π_X(x − ∇φ)‖₂` and the residuals of solver and estimator are at most this.
                 0 never stops early.
-            callback: called with every state, the first included.
+            callback: a `Callback`, a function that is called with every state (the first included), or several of
+                either. One that raises an error is left out with a `CallbackWarning`.
             out: a directory to write the run to while it goes on, so that `resume` can go on with it.
             checkpoint_every: iterations from one checkpoint to the next; None: only the time counts.
             checkpoint_seconds: time from one checkpoint to the next.
@@ -194,12 +210,15 @@ class Algorithm:
             StepFailed: where not even the starting point can be evaluated.
         """
         check_settings(iterations, seed, tolerance)
+        check_intervals(checkpoint_every, checkpoint_seconds)
         self.check_compatible(problem)
+        watchers = Watchers(callback)
         settings = {"iterations": iterations, "seed": seed, "tolerance": float(tolerance)}
-        held = None
+        directory = None
         if out is not None:
-            held = directory_of(self, problem, settings, out, checkpoint_every, checkpoint_seconds)
-        return begin(self, problem, settings, x, callback, held)
+            every, seconds = checkpoint_every, checkpoint_seconds
+            directory = RunDirectory(out, problem, self, settings, every=every, seconds=seconds)
+        return WholeRun(self, problem, settings, watchers, directory).begin(x)
 
     def iterate(self, problem: BilevelProblem, *, seed: int = 0, x: object = None) -> Iterator[OuterState]:
         """The states of a run, the first included, one at a time and without end: what to stop at is the caller's.
@@ -231,7 +250,7 @@ class Algorithm:
             moved = self._step(problem, state, streams)
             distance = stationarity(problem.feasible_set, moved.x, moved.hyper.gradient)
         if distance > limit:
-            raise StepFailed(Status.DIVERGED, f"optimizer {self.upper.name!r}", moved.iteration)
+            raise StepFailed(Status.DIVERGED, self._upper_label, moved.iteration)
         return moved, distance
 
     def resume(
@@ -240,9 +259,9 @@ class Algorithm:
         directory: str | Path,
         *,
         iterations: int | None = None,
-        callback: Callback | None = None,
+        callback: Callbacks = None,
         checkpoint_every: int | None = None,
-        checkpoint_seconds: float = 30.0,
+        checkpoint_seconds: float | None = None,
     ) -> Run:
         """Go on with the run in a directory: bit for bit as if it had never stopped, but for the seconds.
 
@@ -250,17 +269,20 @@ class Algorithm:
             problem: the same as before.
             directory: what `run(out=…)` wrote to.
             iterations: the largest number of updates of x, those already made included; None: as before.
-            callback: called with every state, the one in the checkpoint included.
-            checkpoint_every: see `run`.
-            checkpoint_seconds: see `run`.
+            callback: see `run`; the state in the checkpoint is shown once more.
+            checkpoint_every: see `run`; None: as before.
+            checkpoint_seconds: see `run`; None: as before.
 
         Raises:
             InputError: where there is no run to go on with, or it is that of another problem or algorithm.
         """
         self.check_compatible(problem)
-        settings = read_settings(Path(directory))
-        if iterations is not None:
-            settings["iterations"] = iterations
+        asked = read_experiment(Path(directory))
+        settings = asked.settings if iterations is None else asked.settings | {"iterations": iterations}
+        every = asked.checkpoint_every if checkpoint_every is None else checkpoint_every
+        seconds = asked.checkpoint_seconds if checkpoint_seconds is None else checkpoint_seconds
         check_settings(**settings)
-        held = directory_of(self, problem, settings, directory, checkpoint_every, checkpoint_seconds)
-        return go_on(self, problem, settings, callback, held)
+        check_intervals(every, seconds)
+        watchers = Watchers(callback)
+        held = RunDirectory(directory, problem, self, settings, every=every, seconds=seconds)
+        return WholeRun(self, problem, settings, watchers, held).go_on(held)

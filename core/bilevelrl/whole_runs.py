@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.callbacks import RunFacts, Watchers
 from bilevelrl.feasible_sets import stationarity
 from bilevelrl.history import History, OuterState
 from bilevelrl.protocols import Status
@@ -22,9 +22,6 @@ from bilevelrl.validation import InputError, as_float, check_count, value_words
 
 if TYPE_CHECKING:
     from bilevelrl.outer_loop import Algorithm
-
-Callback = Callable[[OuterState], None]
-
 
 # A gradient this many times longer than the first is no longer being descended.
 DIVERGENCE = 1e8
@@ -46,131 +43,120 @@ class StepFailed(ArithmeticError):
         super().__init__(f"iteration {iteration}, {component}: {status.advice}")
 
 
-def begin(
-    algorithm: Algorithm,
-    problem: BilevelProblem,
-    settings: dict[str, Any],
-    x: object,
-    callback: Callback | None,
-    directory: RunDirectory | None,
-) -> Run:
-    """A run from its first state to its end; see `Algorithm.run`."""
-    began, seed = time.perf_counter(), settings["seed"]
-    if directory is None:
-        first = algorithm.start(problem, seed=seed, x=x)
-        return _loop(algorithm, problem, settings, began, callback, *_first_row(problem, first))
-    directory.create(begins_elsewhere=x is not None)
-    try:
-        first, state, history = _first_row(problem, algorithm.start(problem, seed=seed, x=x))
-        return _loop(algorithm, problem, settings, began, callback, first, state, history, directory)
-    finally:
-        directory.close()
+class WholeRun:
+    """A run on its way.
 
+    Args:
+        algorithm: who runs.
+        problem: what is solved.
+        settings: iterations, seed and tolerance.
+        watchers: the callbacks.
+        directory: where the run is written; None: nowhere.
+    """
 
-def go_on(
-    algorithm: Algorithm,
-    problem: BilevelProblem,
-    settings: dict[str, Any],
-    callback: Callback | None,
-    directory: RunDirectory,
-) -> Run:
-    """A run from its last good checkpoint to its end; see `Algorithm.resume`."""
-    began = time.perf_counter()
-    found = directory.reopen()
-    try:
-        if found is None:
-            first, state, history = _first_row(problem, algorithm.start(problem, seed=settings["seed"]))
-        else:
-            first, state, history = found.first, found.last, found.history
-            began -= found.seconds
-        return _loop(algorithm, problem, settings, began, callback, first, state, history, directory)
-    finally:
-        directory.close()
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        problem: BilevelProblem,
+        settings: Mapping[str, Any],
+        watchers: Watchers,
+        directory: RunDirectory | None = None,
+    ) -> None:
+        self.algorithm, self.problem, self.settings = algorithm, problem, settings
+        self.watchers, self.directory = watchers, directory
+        self.began = time.perf_counter()
+        self.history = History()
+        self.status, self.stopped_by = Status.BUDGET_SPENT, ""
+        self.first: OuterState
+        self.state: OuterState
 
+    def begin(self, x: object) -> Run:
+        """From the first state to the end; see `Algorithm.run`."""
+        if self.directory is None:
+            self._set_out(x)
+            return self._run()
+        self.directory.create(begins_elsewhere=x is not None)
+        with contextlib.closing(self.directory):
+            self._set_out(x)
+            return self._run()
 
-def directory_of(
-    algorithm: Algorithm,
-    problem: BilevelProblem,
-    settings: dict[str, Any],
-    path: str | Path,
-    every: int | None,
-    seconds: float,
-) -> RunDirectory:
-    """The directory at a path; raises `InputError` for an interval of nothing."""
-    if every is not None:
-        check_count("checkpoint_every", every, at_least=1)
-    if not as_float(seconds) > 0:
-        raise InputError("checkpoint_seconds", value_words(seconds), "a number above 0")
-    return RunDirectory(path, problem, algorithm, settings, every=every, seconds=seconds)
+    def go_on(self, directory: RunDirectory) -> Run:
+        """From the last good checkpoint to the end; see `Algorithm.resume`."""
+        found = directory.reopen()
+        with contextlib.closing(directory):
+            if found is None:
+                self._set_out(None)
+            else:
+                self.first, self.state, self.history = found.first, found.last, found.history
+                self.began -= found.seconds
+            return self._run()
 
+    def _set_out(self, x: object) -> None:
+        self.first = self.state = self.algorithm.start(self.problem, seed=self.settings["seed"], x=x)
+        with quietly():
+            distance = stationarity(self.problem.feasible_set, self.first.x, self.first.hyper.gradient)
+            self.history.append(self.first, distance)
 
-def _first_row(problem: BilevelProblem, first: OuterState) -> tuple[OuterState, OuterState, History]:
-    history = History()
-    with quietly():
-        history.append(first, stationarity(problem.feasible_set, first.x, first.hyper.gradient))
-    return first, first, history
+    def _run(self) -> Run:
+        """Iterate to the end, and keep what was computed whatever ends it."""
+        try:
+            self._iterate()
+        except StepFailed as failure:
+            self.status, self.stopped_by = failure.status, f"{failure.component} at iteration {failure.iteration}"
+        except KeyboardInterrupt:
+            self._cut_off()
+        except BaseException as error:  # a component's own
+            self._cut_off()
+            if self.directory is not None:
+                self.directory.rescue(self.state, self.history, error)
+            self.watchers.end(self._result())
+            raise
+        run = self._result()
+        if self.directory is not None:
+            run.write_end(self.directory)
+        self.watchers.end(run)
+        return run
 
-
-def _loop(
-    algorithm: Algorithm,
-    problem: BilevelProblem,
-    settings: dict[str, Any],
-    began: float,
-    callback: Callback | None,
-    first: OuterState,
-    state: OuterState,
-    history: History,
-    directory: RunDirectory | None = None,
-) -> Run:
-    iterations, tolerance = settings["iterations"], settings["tolerance"]
-    streams = Streams(settings["seed"])
-    status, stopped_by = Status.BUDGET_SPENT, ""
-    distances = history["stationarity"]
-    limit, distance = DIVERGENCE * max(1.0, float(distances[0])), float(distances[-1])
-    try:
-        if directory is not None:
-            directory.begin(first, state, history)
+    def _iterate(self) -> None:
+        iterations, tolerance = self.settings["iterations"], self.settings["tolerance"]
+        streams, distances = Streams(self.settings["seed"]), self.history["stationarity"]
+        limit, distance = DIVERGENCE * max(1.0, float(distances[0])), float(distances[-1])
+        path = None
+        if self.directory is not None:
+            self.directory.begin(self.first, self.state, self.history)
+            path = self.directory.path
+        begins = self.state.iteration
+        self.watchers.begin(RunFacts(self.problem, self.algorithm, self.settings, begins, self.history, path))
         while True:
-            if callback is not None:
-                callback(state)
-            if tolerance > 0 and _has_converged(state, distance, tolerance):
-                status = Status.CONVERGED
+            self.watchers.see(self.state, self.history)
+            if tolerance > 0 and _has_converged(self.state, distance, tolerance):
+                self.status = Status.CONVERGED
                 break
-            if state.iteration >= iterations:
+            if self.state.iteration >= iterations:
                 break
-            moved, distance = algorithm._next(problem, state, streams, limit)
+            moved, distance = self.algorithm._next(self.problem, self.state, streams, limit)
             with quietly():
-                history.append(moved, distance)
-            state = moved
-            if directory is not None:
-                directory.see(state, history)
-    except StepFailed as failure:
-        status, stopped_by = failure.status, f"{failure.component} at iteration {failure.iteration}"
-    except KeyboardInterrupt:
-        status = Status.INTERRUPTED
-        history.keep(state.iteration + 1)
-    except BaseException:
-        if directory is not None:  # a component's own error: what was computed before it is kept
-            history.keep(state.iteration + 1)
-            with contextlib.suppress(OSError, InputError):
-                directory.finish(state, history, Status.INTERRUPTED, "")
-        raise
-    run = Run(
-        problem=problem,
-        algorithm=algorithm,
-        iterations=iterations,
-        seed=settings["seed"],
-        tolerance=tolerance,
-        first=first,
-        last=state,
-        history=history,
-        status=status,
-        stopped_by=stopped_by,
-        seconds=time.perf_counter() - began,
-    )
-    if directory is not None:
-        run.write_end(directory)
-    return run
+                self.history.append(moved, distance)
+            self.state = moved
+            if self.directory is not None:
+                self.directory.see(moved, self.history)
+
+    def _cut_off(self) -> None:
+        self.status = Status.INTERRUPTED
+        self.history.keep(self.state.iteration + 1)
+
+    def _result(self) -> Run:
+        return Run(
+            problem=self.problem,
+            algorithm=self.algorithm,
+            **self.settings,
+            first=self.first,
+            last=self.state,
+            history=self.history,
+            status=self.status,
+            stopped_by=self.stopped_by,
+            seconds=time.perf_counter() - self.began,
+        )
 
 
 def check_settings(iterations: object, seed: object, tolerance: object) -> None:
@@ -180,6 +166,14 @@ def check_settings(iterations: object, seed: object, tolerance: object) -> None:
     number = as_float(tolerance)
     if not (math.isfinite(number) and number >= 0):
         raise InputError("tolerance", value_words(tolerance), "a finite number of at least 0")
+
+
+def check_intervals(checkpoint_every: object, checkpoint_seconds: object) -> None:
+    """Raise `InputError` for an interval of nothing."""
+    if checkpoint_every is not None:
+        check_count("checkpoint_every", checkpoint_every, at_least=1)
+    if not as_float(checkpoint_seconds) > 0:
+        raise InputError("checkpoint_seconds", value_words(checkpoint_seconds), "a number above 0")
 
 
 def quietly() -> np.errstate:

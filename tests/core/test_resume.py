@@ -19,8 +19,9 @@ import pytest
 
 import bilevelrl as bl
 from bilevelrl.cli import main
+from bilevelrl.directory_lock import LOCK
 from bilevelrl.history import COLUMNS
-from bilevelrl.run_directory import LOCK, RunDirectory
+from bilevelrl.run_directory import RunDirectory
 
 # Whatever a component needs, one of these offers it, and both are small.
 PROBLEMS: dict[str, dict[str, Any]] = {
@@ -289,7 +290,9 @@ def test_full_disk_costs_a_warning_and_the_last_good_checkpoint_is_kept(
     with pytest.warns(bl.CheckpointWarning) as told:
         run = algorithm.run(problem, iterations=6, out=tmp_path, checkpoint_every=2, callback=fill)
     texts = [str(warning.message) for warning in told]
-    assert texts[0].startswith("the checkpoint of iteration 6 could not be written (No space left on device)")
+    assert texts[0].startswith(
+        f"iteration 6 could not be saved to the directory '{tmp_path}' (No space left on device)"
+    )
     assert texts[1].startswith("the end of the run could not be written")
     assert len(texts) == 2
     full.clear()
@@ -328,7 +331,7 @@ def test_answer_of_a_class_of_its_own_is_told_before_anything_is_computed(tmp_pa
     told = "the follower's answer is an Answer; expected a TabularSolution or a SampledSolution"
     with pytest.raises(bl.InputError, match=told):
         algorithm.run(problem, iterations=10**9, out=tmp_path)
-    algorithm.run(problem, iterations=2).save(tmp_path)
+    algorithm.run(problem, iterations=2).save(tmp_path, picture=False)
     assert len(history_of(tmp_path)) == 3
     with pytest.raises(bl.InputError, match="without a checkpoint"):
         bl.load_run(tmp_path, problem=problem, algorithm=algorithm)

@@ -1,0 +1,64 @@
+"""One process a directory: a lock that the system lets go of, whatever ends its owner."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bilevelrl.validation import InputError
+
+LOCK = "lock"
+
+
+def label(path: Path) -> str:
+    """A directory as messages call it."""
+    return f"the directory {str(path)!r}"
+
+
+class Lock:
+    """Keeps a directory for one process. The system lets go of it with the process, whatever ends it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / LOCK
+        self._handle: int | None = None
+
+    def acquire(self) -> None:
+        """Take the directory; raises `InputError` where another process, or another run of this one, has it.
+
+        A file `lock` that a killed process left behind is no obstacle.
+        """
+        try:
+            import fcntl
+        except ImportError:  # no such locks on this system: the directory is the user's own care
+            return
+        while self._handle is None:
+            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = os.read(handle, 20).decode("ascii", "replace").strip() or "unknown"
+                os.close(handle)
+                used = f"in use by process {owner}"
+                raise InputError(label(self._path.parent), used, "one that no other run writes to") from None
+            except OSError:  # a file system without locks
+                os.close(handle)
+                return
+            if self._is_at_its_path(handle):
+                os.ftruncate(handle, 0)
+                os.write(handle, f"{os.getpid()}\n".encode())
+                self._handle = handle
+            else:  # its owner has just removed it
+                os.close(handle)
+
+    def _is_at_its_path(self, handle: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(handle), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Let go of the directory."""
+        if self._handle is not None:
+            self._path.unlink(missing_ok=True)
+            os.close(self._handle)
+            self._handle = None
