@@ -10,6 +10,7 @@ from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.component_registry import Kind
 from bilevelrl.plugins import registry
 from bilevelrl.protocols import (
+    OptimizerState,
     PolicyObjective,
     SampledSolution,
     StepwiseObjective,
@@ -43,6 +44,13 @@ def check_shape(what: str, label: str, value: object, shape: tuple[int, ...]) ->
         raise InputError(f"{what} from {label}", kind_words(value), f"an array of shape {shape}")
     if value.shape != shape:
         raise InputError(f"the shape of {what} from {label}", str(value.shape), str(shape))
+
+
+def check_update(label: str, answer: object) -> tuple[Any, OptimizerState]:
+    """An optimizer's answer taken apart; raises `InputError` for anything but x and a state."""
+    if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], OptimizerState)):
+        raise InputError(f"the answer of {label}", kind_words(answer), "a tuple of x and an OptimizerState")
+    return answer
 
 
 def check_tables(label: str, solution: object) -> None:

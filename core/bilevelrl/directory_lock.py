@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from bilevelrl.validation import InputError
 LOCK = "lock"
 
 
-def label(path: Path) -> str:
+def directory_words(path: Path) -> str:
     """A directory as messages call it."""
     return f"the directory {str(path)!r}"
 
@@ -32,21 +33,23 @@ class Lock:
         except ImportError:  # no such locks on this system: the directory is the user's own care
             return
         while self._handle is None:
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            # A link in a directory from elsewhere must not have its target emptied.
+            handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 owner = os.read(handle, 20).decode("ascii", "replace").strip() or "unknown"
                 os.close(handle)
                 used = f"in use by process {owner}"
-                raise InputError(label(self._path.parent), used, "one that no other run writes to") from None
+                raise InputError(directory_words(self._path.parent), used, "one that no other run writes to") from None
             except OSError:  # a file system without locks
                 os.close(handle)
                 return
             if self._is_at_its_path(handle):
-                os.ftruncate(handle, 0)
-                os.write(handle, f"{os.getpid()}\n".encode())
                 self._handle = handle
+                with contextlib.suppress(OSError):  # the number is for messages; the lock holds without it
+                    os.ftruncate(handle, 0)
+                    os.write(handle, f"{os.getpid()}\n".encode())
             else:  # its owner has just removed it
                 os.close(handle)
 
@@ -58,7 +61,11 @@ class Lock:
 
     def release(self) -> None:
         """Let go of the directory."""
-        if self._handle is not None:
-            self._path.unlink(missing_ok=True)
-            os.close(self._handle)
-            self._handle = None
+        handle, self._handle = self._handle, None
+        if handle is None:
+            return
+        try:
+            with contextlib.suppress(OSError):  # a directory that has become read-only: the next owner takes the file
+                self._path.unlink(missing_ok=True)
+        finally:
+            os.close(handle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
@@ -38,10 +39,10 @@ def environment_of(problem: BilevelProblem, algorithm: Algorithm, seed: int) -> 
 def versions_of(problem: BilevelProblem, algorithm: Algorithm) -> dict[str, str]:
     """What the numbers of a run depend on, by name: libraries, the plugin of each component, the processor."""
     made = {
-        "bilevelrl": importlib.metadata.version("bilevelrl"),
+        "bilevelrl": _version("bilevelrl"),
         "numpy": np.__version__,
         "scipy": scipy.__version__,
-        "numba": importlib.metadata.version("numba"),
+        "numba": _version("numba"),
         "BLAS": _blas(),
         "processor": _processor(),
     }
@@ -69,6 +70,10 @@ def host_facts() -> dict[str, Any]:
     }
 
 
+_version = functools.cache(importlib.metadata.version)
+"""Reading it costs two milliseconds."""
+
+
 def _blas() -> str:
     """The library behind NumPy's matrix products, such as `scipy-openblas 0.3.30`."""
     with contextlib.suppress(Exception):  # its form is NumPy's own affair
@@ -77,6 +82,7 @@ def _blas() -> str:
     return "unknown"
 
 
+@functools.cache
 def _processor() -> str:
     """The processor's model: matrix products choose their kernel by it."""
     with contextlib.suppress(OSError):

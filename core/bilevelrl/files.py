@@ -20,7 +20,8 @@ def write_atomically(path: Path, data: bytes, *, previous: Path | None = None) -
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        partial.unlink(missing_ok=True)
+        with partial.open("xb") as file:  # never through a link that a directory from elsewhere may hold
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

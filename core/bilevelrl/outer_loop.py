@@ -12,7 +12,14 @@ import numpy as np
 
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.callbacks import Callbacks, Watchers
-from bilevelrl.compatibility import check_protocol, check_requirement, check_shape, check_tables, note_origin
+from bilevelrl.compatibility import (
+    check_protocol,
+    check_requirement,
+    check_shape,
+    check_tables,
+    check_update,
+    note_origin,
+)
 from bilevelrl.component_registry import Kind
 from bilevelrl.feasible_sets import Free, stationarity
 from bilevelrl.history import OuterState
@@ -117,10 +124,11 @@ class Algorithm:
     def _step(self, problem: BilevelProblem, state: OuterState, streams: Streams) -> OuterState:
         iteration = state.iteration + 1
         try:
-            x, optimizer = self.upper.update(state.x, state.hyper, state.optimizer)
+            answer = self.upper.update(state.x, state.hyper, state.optimizer)
         except Exception as error:
             note_origin(error, self._upper_label, iteration)
             raise
+        x, optimizer = check_update(self._upper_label, answer)
         check_shape("x", self._upper_label, x, state.x.shape)
         if not isinstance(problem.feasible_set, Free):
             x = problem.feasible_set.project(x)
@@ -145,7 +153,7 @@ class Algorithm:
         except Exception as error:
             note_origin(error, self._lower_label, iteration)
             raise
-        if before is None:
+        if type(solution) is not type(warm_start):  # the first answer, or one of another kind
             check_protocol(f"the answer of {self._lower_label}", solution, LowerLevelSolution)
         check_tables(self._lower_label, solution)
         if not (solution.status.usable and math.isfinite(solution.residual)):
@@ -157,8 +165,7 @@ class Algorithm:
         except Exception as error:
             note_origin(error, self._estimator_label, iteration)
             raise
-        if before is None:
-            check_protocol(f"the answer of {self._estimator_label}", hyper, HyperGradient)
+        check_protocol(f"the answer of {self._estimator_label}", hyper, HyperGradient)
         self._check_estimate(hyper, x, solution, iteration)
         return OuterState(iteration, x, solution, hyper, optimizer, spent.plus(solution.cost, hyper.cost))
 

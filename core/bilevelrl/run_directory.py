@@ -21,7 +21,7 @@ from bilevelrl.checkpoint import (
     decode,
     encode,
 )
-from bilevelrl.directory_lock import Lock, label
+from bilevelrl.directory_lock import Lock, directory_words
 from bilevelrl.environment import environment_of, host_facts, versions_of
 from bilevelrl.experiment import Experiment
 from bilevelrl.files import write_atomically
@@ -104,14 +104,15 @@ class RunDirectory:
         try:
             if not replacing and is_unfinished(self.path):
                 expected = f"another one, or to go on with it (bilevelrl resume {self.path})"
-                raise InputError(label(self.path), "that of a run that is not finished", expected)
+                raise InputError(directory_words(self.path), "that of a run that is not finished", expected)
             with writable(self.path):
-                # What another run left goes first: a crash in between must not leave a mixture of the two.
-                for name in (SUMMARY, PICTURE, ARRAYS, PREVIOUS, NEWEST, ENVIRONMENT, EXPERIMENT):
+                # What another run left goes first, and the experiment, without which there is no run, comes last: a
+                # crash in between must not leave a mixture of the two, nor half of the new one.
+                for name in (EXPERIMENT, PREVIOUS, NEWEST, SUMMARY, PICTURE, ARRAYS):
                     (self.path / name).unlink(missing_ok=True)
-                self.experiment.write(self.path / EXPERIMENT)
                 self._write_environment(begins_elsewhere)
                 write_atomically(self.path / HISTORY, HEADER.encode())
+                self.experiment.write(self.path / EXPERIMENT)
             self._rows = 0
         except BaseException:
             self.close()
@@ -124,7 +125,7 @@ class RunDirectory:
             InputError: where there is no run, it is another one, its checkpoints are damaged, or it is in use.
         """
         if not self.path.is_dir():
-            raise InputError(label(self.path), "missing", "one that a run was saved to")
+            raise InputError(directory_words(self.path), "missing", "one that a run was saved to")
         with writable(self.path):
             self._lock.acquire()
         try:
@@ -133,7 +134,7 @@ class RunDirectory:
             if found is None:
                 # It can begin anew, unless it began where only its caller knew.
                 if facts.get("start") != OWN_START:
-                    raise InputError(label(self.path), "without a checkpoint", "one that a run was saved to")
+                    raise InputError(directory_words(self.path), "without a checkpoint", "one that a run was saved to")
             else:
                 self._check_same(found)
                 self.spent = found.seconds
@@ -143,7 +144,8 @@ class RunDirectory:
                 if found is not None:
                     write_atomically(self.path / HISTORY, (HEADER + found.history.lines()).encode())
                     self._rows = len(found.history)
-                (self.path / SUMMARY).unlink(missing_ok=True)
+                for name in (SUMMARY, PICTURE, ARRAYS):
+                    (self.path / name).unlink(missing_ok=True)
         except BaseException:
             self.close()
             raise
@@ -167,7 +169,9 @@ class RunDirectory:
             self._save(state, history, Status.INTERRUPTED, "")
         except OSError as error:
             if not self._failing:  # one warning for a disk that stays full
-                text = f"iteration {state.iteration} could not be saved to {label(self.path)} ({error.strerror})"
+                text = (
+                    f"iteration {state.iteration} could not be saved to {directory_words(self.path)} ({error.strerror})"
+                )
                 text += "; the run goes on, its last good checkpoint is kept, and saving is tried again"
                 warnings.warn(text, CheckpointWarning, stacklevel=2)
             self._failing = True
@@ -185,7 +189,7 @@ class RunDirectory:
         try:
             self.finish(state, history, Status.INTERRUPTED, "")
         except (OSError, InputError):
-            if not is_unfinished(self.path):
+            if not holds_run(self.path):
                 return
             kept = "its last good checkpoint is kept"
         how = f"`bilevelrl resume {shlex.quote(str(self.path))}`"
@@ -243,12 +247,16 @@ class RunDirectory:
 
     def _check_same(self, found: Checkpoint) -> None:
         """The run must be the one in the directory; other versions only deserve a warning."""
+        for key in ("seed", "tolerance"):
+            if self.settings[key] != found.settings.get(key):
+                expected = f"{value_words(found.settings.get(key))}, as in the checkpoint"
+                raise InputError(f"{key} in {str(self.path / EXPERIMENT)!r}", value_words(self.settings[key]), expected)
         for table, entries in self._tables.items():
             saved = found.tables.get(table)
             saved = saved if isinstance(saved, dict) else {}
             for key in sorted(entries.keys() | saved.keys()):
                 if not _equal(entries.get(key), saved.get(key)):
-                    expected = f"{value_words(saved.get(key))}, as in {label(self.path)}"
+                    expected = f"{value_words(saved.get(key))}, as in the checkpoint in {directory_words(self.path)}"
                     raise InputError(f"{table}.{key}", value_words(entries.get(key)), expected)
         for name, version in found.versions.items():
             here = self.versions.get(name, "not there")
@@ -288,13 +296,20 @@ def read_checkpoint(path: Path, problem: BilevelProblem) -> tuple[Checkpoint | N
 def read_experiment(path: Path) -> Experiment:
     """What the run in a directory was asked to do; raises `InputError` where there is none."""
     if not (path / EXPERIMENT).exists():
-        raise InputError(label(path), "without a run", "one that a run was saved to (it has an experiment.toml)")
+        raise InputError(
+            directory_words(path), "without a run", "one that a run was saved to (it has an experiment.toml)"
+        )
     return Experiment.read(path / EXPERIMENT)
+
+
+def holds_run(path: Path) -> bool:
+    """Whether a directory holds a run with a checkpoint."""
+    return (path / EXPERIMENT).exists() and any((path / name).exists() for name in (NEWEST, PREVIOUS))
 
 
 def is_unfinished(path: Path) -> bool:
     """Whether a directory holds a run that was cut off, and could go on."""
-    if not any((path / name).exists() for name in (NEWEST, PREVIOUS)):
+    if not holds_run(path):
         return False
     ended = _read_json(path / SUMMARY).get("status", Status.INTERRUPTED.name)
     return bool(ended == Status.INTERRUPTED.name)
@@ -307,7 +322,7 @@ def writable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-        raise InputError("out", repr(str(path)), f"a directory that can be written ({reason})") from None
+        raise InputError(directory_words(path), f"not writable ({reason})", "one that can be written") from None
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

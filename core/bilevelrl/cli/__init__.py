@@ -24,8 +24,6 @@ from bilevelrl.validation import InputError
 BAD_INPUT = 2
 SENTENCES = (PluginWarning, CheckpointWarning, CallbackWarning)
 """Warnings that speak for themselves."""
-OPTIONS = ("out",)
-"""Arguments of Python that the command line spells with dashes."""
 
 
 class _Commands(click.Group):
@@ -62,8 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         cli.main(args=arguments, prog_name="bilevelrl")
     except (InputError, StepFailed) as error:
-        text = f"--{error}" if isinstance(error, InputError) and getattr(error, "field", "") in OPTIONS else error
-        click.echo("\n".join([f"Error: {text}", *getattr(error, "__notes__", [])]), err=True)
+        click.echo("\n".join([f"Error: {error}", *getattr(error, "__notes__", [])]), err=True)
         sys.exit(BAD_INPUT)
 
 

@@ -18,12 +18,13 @@ import click
 
 from bilevelrl.cli.log import log_option, loggers
 from bilevelrl.composition import compose
+from bilevelrl.directory_lock import directory_words
 from bilevelrl.experiment import INTERVALS, ROLES, SETTINGS, TABLES, Experiment, check_setting
 from bilevelrl.history import OuterState
 from bilevelrl.plugins import registry
 from bilevelrl.protocols import Status
 from bilevelrl.run import Run
-from bilevelrl.run_directory import PICTURE, SUMMARY, is_unfinished, writable
+from bilevelrl.run_directory import PICTURE, SUMMARY, holds_run, writable
 from bilevelrl.validation import InputError, UnknownNameError
 
 INTERRUPTED = 130
@@ -112,7 +113,7 @@ def end(run: Run, out: Path | None, logs: tuple[str, ...], signals: list[int]) -
 
 
 def _leave_interrupted(out: Path | None, logs: tuple[str, ...], signals: list[int]) -> None:
-    if out is None or not is_unfinished(out):
+    if out is None or not holds_run(out):
         click.echo("Interrupted: nothing was saved.", err=True)
     else:
         words = ["bilevelrl", "resume", str(out), *(word for log in logs for word in ("--log", log))]
@@ -251,8 +252,8 @@ def _report(run: Run) -> None:
 
 def _draw(run: Run, out: Path) -> None:
     if not (out / SUMMARY).exists():
-        kept = f"its last good checkpoint is kept: `bilevelrl resume {shlex.quote(str(out))}`"
-        raise InputError("--out", repr(str(out)), f"a directory that can be written, to the run's end; {kept}")
+        kept = f"its last good checkpoint is kept: go on with `bilevelrl resume {shlex.quote(str(out))}`"
+        raise InputError(directory_words(out), "not written to the run's end", f"one that can be written; {kept}")
     written = WRITTEN
     with writable(out):
         try:
