@@ -153,7 +153,7 @@ class Algorithm:
         except Exception as error:
             note_origin(error, self._lower_label, iteration)
             raise
-        if type(solution) is not type(warm_start):  # the first answer, or one of another kind
+        if before is None or type(solution) is not type(warm_start):
             check_protocol(f"the answer of {self._lower_label}", solution, LowerLevelSolution)
         check_tables(self._lower_label, solution)
         if not (solution.status.usable and math.isfinite(solution.residual)):
