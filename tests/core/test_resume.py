@@ -21,33 +21,12 @@ from bilevelrl.directory_lock import LOCK
 from bilevelrl.history import COLUMNS
 from bilevelrl.run_directory import RunDirectory
 from faults.children import wait_until
-from faults.runs import assert_same, assert_whole_on_disk, flip_bit, history_of, small
+from faults.runs import PROBLEMS, assert_same, assert_whole_on_disk, fitting_problems, flip_bit, history_of, small
 from faults.terminal import ENDLESS, RUN, newest, start
 
-# Whatever a component needs, one of these offers it, and both are small.
-PROBLEMS: dict[str, dict[str, Any]] = {
-    "synthetic-quadratic": {"states": 4, "actions": 3, "dimension": 3},
-    "gridworld-preferences": {},
-    "four-rooms": {},
-    "frozenlake-shaping": {"map_size": 4, "horizon": 10},
-    "gymnasium-preferences": {},
-}
 SOLVERS = [entry.name for entry in bl.registry().of_kind(bl.Kind.LOWER_LEVEL_SOLVER)]
 OPTIMIZERS = [entry.name for entry in bl.registry().of_kind(bl.Kind.UPPER_LEVEL_OPTIMIZER)]
 ALGORITHMS = [entry.name for entry in bl.registry().of_kind(bl.Kind.ALGORITHM)]
-
-
-def fitting_problems(algorithm: bl.Algorithm) -> list[bl.BilevelProblem]:
-    """All of the problems above that an algorithm can solve."""
-    fitting = []
-    for name, options in PROBLEMS.items():
-        problem = bl.problem(name, **options)
-        try:
-            algorithm.check_compatible(problem)
-        except bl.IncompatibleError:
-            continue
-        fitting.append(problem)
-    return fitting
 
 
 def check_that_it_goes_on(algorithm: bl.Algorithm, problem: bl.BilevelProblem, out: Path) -> None:

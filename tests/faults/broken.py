@@ -99,6 +99,10 @@ class BrokenOptimizer:
         return changed[self.fault], after
 
 
+KINDS: dict[str, Any] = {"lower": BrokenSolver, "estimator": BrokenEstimator, "upper": BrokenOptimizer}
+"""By role."""
+
+
 @bl.hookimpl
 def bilevelrl_lower_level_solvers() -> list[type]:
     return [BrokenSolver]

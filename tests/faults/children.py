@@ -19,10 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bilevelrl as bl
 from faults.injected import Operations, kill, watched
-from faults.runs import subjects
+from faults.runs import KINDS, subject
 
 ENDLESS = 10**9
+ITERATIONS = 6
 TESTS = str(Path(__file__).parents[1])
 
 
@@ -78,7 +80,8 @@ def _ask(question: dict[str, Any]) -> int:
 
 def _serve() -> None:
     """Fork a child for every line of the standard input that asks for one; ends with its parent."""
-    for algorithm, problem in subjects().values():
+    for name in KINDS:
+        algorithm, problem = subject(name)
         algorithm.run(problem, iterations=1)  # what would take each child a while is done once
     for line in sys.stdin:
         question = json.loads(line)
@@ -102,31 +105,42 @@ def _be_a_child(module: str, function: str, arguments: list[Any], directory: str
         os._exit(status)
 
 
-def go_on(subject: str, iterations: int, every: int, directory: Path) -> None:
+def go_on(name: str, iterations: int, every: int, directory: Path) -> None:
     """What a user does after a kill: resume, or begin anew where the run had not got as far as its directory."""
-    algorithm, problem = subjects()[subject]
+    algorithm, problem = subject(name)
     if (directory / "experiment.toml").exists():
         algorithm.resume(problem, directory, iterations=iterations, checkpoint_every=every)
     else:
         algorithm.run(problem, iterations=iterations, seed=1, out=directory, checkpoint_every=every)
 
 
-def run_watched(directory: Path, act: Callable[[Operations, int], None]) -> int:
-    """Six iterations with two checkpoints on the way; the number of operations on files."""
-    algorithm, problem = subjects()["adam"]
+def go_on_watched(name: str, directory: Path, act: Callable[[Operations, int], None]) -> int:
+    """A few iterations with two checkpoints on the way; the number of operations on files."""
     with watched(directory, act) as operations:
-        algorithm.run(problem, iterations=6, seed=1, out=directory, checkpoint_every=3)
+        go_on(name, ITERATIONS, 3, directory)
     return operations.count
 
 
-def end_at_operation(how: str, number: int, directory: Path) -> None:
-    """Run, and be stopped before an operation, or in the middle of it where it is a write."""
+def end_at_operation(name: str, how: str, number: int, directory: Path) -> None:
+    """Run or go on, and be stopped before an operation, or in the middle of it where it is a write.
+
+    How: by a `kill`, or by a loss of `power`.
+    """
 
     def act(operations: Operations, count: int) -> None:
         if count == number:
             operations.lose_power() if how == "power" else kill()
 
-    run_watched(directory, act)
+    go_on_watched(name, directory, act)
+
+
+def go_on_or_be_refused(name: str, iterations: int, directory: Path) -> None:
+    """Go on, unless another process has the directory."""
+    try:
+        go_on(name, iterations, 1, directory)
+    except bl.InputError as error:
+        if "in use by process" not in str(error):
+            raise
 
 
 def wait_until(happened: Callable[[], bool], seconds: float = 60.0) -> None:

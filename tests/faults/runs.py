@@ -19,18 +19,45 @@ def small(**options: Any) -> tuple[bl.Algorithm, bl.BilevelProblem]:
     return bl.algorithm("m-sobirl", step_size=0.05, **options), bl.problem("frozenlake-shaping", map_size=4)
 
 
+# Whatever a component needs, one of these offers it, and all are small.
+PROBLEMS: dict[str, dict[str, Any]] = {
+    "synthetic-quadratic": {"states": 4, "actions": 3, "dimension": 3},
+    "gridworld-preferences": {},
+    "four-rooms": {},
+    "frozenlake-shaping": {"map_size": 4, "horizon": 10},
+    "gymnasium-preferences": {},
+}
+KINDS = ("m-sobirl", "adam", "sobirl", "stoc-sobirl")
+"""Model-based, with an optimizer that remembers, model-free, stochastic: subjects whose iterations are quick."""
+
+
+def fitting_problems(algorithm: bl.Algorithm) -> list[bl.BilevelProblem]:
+    """All of the problems above that an algorithm can solve."""
+    fitting = []
+    for name, options in PROBLEMS.items():
+        problem = bl.problem(name, **options)
+        try:
+            algorithm.check_compatible(problem)
+        except bl.IncompatibleError:
+            continue
+        fitting.append(problem)
+    return fitting
+
+
 @functools.cache
-def subjects() -> dict[str, tuple[bl.Algorithm, bl.BilevelProblem]]:
-    """One of each kind: model-based, model-free, stochastic, and with an optimizer that remembers."""
-    quadratic = bl.problem("synthetic-quadratic", states=4, actions=3, dimension=3)
-    gridworld = bl.problem("gridworld-preferences")
-    m_sobirl = bl.algorithm("m-sobirl", step_size=1e-3)
-    return {
-        "m-sobirl": (m_sobirl, quadratic),
-        "adam": (attrs.evolve(m_sobirl, upper=bl.upper_level_optimizer("adam", step_size=1e-3)), quadratic),
-        "sobirl": (bl.algorithm("sobirl"), gridworld),
-        "stoc-sobirl": (bl.algorithm("stoc-sobirl"), gridworld),
-    }
+def subject(name: str) -> tuple[bl.Algorithm, bl.BilevelProblem]:
+    """What runs: one of the kinds above, or any registered algorithm on the first problem that fits it."""
+    if name == "adam":
+        m_sobirl, problem = subject("m-sobirl")
+        return attrs.evolve(m_sobirl, upper=bl.upper_level_optimizer("adam", step_size=1e-3)), problem
+    algorithm = bl.algorithm(name, step_size=1e-3) if name == "m-sobirl" else bl.algorithm(name)
+    return algorithm, fitting_problems(algorithm)[0]
+
+
+def every_subject() -> list[str]:
+    """The names of all subjects."""
+    registered = [entry.name for entry in bl.registry().of_kind(bl.Kind.ALGORITHM)]
+    return sorted({*KINDS, *registered})
 
 
 def assert_same(run: bl.Run, other: bl.Run) -> None:

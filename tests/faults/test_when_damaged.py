@@ -71,7 +71,7 @@ def test_the_experiment_file_is_damaged(saved: bl.Run, terminal: Terminal, secti
     experiment = OUT / "experiment.toml"
     good = experiment.read_text(encoding="utf-8")
     for which, damaged in enumerate(
-        (good[:20], good.replace("map_size = 4", "map_size = 8"), good.replace("seed = 1", "seed = 7"))
+        (good[:20], good.replace("step_size = 0.05", "step_size = 0.5"), good.replace("seed = 1", "seed = 7"))
     ):
         assert damaged != good
         experiment.write_text(damaged, encoding="utf-8")

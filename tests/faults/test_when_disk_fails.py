@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 import bilevelrl as bl
-from faults.children import go_on, run_watched
+from faults.children import ITERATIONS, go_on, go_on_watched
 from faults.injected import Operations, no_space, watched
 from faults.page import Section
-from faults.runs import assert_same, assert_whole_on_disk, small, subjects
+from faults.runs import assert_same, assert_whole_on_disk, small, subject
 from faults.terminal import OUT, RUN, Terminal, start, told
 
-ITERATIONS = ("--iterations", "20", "--checkpoint-every", "2")
+TWENTY = ("--iterations", "20", "--checkpoint-every", "2")
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_the_disk_is_full(
 ) -> None:
     """A real disk, small, full from iteration 5 to iteration 10: the run ends as if nothing had been."""
     change_at(monkeypatch, {5: lambda: fill(small_disk), 10: lambda: (small_disk / "somebody-elses").unlink()})
-    section.check(terminal(*RUN, *ITERATIONS, "--out", str(OUT)))
+    section.check(terminal(*RUN, *TWENTY, "--out", str(OUT)))
     algorithm, problem = small()
     assert_whole_on_disk(OUT, algorithm.run(problem, iterations=20, seed=1))
 
@@ -78,7 +78,7 @@ def test_the_disk_stays_full(
     small_disk: Path, terminal: Terminal, section: Section, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change_at(monkeypatch, {5: lambda: fill(small_disk)})
-    section.check(terminal(*RUN, *ITERATIONS, "--out", str(OUT), status=2))
+    section.check(terminal(*RUN, *TWENTY, "--out", str(OUT), status=2))
     assert "iterations  20 of 20" in terminal.out
     assert bl.load_run(OUT).last.iteration == 4
     (small_disk / "somebody-elses").unlink()
@@ -90,9 +90,9 @@ def test_the_disk_stays_full(
 @pytest.mark.parametrize("lasting", [1, 10**9], ids=["for one operation", "for good"])
 def test_writing_fails_at_any_moment(lasting: int, memory: Path, section: Section) -> None:
     """From each operation on files on: told before anything was computed, or a warning and the same numbers."""
-    algorithm, problem = subjects()["adam"]
-    whole = algorithm.run(problem, iterations=6, seed=1)
-    count = run_watched(memory / "counted", lambda *_: None)
+    algorithm, problem = subject("adam")
+    whole = algorithm.run(problem, iterations=ITERATIONS, seed=1)
+    count = go_on_watched("adam", memory / "counted", lambda *_: None)
     for number in range(1, count + 1):
         directory = memory / f"operation-{number}"
 
@@ -100,11 +100,11 @@ def test_writing_fails_at_any_moment(lasting: int, memory: Path, section: Sectio
             if number <= at < number + lasting:
                 raise no_space()
 
-        came, told = None, []
+        came = None
         with watched(directory, act), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                came = algorithm.run(problem, iterations=6, seed=1, out=directory, checkpoint_every=3)
+                came = algorithm.run(problem, iterations=ITERATIONS, seed=1, out=directory, checkpoint_every=3)
             except bl.InputError as error:
                 section.check(f"Error: {error}".replace(str(directory), str(OUT)), which=0)
         told = [f"Warning: {warning.message}".replace(str(directory), str(OUT)) for warning in caught]
@@ -112,7 +112,7 @@ def test_writing_fails_at_any_moment(lasting: int, memory: Path, section: Sectio
             assert_same(came, whole)
             for text, which in zip(told, (1, 2), strict=False):
                 section.check(text, 2 if "the end of the run" in text else which)
-        go_on("adam", 6, 3, directory)
+        go_on("adam", ITERATIONS, 3, directory)
         assert_whole_on_disk(directory, whole)
 
 
@@ -133,7 +133,7 @@ def without_rights() -> tuple[str, ...]:
 def test_the_directory_must_not_be_written(here: Path, section: Section) -> None:
     OUT.mkdir(parents=True)
     OUT.chmod(0o500)
-    process = start(*RUN, *ITERATIONS, "--out", str(OUT), prefix=without_rights())
+    process = start(*RUN, *TWENTY, "--out", str(OUT), prefix=without_rights())
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2, err
     section.check(told(err))
@@ -161,7 +161,7 @@ main(sys.argv[1:])
 
 def test_the_directory_must_no_longer_be_written(here: Path, section: Section) -> None:
     """The permission goes in the middle of the run."""
-    command = [*without_rights(), sys.executable, "-c", PROGRAM, *RUN, *ITERATIONS, "--out", str(OUT)]
+    command = [*without_rights(), sys.executable, "-c", PROGRAM, *RUN, *TWENTY, "--out", str(OUT)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2, done.stderr
     section.check(told(done.stderr))

@@ -108,7 +108,11 @@ def test_the_problem_or_the_algorithm_is_another(here: Path, section: Section) -
     algorithm.run(problem, iterations=3, seed=1, out=OUT)
     other, _ = small(sweeps=7)
     harder = bl.problem("frozenlake-shaping", map_size=4, discount=0.5)
-    for arguments, which in (((other, problem), 0), ((algorithm, harder), 1), ((algorithm, bl.problem("kl-rlhf")), 2)):
+    for arguments, which in (
+        ((other, problem), 0),
+        ((algorithm, harder), 1),
+        ((algorithm, bl.problem("synthetic-quadratic")), 2),
+    ):
         with pytest.raises(bl.InputError) as caught:
             arguments[0].resume(arguments[1], OUT)
         section.check(f"bilevelrl.InputError: {caught.value}", which)

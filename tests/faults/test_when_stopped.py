@@ -12,28 +12,31 @@ import numpy as np
 import pytest
 
 import bilevelrl as bl
-from faults.children import ENDLESS, Child, end_at_operation, go_on, run_watched, wait_until
+from faults.children import ENDLESS, ITERATIONS, Child, end_at_operation, go_on, go_on_watched, wait_until
 from faults.injected import watched
 from faults.page import Section
-from faults.runs import assert_same, assert_whole_on_disk, history_of, small, subjects
+from faults.runs import assert_same, assert_whole_on_disk, history_of, small, subject
 from faults.terminal import ENDLESS as ENDLESS_RUN
 from faults.terminal import OUT, RUN, Terminal, newest, start, told
 
+# In all fifty.
 KILLS = {"m-sobirl": 14, "adam": 12, "sobirl": 12, "stoc-sobirl": 12}
-assert sum(KILLS.values()) == 50
 
 
 @pytest.mark.parametrize("name", KILLS)
 def test_the_process_is_killed(name: str, here: Path, section: Section) -> None:
     """SIGKILL at 50 random moments in all: while it starts, computes, or writes; then it may end."""
-    algorithm, problem = subjects()[name]
+    algorithm, problem = subject(name)
     moments, directory = random.Random(name), here / "run"
-    for _ in range(KILLS[name]):
+    for kill in range(KILLS[name]):
+        before = newest(directory)
         child = Child(go_on, directory, name, ENDLESS, 1)
-        time.sleep(moments.uniform(0.0, 0.3))
+        if kill % 2:  # as it goes on; otherwise most are killed as they start, where the machine is busy
+            wait_until(lambda before=before: newest(directory) not in (0, before))
+        time.sleep(moments.uniform(0.0, 0.1))
         assert child.kill() == -signal.SIGKILL
     reached = bl.load_run(directory, problem=problem, algorithm=algorithm).last.iteration
-    assert reached > 0
+    assert reached >= KILLS[name] // 2
     assert Child(go_on, directory, name, reached + 3, 1).wait() == 0
     assert_whole_on_disk(directory, algorithm.run(problem, iterations=reached + 3, seed=1))
     section.check_nothing_is_shown()
@@ -41,14 +44,14 @@ def test_the_process_is_killed(name: str, here: Path, section: Section) -> None:
 
 def check_every_operation(how: str, memory: Path) -> None:
     """Stop the run at each of its operations on files in turn, and go on."""
-    algorithm, problem = subjects()["adam"]
-    whole = algorithm.run(problem, iterations=6, seed=1)
-    count = run_watched(memory / "counted", lambda *_: None)
+    algorithm, problem = subject("adam")
+    whole = algorithm.run(problem, iterations=ITERATIONS, seed=1)
+    count = go_on_watched("adam", memory / "counted", lambda *_: None)
     assert count > 40
     for number in range(1, count + 1):
         directory = memory / f"operation-{number}"
-        assert Child(end_at_operation, directory, how, number).wait() == -signal.SIGKILL, number
-        go_on("adam", 6, 3, directory)
+        assert Child(end_at_operation, directory, "adam", how, number).wait() == -signal.SIGKILL, number
+        go_on("adam", ITERATIONS, 3, directory)
         assert_whole_on_disk(directory, whole)
 
 
