@@ -148,6 +148,6 @@ def _name(callback: Callback) -> str:
 
 def _words(error: Exception) -> str:
     """An error with the place that raised it: `KeyError: 'x' (plots.py, line 12)`."""
-    text = " ".join(traceback.format_exception_only(error)[-1].split())
+    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
     frames = traceback.extract_tb(error.__traceback__)
     return f"{text} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"

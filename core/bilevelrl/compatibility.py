@@ -40,10 +40,11 @@ def check_protocol(field: str, value: object, protocol: Any) -> None:
 
 def check_shape(what: str, label: str, value: object, shape: tuple[int, ...]) -> None:
     """Raise `InputError` where what a component answered is no array, or not of that shape."""
-    if not isinstance(value, np.ndarray):
-        raise InputError(f"{what} from {label}", kind_words(value), f"an array of shape {shape}")
-    if value.shape != shape:
+    if isinstance(value, np.ndarray):
+        if value.shape == shape:
+            return
         raise InputError(f"the shape of {what} from {label}", str(value.shape), str(shape))
+    raise InputError(f"{what} from {label}", kind_words(value), f"an array of shape {shape}")
 
 
 def check_update(label: str, answer: object) -> tuple[Any, OptimizerState]:
@@ -56,7 +57,7 @@ def check_update(label: str, answer: object) -> tuple[Any, OptimizerState]:
 def check_tables(label: str, solution: object) -> None:
     """Raise `InputError` where the tables of a follower's answer do not fit its own model or simulator."""
     if type(solution) is TabularSolution:
-        shape = (solution.model.states, solution.model.actions)
+        shape = solution.model.rewards.shape
         check_shape("the follower's values", label, solution.values, shape[:1])
     elif type(solution) is SampledSolution:
         shape = (solution.simulator.spec.states, solution.simulator.spec.actions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,15 +70,15 @@ class Algorithm:
     def _check_upper(self, attribute: attrs.Attribute[Any], value: Any) -> None:
         check_protocol("upper", value, UpperLevelOptimizer)
 
-    @property
+    @functools.cached_property
     def _lower_label(self) -> str:
         return f"lower-level solver {self.lower.name!r}"
 
-    @property
+    @functools.cached_property
     def _upper_label(self) -> str:
         return f"optimizer {self.upper.name!r}"
 
-    @property
+    @functools.cached_property
     def _estimator_label(self) -> str:
         return f"estimator {self.estimator.name!r}"
 
