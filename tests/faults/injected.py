@@ -24,12 +24,14 @@ class Operations:
     def __init__(self, directory: Path, act: Callable[[Operations, int], None]) -> None:
         self.directory, self.act = os.path.abspath(directory), act
         self.count = 0
+        self.path = ""
+        """Of the operation that is about to happen."""
         self.synced: dict[str, int] = {}
         """Bytes of each file that a loss of power would leave."""
 
     def step(self, path: Any) -> None:
         if os.path.abspath(os.fspath(path)).startswith(self.directory):
-            self.count += 1
+            self.count, self.path = self.count + 1, os.fspath(path)
             self.act(self, self.count)
 
     def lose_power(self) -> None:
@@ -70,19 +72,22 @@ def watched(directory: Path, act: Callable[[Operations, int], None]) -> Iterator
     operations = Operations(directory, act)
     opened, fsync, replace, unlink = io.open, os.fsync, os.replace, os.unlink
 
+    def path_of(handle: int) -> str:
+        return os.readlink(f"/proc/self/fd/{handle}")
+
     def open_(path: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-        if not isinstance(path, int) and set(mode) & set("wax"):
-            operations.step(path)
-            file = opened(path, mode, *arguments, **options)
-            where = os.path.abspath(os.fspath(path))
-            if not where.startswith(operations.directory):
-                return file
-            operations.synced.setdefault(where, os.path.getsize(where) if "a" in mode else 0)
-            return _File(file, where, operations)
-        return opened(path, mode, *arguments, **options)
+        if not set(mode) & set("wax"):
+            return opened(path, mode, *arguments, **options)
+        where = path_of(path) if isinstance(path, int) else os.path.abspath(os.fspath(path))
+        operations.step(where)
+        file = opened(path, mode, *arguments, **options)
+        if not where.startswith(operations.directory):
+            return file
+        operations.synced.setdefault(where, os.path.getsize(where) if "a" in mode else 0)
+        return _File(file, where, operations)
 
     def fsync_(handle: int) -> None:
-        path = os.readlink(f"/proc/self/fd/{handle}")
+        path = path_of(handle)
         operations.step(path)
         fsync(handle)
         if path in operations.synced:
@@ -101,6 +106,7 @@ def watched(directory: Path, act: Callable[[Operations, int], None]) -> Iterator
 
     with (
         mock.patch("io.open", open_),
+        mock.patch("builtins.open", open_),
         mock.patch("os.fsync", fsync_),
         mock.patch("os.replace", replace_),
         mock.patch("os.unlink", unlink_),

@@ -13,7 +13,7 @@ import pytest
 
 import bilevelrl as bl
 from faults.children import ENDLESS, ITERATIONS, Child, end_at_operation, go_on, go_on_watched, wait_until
-from faults.injected import watched
+from faults.injected import Operations, watched
 from faults.page import Section
 from faults.runs import assert_same, assert_whole_on_disk, history_of, small, subject
 from faults.terminal import ENDLESS as ENDLESS_RUN
@@ -124,9 +124,11 @@ def test_ctrl_c_is_pressed_while_the_run_is_being_saved(
         begun.clear()
         operations = 0
 
-        def act(*_: Any) -> None:
+        def act(watch: Operations, _: int) -> None:
             nonlocal operations
-            operations += len(begun)
+            if not begun or watch.path.endswith("run.png"):
+                return
+            operations += 1
             if operations == number:
                 raise KeyboardInterrupt
 
@@ -140,3 +142,10 @@ def test_ctrl_c_is_pressed_while_the_run_is_being_saved(
         came, _ = save(directory, number, 130)
         section.check(came.replace(str(directory), str(OUT)))
         assert_same(bl.resume_run(directory), whole)
+
+    def draw(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bl.Run, "plot", draw)
+    section.check(terminal(*RUN, "--iterations", "3", "--out", str(OUT), status=130))
+    assert_whole_on_disk(OUT, whole)

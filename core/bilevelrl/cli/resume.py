@@ -30,12 +30,13 @@ def resume_command(
     """
     wanted = read_experiment(directory).iterations if iterations is None else iterations
     watching = loggers(logs, directory)
-    with progress(wanted) as bar, stopped_by_signals(directory, logs) as signals:
-        run = resume_run(
-            directory,
-            iterations=iterations,
-            callback=[bar, *watching],
-            checkpoint_every=checkpoint_every,
-            checkpoint_seconds=checkpoint_seconds,
-        )
-    end(run, directory, logs, signals)
+    with stopped_by_signals(directory, logs) as signals:
+        with progress(wanted) as bar:
+            run = resume_run(
+                directory,
+                iterations=iterations,
+                callback=[bar, *watching],
+                checkpoint_every=checkpoint_every,
+                checkpoint_seconds=checkpoint_seconds,
+            )
+        end(run, directory, logs, signals)

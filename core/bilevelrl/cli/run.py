@@ -90,15 +90,16 @@ def run_command(
     experiment = _experiment(problem, names, changes, settings)
     built_problem, built_algorithm = compose(experiment, registry())
     watching = loggers(logs, out)
-    with progress(experiment.iterations) as bar, stopped_by_signals(out, logs) as signals:
-        run = built_algorithm.run(
-            built_problem,
-            **experiment.settings,
-            **experiment.intervals,
-            callback=[bar, *watching],
-            out=out,
-        )
-    end(run, out, logs, signals)
+    with stopped_by_signals(out, logs) as signals:
+        with progress(experiment.iterations) as bar:
+            run = built_algorithm.run(
+                built_problem,
+                **experiment.settings,
+                **experiment.intervals,
+                callback=[bar, *watching],
+                out=out,
+            )
+        end(run, out, logs, signals)
 
 
 def end(run: Run, out: Path | None, logs: tuple[str, ...], signals: list[int]) -> None:
