@@ -279,7 +279,11 @@ def read_checkpoint(path: Path, problem: BilevelProblem) -> tuple[Checkpoint | N
         except FileNotFoundError:
             continue
         except DamagedError as error:
-            complaint = complaint or error
+            if complaint is None:
+                complaint = error
+            else:
+                both = f"{complaint.value}, and so is the one before it"
+                complaint = DamagedError(complaint.field, both, complaint.expected)
             continue
         except OSError as error:
             expected = "a file that can be read"
