@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 import pytest
+import scipy.sparse
 
 import bilevelrl as bl
 from bilevelrl.cli import main
@@ -56,6 +57,18 @@ def test_every_solver_and_optimizer_goes_on_bit_for_bit(lower: str, upper: str, 
         upper=bl.upper_level_optimizer(upper, step_size=0.01),
     )
     check_that_it_goes_on(algorithm, fitting_problems(algorithm)[0], tmp_path / "run")
+
+
+@pytest.mark.parametrize("linear_solver", ["direct", "iterative"])
+def test_systems_solved_by_factorisation_or_by_iteration_go_on_bit_for_bit(linear_solver: str, tmp_path: Path) -> None:
+    """Factorisations and preconditioners are handles: rebuilt, never saved, and no number may depend on that."""
+    lower = bl.lower_level_solver("soft-policy-iteration", linear_solver=linear_solver)
+    algorithm = bl.Algorithm(lower, bl.hypergradient_estimator("implicit"), bl.upper_level_optimizer("adam"))
+    dense = bl.problem("frozenlake-shaping", map_size=8, discount=0.99)
+    table = dense.lower.transitions.probabilities
+    sparse = bl.SparseTransitions(scipy.sparse.csr_array(table.reshape(-1, table.shape[-1])))
+    problem = attrs.evolve(dense, lower=attrs.evolve(dense.lower, transitions=sparse))
+    check_that_it_goes_on(algorithm, problem, tmp_path / "run")
 
 
 def test_environment_behind_step_alone_goes_on_bit_for_bit(tmp_path: Path) -> None:
