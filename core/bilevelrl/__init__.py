@@ -17,6 +17,7 @@ from bilevelrl.bellman import (
 )
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.budgets import Budget, ExchangeRates
+from bilevelrl.callbacks import Callback, CallbackWarning, RunFacts
 from bilevelrl.checkpoint import CheckpointWarning
 from bilevelrl.comparison import Comparison, Standing, compare
 from bilevelrl.comparison_runs import Checkpoint, ComparedRun
@@ -88,6 +89,7 @@ from bilevelrl.simulators import (
     Trajectories,
 )
 from bilevelrl.tags import Tags
+from bilevelrl.tensorboard_log import TensorBoard
 from bilevelrl.trajectory_gradient import trajectory_gradient
 from bilevelrl.trajectory_objectives import (
     CallableTrajectoryObjective,
@@ -181,6 +183,8 @@ __all__ = [
     "Budget",
     "CallableReward",
     "CallableTrajectoryObjective",
+    "Callback",
+    "CallbackWarning",
     "Checkpoint",
     "CheckpointWarning",
     "ComparedRun",
@@ -234,6 +238,7 @@ __all__ = [
     "ReturnObjective",
     "RewardLabeller",
     "Run",
+    "RunFacts",
     "SampledMDP",
     "SampledOccupancy",
     "SampledSolution",
@@ -259,6 +264,7 @@ __all__ = [
     "TabularSimulator",
     "TabularSolution",
     "Tags",
+    "TensorBoard",
     "Trajectories",
     "TrajectoryObjective",
     "TrajectoryReturnObjective",

@@ -11,7 +11,7 @@ from bilevelrl.experiment import Experiment
 from bilevelrl.outer_loop import Algorithm
 from bilevelrl.plugins import registry
 from bilevelrl.run import Run
-from bilevelrl.run_directory import EXPERIMENT, read_checkpoint, read_settings
+from bilevelrl.run_directory import read_checkpoint, read_experiment
 from bilevelrl.validation import InputError
 
 
@@ -29,15 +29,15 @@ def load_run(
         InputError: where there is no run, or it is damaged.
     """
     path = Path(directory)
-    settings = read_settings(path)
-    problem, algorithm = _rebuilt(path, problem, algorithm)
+    experiment = read_experiment(path)
+    problem, algorithm = _rebuilt(experiment, problem, algorithm)
     found, _ = read_checkpoint(path, problem)
     if found is None:
         raise InputError(f"the directory {str(path)!r}", "without a checkpoint", "one that a run was saved to")
     return Run(
         problem=problem,
         algorithm=algorithm,
-        **settings,
+        **experiment.settings,
         first=found.first,
         last=found.last,
         history=found.history,
@@ -55,16 +55,15 @@ def resume_run(directory: str | Path, **options: Any) -> Run:
         options: those of `Algorithm.resume`, such as `iterations`.
     """
     path = Path(directory)
-    read_settings(path)
-    problem, algorithm = _rebuilt(path, None, None)
+    problem, algorithm = _rebuilt(read_experiment(path), None, None)
     return algorithm.resume(problem, path, **options)
 
 
 def _rebuilt(
-    path: Path, problem: BilevelProblem | None, algorithm: Algorithm | None
+    experiment: Experiment, problem: BilevelProblem | None, algorithm: Algorithm | None
 ) -> tuple[BilevelProblem, Algorithm]:
     if problem is None or algorithm is None:
-        experiment, known = Experiment.read(path / EXPERIMENT), registry()
+        known = registry()
         problem = compose_problem(experiment, known) if problem is None else problem
         algorithm = compose_algorithm(experiment, known) if algorithm is None else algorithm
     return problem, algorithm

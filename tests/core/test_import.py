@@ -9,7 +9,19 @@ import pytest
 
 import bilevelrl as bl
 
-HEAVY = ("torch", "jax", "matplotlib", "gymnasium", "numba", "hypothesis", "pytest", "rich", "cattrs", "pandas")
+HEAVY = (
+    "torch",
+    "jax",
+    "matplotlib",
+    "gymnasium",
+    "numba",
+    "hypothesis",
+    "pytest",
+    "rich",
+    "cattrs",
+    "pandas",
+    "tensorboard",
+)
 
 
 def test_importing_bilevelrl_loads_no_heavy_library() -> None:

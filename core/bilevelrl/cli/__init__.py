@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import bilevelrl
+from bilevelrl.callbacks import CallbackWarning
 from bilevelrl.checkpoint import CheckpointWarning
 from bilevelrl.cli.catalogue import list_command, plugins_command, show_command
 from bilevelrl.cli.check import check_command
@@ -21,10 +22,8 @@ from bilevelrl.plugins import PluginWarning
 from bilevelrl.validation import InputError
 
 BAD_INPUT = 2
-SENTENCES = (PluginWarning, CheckpointWarning)
+SENTENCES = (PluginWarning, CheckpointWarning, CallbackWarning)
 """Warnings that speak for themselves."""
-OPTIONS = ("out",)
-"""Arguments of Python that the command line spells with dashes."""
 
 
 class _Commands(click.Group):
@@ -61,8 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         cli.main(args=arguments, prog_name="bilevelrl")
     except (InputError, StepFailed) as error:
-        text = f"--{error}" if isinstance(error, InputError) and getattr(error, "field", "") in OPTIONS else error
-        click.echo(f"Error: {text}", err=True)
+        click.echo("\n".join([f"Error: {error}", *getattr(error, "__notes__", [])]), err=True)
         sys.exit(BAD_INPUT)
 
 

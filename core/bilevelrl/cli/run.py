@@ -16,14 +16,15 @@ from typing import Any
 import attrs
 import click
 
+from bilevelrl.cli.log import log_option, loggers
 from bilevelrl.composition import compose
-from bilevelrl.experiment import ROLES, SETTINGS, TABLES, Experiment, check_setting
+from bilevelrl.directory_lock import directory_words
+from bilevelrl.experiment import INTERVALS, ROLES, SETTINGS, TABLES, Experiment, check_setting
 from bilevelrl.history import OuterState
-from bilevelrl.outer_loop import Callback
 from bilevelrl.plugins import registry
 from bilevelrl.protocols import Status
 from bilevelrl.run import Run
-from bilevelrl.run_directory import SUMMARY, writable
+from bilevelrl.run_directory import PICTURE, SUMMARY, holds_run, writable
 from bilevelrl.validation import InputError, UnknownNameError
 
 INTERRUPTED = 130
@@ -34,12 +35,11 @@ WRITTEN = "experiment.toml, environment.json, history.csv, summary.json, state.n
 
 
 def checkpoint_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say how often a run is written."""
+    """The options that say how often a run is written; what is not given is as in the file, or as before."""
     every = click.option("--checkpoint-every", type=int, metavar="K", help="Write a checkpoint every K iterations.")
     seconds = click.option(
         "--checkpoint-seconds",
         type=float,
-        default=30.0,
         metavar="T",
         help="Write a checkpoint where the last one is T seconds old (default 30).",
     )
@@ -64,6 +64,7 @@ def checkpoint_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--tolerance", type=float, help="Stop at this distance from stationarity (default 0: never).")
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Write the run here while it goes on.")
 @checkpoint_options
+@log_option
 def run_command(
     problem: str,
     algorithm: str | None,
@@ -76,7 +77,8 @@ def run_command(
     tolerance: float | None,
     out: Path | None,
     checkpoint_every: int | None,
-    checkpoint_seconds: float,
+    checkpoint_seconds: float | None,
+    logs: tuple[str, ...],
 ) -> None:
     """Run an algorithm on PROBLEM, a registered name or a TOML file.
 
@@ -84,37 +86,44 @@ def run_command(
     """
     names = {"algorithm": algorithm, "lower": lower, "estimator": estimator, "upper": upper}
     settings = {"iterations": iterations, "seed": seed, "tolerance": tolerance}
+    settings |= {"checkpoint_every": checkpoint_every, "checkpoint_seconds": checkpoint_seconds}
     experiment = _experiment(problem, names, changes, settings)
     built_problem, built_algorithm = compose(experiment, registry())
-    with progress(experiment.iterations) as callback, stopped_by_signals() as signals:
-        run = built_algorithm.run(
-            built_problem,
-            iterations=experiment.iterations,
-            seed=experiment.seed,
-            tolerance=experiment.tolerance,
-            callback=callback,
-            out=out,
-            checkpoint_every=checkpoint_every,
-            checkpoint_seconds=checkpoint_seconds,
-        )
-    end(run, out, signals)
+    watching = loggers(logs, out)
+    with stopped_by_signals(out, logs) as signals:
+        with progress(experiment.iterations) as bar:
+            run = built_algorithm.run(
+                built_problem,
+                **experiment.settings,
+                **experiment.intervals,
+                callback=[bar, *watching],
+                out=out,
+            )
+        end(run, out, logs, signals)
 
 
-def end(run: Run, out: Path | None, signals: list[int]) -> None:
+def end(run: Run, out: Path | None, logs: tuple[str, ...], signals: list[int]) -> None:
     """Report a run, draw it into its directory, and leave with its exit status."""
     _report(run)
     if out is not None:
         _draw(run, out)
     if run.status is Status.INTERRUPTED:
-        if out is not None:
-            click.echo(f"Interrupted: go on with `bilevelrl resume {shlex.quote(str(out))}`", err=True)
-        sys.exit(TERMINATED if signal.SIGTERM in signals else INTERRUPTED)
+        _leave_interrupted(out, logs, signals)
     if not run.status.usable:
         sys.exit(FAILED)
 
 
+def _leave_interrupted(out: Path | None, logs: tuple[str, ...], signals: list[int]) -> None:
+    if out is None or not holds_run(out):
+        click.echo("Interrupted: nothing was saved.", err=True)
+    else:
+        words = ["bilevelrl", "resume", str(out), *(word for log in logs for word in ("--log", log))]
+        click.echo(f"Interrupted: go on with `{shlex.join(words)}`", err=True)
+    sys.exit(TERMINATED if signal.SIGTERM in signals else INTERRUPTED)
+
+
 @contextlib.contextmanager
-def stopped_by_signals() -> Iterator[list[int]]:
+def stopped_by_signals(out: Path | None, logs: tuple[str, ...]) -> Iterator[list[int]]:
     """SIGTERM ends the run as Ctrl-C does, after the last complete iteration; the signals that came."""
     came: list[int] = []
 
@@ -128,11 +137,8 @@ def stopped_by_signals() -> Iterator[list[int]]:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield came
-    except KeyboardInterrupt:  # outside of the iterations
-        if came:
-            click.echo("Terminated.", err=True)
-            sys.exit(TERMINATED)
-        raise
+    except KeyboardInterrupt:  # outside of the iterations, or while they were being saved
+        _leave_interrupted(out, logs, came)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -172,8 +178,8 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
         raise InputError("--set", repr(change), "KEY=VALUE, such as lower.sweeps=20")
     if table not in TABLES:
         raise UnknownNameError(f"the part before the dot in --set {change!r}", table, TABLES)
-    if key in SETTINGS and table == "algorithm":
-        raise InputError("--set", repr(change), f"the option --{key}")
+    if key in SETTINGS | INTERVALS and table == "algorithm":
+        raise InputError("--set", repr(change), f"the option --{key.replace('_', '-')}")
     return table, key, value
 
 
@@ -195,7 +201,7 @@ def _parse_value(text: str) -> Any:
 
 
 @contextlib.contextmanager
-def progress(iterations: int) -> Iterator[Callback]:
+def progress(iterations: int) -> Iterator[Callable[[OuterState], None]]:
     """A bar on a terminal; elsewhere a few quiet lines."""
     from rich.console import Console
 
@@ -247,11 +253,12 @@ def _report(run: Run) -> None:
 
 def _draw(run: Run, out: Path) -> None:
     if not (out / SUMMARY).exists():
-        raise InputError("--out", repr(str(out)), "a directory that can be written, to its end")
+        kept = f"its last good checkpoint is kept: go on with `bilevelrl resume {shlex.quote(str(out))}`"
+        raise InputError(directory_words(out), "not written to the run's end", f"one that can be written; {kept}")
     written = WRITTEN
     with writable(out):
         try:
-            picture = run.plot(out / "run.png")
+            picture = run.plot(out / PICTURE)
         except InputError as error:
             click.echo(f"No picture: {error}", err=True)
         else:
