@@ -24,6 +24,7 @@ from bilevelrl.component_registry import Kind, Registered, Registry
 from bilevelrl.composition import compose
 from bilevelrl.contexts import ContextualMDP
 from bilevelrl.contextual_problems import ContextualObjective, ContextualTrajectoryObjective, contextual_problem
+from bilevelrl.dispatch import WorkerLost
 from bilevelrl.experiment import Experiment
 from bilevelrl.feasible_sets import Ball, Box, FeasibleSet, Free, Simplex, stationarity
 from bilevelrl.finite_horizon import FiniteHorizonReturnObjective
@@ -76,7 +77,7 @@ from bilevelrl.randomness import stream
 from bilevelrl.run import Run
 from bilevelrl.sampled_mdp import SampledMDP
 from bilevelrl.sampled_occupancy import first_visit_occupancy, restarted_occupancy
-from bilevelrl.saved_runs import load_run, resume_run
+from bilevelrl.saved_runs import load_run, resume_run, resume_seeds
 from bilevelrl.simulators import (
     FollowerSpec,
     Simulator,
@@ -111,6 +112,7 @@ from bilevelrl.validation import (
     is_real,
     maximum_norm,
 )
+from bilevelrl.workers import parallel_map, use_jobs
 
 __version__ = "0.1.0"
 
@@ -265,6 +267,7 @@ __all__ = [
     "UnknownNameError",
     "UpperLevelOptimizer",
     "WeightedSum",
+    "WorkerLost",
     "__version__",
     "absorbing_states",
     "adjoint_occupancy",
@@ -286,6 +289,7 @@ __all__ = [
     "load_run",
     "lower_level_solver",
     "maximum_norm",
+    "parallel_map",
     "policy_cotangent",
     "policy_values",
     "problem",
@@ -293,11 +297,13 @@ __all__ = [
     "registry",
     "restarted_occupancy",
     "resume_run",
+    "resume_seeds",
     "soft_backup",
     "soft_bellman",
     "stationarity",
     "stream",
     "trajectory_gradient",
     "upper_level_optimizer",
+    "use_jobs",
     "value_and_gradient",
 ]

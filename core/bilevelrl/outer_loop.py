@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -28,10 +28,15 @@ from bilevelrl.protocols import (
 from bilevelrl.randomness import Streams, stream
 from bilevelrl.run import Run
 from bilevelrl.run_directory import read_settings
+from bilevelrl.seeds import Plan, as_seeds, run_seeds
 from bilevelrl.validation import Array, InputError, all_finite, check_count, kind_words
 from bilevelrl.whole_runs import DIVERGENCE, begin, check_settings, directory_of, go_on, quietly
 from bilevelrl.whole_runs import Callback as Callback
 from bilevelrl.whole_runs import StepFailed as StepFailed
+from bilevelrl.workers import Progress, use_jobs
+
+if TYPE_CHECKING:
+    from bilevelrl.workers import Jobs
 
 
 @attrs.frozen
@@ -170,6 +175,7 @@ class Algorithm:
         out: str | Path | None = None,
         checkpoint_every: int | None = None,
         checkpoint_seconds: float = 30.0,
+        jobs: Jobs | None = None,
     ) -> Run:
         """Run the outer loop and return all it saw.
 
@@ -184,6 +190,8 @@ class Algorithm:
             out: a directory to write the run to while it goes on, so that `resume` can go on with it.
             checkpoint_every: iterations from one checkpoint to the next; None: only the time counts.
             checkpoint_seconds: time from one checkpoint to the next.
+            jobs: who does the work of components that divide it, such as sample batches and contexts; see `use_jobs`.
+                It does not change the run.
 
         Returns:
             A `Run`. A failure on the way (a value that is not finite, a diverging component) is told in its status,
@@ -199,7 +207,49 @@ class Algorithm:
         held = None
         if out is not None:
             held = directory_of(self, problem, settings, out, checkpoint_every, checkpoint_seconds)
-        return begin(self, problem, settings, x, callback, held)
+        with use_jobs(jobs):
+            return begin(self, problem, settings, x, callback, held)
+
+    def run_seeds(
+        self,
+        problem: BilevelProblem,
+        *,
+        seeds: int | Sequence[int],
+        iterations: int,
+        x: object = None,
+        tolerance: float = 0.0,
+        out: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        checkpoint_seconds: float = 30.0,
+        jobs: Jobs | None = None,
+        progress: Progress | None = None,
+    ) -> list[Run]:
+        """Run the outer loop once for each seed: the runs of `run`, bit for bit but for the seconds.
+
+        Args:
+            problem: what to solve.
+            seeds: how many, from seed 0; or the seeds themselves.
+            iterations: the largest number of updates of x in each run.
+            x: see `run`; for all seeds.
+            tolerance: see `run`.
+            out: a directory that gets one for each seed, such as `seed-0`, which `load_run` and `resume` take.
+            checkpoint_every: see `run`.
+            checkpoint_seconds: see `run`.
+            jobs: who does the runs, several at a time; see `use_jobs`. One run is done by one process.
+            progress: called with the number of runs that have ended and of all, each time one does.
+
+        Returns:
+            A run for each seed, in their order. Ctrl-C ends all that are under way, and those are in the list too; what
+            had not begun is missing. `last.hyper.occupancy` is None, as in a run that was loaded.
+
+        Raises:
+            InputError: for a mistake of the caller.
+            Exception: what a run raised, once the others are done; `out` has them.
+        """
+        check_settings(iterations, 0, tolerance)
+        self.check_compatible(problem)
+        plan = Plan(iterations, x, float(tolerance), out, checkpoint_every, checkpoint_seconds)
+        return run_seeds(self, problem, as_seeds(seeds), plan, jobs, progress)
 
     def iterate(self, problem: BilevelProblem, *, seed: int = 0, x: object = None) -> Iterator[OuterState]:
         """The states of a run, the first included, one at a time and without end: what to stop at is the caller's.
@@ -243,6 +293,7 @@ class Algorithm:
         callback: Callback | None = None,
         checkpoint_every: int | None = None,
         checkpoint_seconds: float = 30.0,
+        jobs: Jobs | None = None,
     ) -> Run:
         """Go on with the run in a directory: bit for bit as if it had never stopped, but for the seconds.
 
@@ -253,6 +304,7 @@ class Algorithm:
             callback: called with every state, the one in the checkpoint included.
             checkpoint_every: see `run`.
             checkpoint_seconds: see `run`.
+            jobs: see `run`.
 
         Raises:
             InputError: where there is no run to go on with, or it is that of another problem or algorithm.
@@ -263,4 +315,5 @@ class Algorithm:
             settings["iterations"] = iterations
         check_settings(**settings)
         held = directory_of(self, problem, settings, directory, checkpoint_every, checkpoint_seconds)
-        return go_on(self, problem, settings, callback, held)
+        with use_jobs(jobs):
+            return go_on(self, problem, settings, callback, held)
