@@ -17,7 +17,7 @@ import attrs
 import numpy as np
 
 from bilevelrl import payloads
-from bilevelrl.threads import as_worker, one_blas_thread
+from bilevelrl.task_scope import as_worker, one_blas_thread
 
 SERVED = 4
 """Stores of which a worker remembers parts at the same time: a cluster may work for several people."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bilevelrl.payloads import Store
-from bilevelrl.threads import in_worker, one_blas_thread
+from bilevelrl.task_scope import in_worker, one_blas_thread
 from bilevelrl.validation import InputError, check_count, kind_words
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Threads: how many a computation may start here, and BLAS held to one where their number would show in the result."""
+"""What holds inside a task: whether a worker does it for somebody else, and BLAS on one thread."""
 
 from __future__ import annotations
 
@@ -16,13 +16,6 @@ _IN_WORKER = contextvars.ContextVar("bilevelrl_in_worker", default=False)
 def in_worker() -> bool:
     """Whether this is a task that a worker does for somebody else: its neighbours have tasks of their own."""
     return _IN_WORKER.get()
-
-
-def processors() -> int:
-    """How many threads a computation may start here: as many as the process has processors; one inside a worker."""
-    if in_worker():
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
