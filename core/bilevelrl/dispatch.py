@@ -22,7 +22,7 @@ import numpy as np
 from bilevelrl import payloads
 from bilevelrl.payloads import Part, Store
 from bilevelrl.validation import TravellingError, value_words
-from bilevelrl.worker_side import Answer, Call, Reference, work, work_here
+from bilevelrl.worker_side import Answer, Call, Reference, Work, work, work_here
 
 MOST_ATTEMPTS = 3
 """How often a task is begun whose worker died: twice beside others, then alone, so that the guilty one is known."""
@@ -159,7 +159,7 @@ class Dispatch:
         if self._by_reference:
             future = executor.submit(work_here, self._function, self._shared, task, self._errors)
         else:
-            body = payloads.dumps((self._function, task), f"task {index}")
+            body = payloads.dumps(Work(self._function, task), f"task {index}")
             future = executor.submit(work, self._call(body, included=self._misses[index] >= MOST_MISSES))
         self._running[future] = _Sent(index)
 

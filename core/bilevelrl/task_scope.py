@@ -28,47 +28,74 @@ def as_worker() -> Iterator[None]:
         _IN_WORKER.reset(token)
 
 
-class _OneThread:
-    """BLAS on one thread while anybody asks for it. The number belongs to the process, so the last one restores it."""
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """A block in which BLAS uses one thread: the last bits of a product may depend on how many share it."""
+    own = [(library, library.get_num_threads()) for library in _libraries() if _is_of_thread(library)]
+    for library, _ in own:
+        library.set_num_threads(1)
+    _process.enter()
+    try:
+        yield
+    finally:
+        _process.leave()
+        for library, number in own:
+            library.set_num_threads(number)
+
+
+class _Process:
+    """The number of threads where it belongs to the process: one while anybody asks for it, restored by the last."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._asking = 0
-        self._before: Any = None
+        self._before: list[tuple[Any, int]] = []
 
-    def __enter__(self) -> None:
+    def enter(self) -> None:
+        """Ask for one thread."""
         with self._lock:
             if not self._asking:
-                self._before = _blas().limit(limits=1)
+                self._before = [(lib, lib.get_num_threads()) for lib in _libraries() if not _is_of_thread(lib)]
+                _set([(library, 1) for library, _ in self._before])
             self._asking += 1
 
-    def __exit__(self, *exception: object) -> None:
+    def leave(self) -> None:
+        """Need it no longer."""
         with self._lock:
             self._asking -= 1
             if not self._asking:
-                self._before.restore_original_limits()
+                _set(self._before)
 
 
-def one_blas_thread() -> contextlib.AbstractContextManager[None]:
-    """A block in which BLAS uses one thread: the last bits of a product may depend on how many share it."""
-    return _limit
+def _set(numbers: list[tuple[Any, int]]) -> None:
+    """Set numbers of threads, whatever thread set them last: threadpoolctl 3.8 lets nobody else, and says nothing."""
+    for library, number in numbers:
+        release = getattr(library, "clear_controlling_thread", lambda **_: None)
+        release(force=True)
+        library.set_num_threads(number)
+        release(force=True)
 
 
-_limit = _OneThread()
+def _is_of_thread(library: Any) -> bool:
+    """Whether each thread has its own number."""
+    return getattr(library, "threading_layer", None) == "openmp"
+
+
+_process = _Process()
 
 
 @functools.cache
-def _blas() -> Any:
+def _libraries() -> list[Any]:
     import scipy.linalg  # noqa: F401  # it brings a BLAS of its own, which must be there to be found
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController().select(user_api="blas")
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
 
 
 def _after_fork() -> None:
     """A child made by fork has no threads but its own: nobody there holds the lock, or asks."""
-    global _limit
-    _limit = _OneThread()
+    global _process
+    _process = _Process()
 
 
 if hasattr(os, "register_at_fork"):

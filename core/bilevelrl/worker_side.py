@@ -39,6 +39,14 @@ class Reference:
 
 
 @attrs.frozen(eq=False)
+class Work:
+    """What is to be done: a function of what is shared and a task."""
+
+    function: Callable[[Any, Any], Any]
+    task: Any
+
+
+@attrs.frozen(eq=False)
 class Call:
     """A task on its way to a worker.
 
@@ -48,7 +56,7 @@ class Call:
         alone: whether there is one, and not a tuple of them.
         live: the keys that the store still uses; a worker forgets its others.
         errors: NumPy's settings for floating-point errors in force.
-        body: function and task, pickled; None where the worker is only to be given the shared values.
+        body: its `Work`, pickled; None where the worker is only to be given the shared values.
         number: no two calls are alike, or Dask would answer the second as it answered the first.
     """
 
@@ -91,8 +99,8 @@ def work(call: Call) -> Answer:
         return Answer(worker, "delivered")
     try:
         with _PROCESS.interruptible(), as_worker(), one_blas_thread(), np.errstate(**call.errors):
-            function, task = payloads.loads(call.body)
-            result = function(shared[0] if call.alone else tuple(shared), task)
+            asked: Work = payloads.loads(call.body)
+            result = asked.function(shared[0] if call.alone else tuple(shared), asked.task)
             return Answer(worker, "done", payloads.dumps(result, "the result of a task"))
     except BaseException as error:  # KeyboardInterrupt too: the one who asks decides
         return _failed(worker, error)
