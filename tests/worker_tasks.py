@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -92,6 +93,11 @@ class AwkwardError(Exception):
 
 def fails_awkwardly(shared: Any, task: int) -> None:
     raise AwkwardError(1, task)
+
+
+def warns(shared: Any, task: int) -> int:
+    warnings.warn("something is odd", bl.CheckpointWarning, stacklevel=1)
+    return task
 
 
 def dies_once(marker: Path, task: int) -> int:

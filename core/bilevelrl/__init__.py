@@ -24,7 +24,6 @@ from bilevelrl.component_registry import Kind, Registered, Registry
 from bilevelrl.composition import compose
 from bilevelrl.contexts import ContextualMDP
 from bilevelrl.contextual_problems import ContextualObjective, ContextualTrajectoryObjective, contextual_problem
-from bilevelrl.dispatch import WorkerLost
 from bilevelrl.experiment import Experiment
 from bilevelrl.feasible_sets import Ball, Box, FeasibleSet, Free, Simplex, stationarity
 from bilevelrl.finite_horizon import FiniteHorizonReturnObjective
@@ -106,6 +105,7 @@ from bilevelrl.validation import (
     Indices,
     InputError,
     UnknownNameError,
+    WorkerLost,
     is_choice,
     is_flag,
     is_integer,

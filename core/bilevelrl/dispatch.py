@@ -21,7 +21,7 @@ import numpy as np
 
 from bilevelrl import payloads
 from bilevelrl.payloads import Part, Store
-from bilevelrl.validation import TravellingError, value_words
+from bilevelrl.validation import WorkerLost, value_words
 from bilevelrl.worker_side import Answer, Call, Reference, Work, work, work_here
 
 MOST_ATTEMPTS = 3
@@ -30,22 +30,7 @@ MOST_ATTEMPTS = 3
 MOST_MISSES = 3
 """How often a task comes back for want of what it shares, before that travels with the task itself."""
 
-GRACE = 10.0
-"""Seconds that running tasks have to save what they have, after Ctrl-C."""
-
 _numbers = itertools.count()
-
-
-class WorkerLost(TravellingError, RuntimeError):
-    """The workers could not do a task: they died of it again and again, or their executor failed.
-
-    Attributes:
-        task: its index; None where no worker could be started.
-    """
-
-    def __init__(self, message: str, task: int | None = None) -> None:
-        self.task = task
-        super().__init__(message)
 
 
 class Workers(Protocol):
@@ -65,8 +50,8 @@ class Workers(Protocol):
     def died(self) -> bool:
         """Told that the executor is broken: whether there is going to be another one."""
 
-    def interrupt(self) -> None:
-        """Ask the tasks under way to come to an end, and to save what they have."""
+    def interrupt(self) -> float:
+        """Ask the tasks under way to come to an end, and to save what they have; how many seconds they may take."""
 
     def abandon(self) -> None:
         """Leave the tasks under way to themselves."""
@@ -129,8 +114,7 @@ class Dispatch:
                 raise self._failures[min(self._failures)]
         except KeyboardInterrupt:
             self._pending.clear()
-            self._workers.interrupt()
-            yield from self._receive(GRACE)
+            yield from self._receive(self._workers.interrupt())
             raise
         finally:
             for future in self._running:
@@ -205,6 +189,8 @@ class Dispatch:
 
     def _take(self, sent: _Sent, answer: Any) -> Iterator[tuple[int, Any]]:
         self._window += self._workers.most is None  # whoever answers can be given more
+        for category, text in [] if self._by_reference else answer.warned:
+            warnings.warn(text, category, stacklevel=2)
         if sent.index is None:
             self._delivering.discard(sent.asked_by)
             self._pending = sorted(self._pending + self._parked)

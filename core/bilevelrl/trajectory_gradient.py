@@ -79,7 +79,7 @@ def trajectory_gradient(
     advantages = _leave_one_out(to_go) if baseline and groups > 1 else to_go
     spans = [slice(int(low), int(high)) for low, high in itertools.pairwise(edges)]
     if restarts:
-        weighed = [(block, part, advantages[span]) for block, part, span in zip(cut, drawn, spans, strict=True)]
+        weighed = [(block, part.batch, advantages[span]) for block, part, span in zip(cut, drawn, spans, strict=True)]
         parts = parallel_map(_continue, (problem, sampling), weighed)
     else:
         parts = _compare_visits(problem, sampling, cut, drawn, advantages, spans)
@@ -148,6 +148,22 @@ class _Block:
 
 
 @attrs.frozen(eq=False, slots=False)
+class _Batch:
+    """A block's trajectories, which are left behind where they can be drawn again.
+
+    Args:
+        trajectories: None where another process drew them.
+        travels: whether they are sent from one process to another.
+    """
+
+    trajectories: Trajectories | None
+    travels: bool
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ if self.travels else {**self.__dict__, "trajectories": None}
+
+
+@attrs.frozen(eq=False)
 class _Drawn:
     """A block's trajectories, judged.
 
@@ -155,18 +171,13 @@ class _Drawn:
         losses: of its groups (B,), or of their steps (B, H).
         direct: (n,) the mean of `∂l/∂x`.
         samples: transitions drawn.
-        batch: the trajectories; None where another process drew them and they can be drawn again.
-        travels: whether the trajectories are sent from one process to another.
+        batch: the trajectories.
     """
 
     losses: Array
     direct: Array
     samples: int
-    batch: Trajectories | None
-    travels: bool
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ if self.travels else {**self.__dict__, "batch": None}
+    batch: _Batch
 
 
 @attrs.frozen(eq=False)
@@ -182,23 +193,23 @@ def _draw(shared: tuple[BilevelProblem, _Sampling], block: _Block) -> _Drawn:
     """Draw a block's trajectories and judge them."""
     problem, sampling = shared
     rng = keyed(block.trajectories)
-    batch = sampling.draw(problem, block.groups, rng)
+    trajectories = sampling.draw(problem, block.groups, rng)
     objective = problem.objective
     judge = objective.step_losses_and_gradient if sampling.reward_to_go else objective.loss_and_gradient
-    losses, direct = judge(sampling.x, batch.first_steps(sampling.horizon), rng)
-    return _Drawn(losses, direct, batch.samples, batch, travels=not sampling.restarts)
+    losses, direct = judge(sampling.x, trajectories.first_steps(sampling.horizon), rng)
+    return _Drawn(losses, direct, trajectories.samples, _Batch(trajectories, travels=not sampling.restarts))
 
 
-def _continue(shared: tuple[BilevelProblem, _Sampling], task: tuple[_Block, _Drawn, Array]) -> _Part:
+def _continue(shared: tuple[BilevelProblem, _Sampling], task: tuple[_Block, _Batch, Array]) -> _Part:
     """Continue a block's trajectories from every visit, weighed by what they turned out to be worth."""
-    (problem, sampling), (block, drawn, advantages) = shared, task
-    batch = drawn.batch or sampling.draw(problem, block.groups, keyed(block.trajectories))
+    (problem, sampling), (block, batch, advantages) = shared, task
+    drawn = batch.trajectories or sampling.draw(problem, block.groups, keyed(block.trajectories))
     simulator: Any = sampling.simulator(problem)
     measure, samples = restarted_occupancy(
         simulator,
         sampling.policy,
-        batch.observations[:, : sampling.horizon].reshape(-1),
-        batch.actions[:, : sampling.horizon].reshape(-1),
+        drawn.observations[:, : sampling.horizon].reshape(-1),
+        drawn.actions[:, : sampling.horizon].reshape(-1),
         _per_visit(sampling, simulator.spec.temperature, advantages).reshape(-1),
         keyed(block.continuations),
         truncation=sampling.truncation,
@@ -223,7 +234,7 @@ def _compare_visits(
     spans: list[slice],
 ) -> list[_Part]:
     """Without restarts: the remainders of all blocks' trajectories serve every block, so this is done in one place."""
-    batch = _joined([part.batch for part in drawn if part.batch is not None])
+    batch = _joined([part.batch.trajectories for part in drawn if part.batch.trajectories is not None])
     spec, parts = sampling.simulator(problem).spec, []
     weights = _per_visit(sampling, spec.temperature, advantages)
     assert sampling.truncation is not None

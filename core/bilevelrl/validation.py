@@ -66,6 +66,18 @@ class IncompatibleError(InputError):
         ValueError.__init__(self, message)
 
 
+class WorkerLost(TravellingError, RuntimeError):
+    """The workers could not do a task: they died of it again and again, or their executor failed.
+
+    Attributes:
+        task: its index; None where no worker could be started.
+    """
+
+    def __init__(self, message: str, task: int | None = None) -> None:
+        self.task = task
+        super().__init__(message)
+
+
 LONGEST_VALUE = 80
 NUMPY_SCALAR = re.compile(r"np\.\w+\(([^()]*)\)|np\.(True|False)_")
 

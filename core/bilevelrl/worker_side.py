@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -9,8 +10,9 @@ import signal
 import threading
 import traceback
 import uuid
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -78,12 +80,14 @@ class Answer:
         kind: "done", "failed", "missing" (it has not got the shared values), "delivered" (it has them now).
         body: the result or the exception, pickled.
         story: of an exception, where it came from.
+        warned: warnings on the way, for the one who asks to show: category and text.
     """
 
     worker: str
     kind: str
     body: bytes = b""
     story: str = ""
+    warned: Sequence[tuple[type[Warning], str]] = ()
 
 
 def work(call: Call) -> Answer:
@@ -97,13 +101,15 @@ def work(call: Call) -> Answer:
         return _failed(worker, error)
     if call.body is None:
         return Answer(worker, "delivered")
-    try:
-        with _PROCESS.interruptible(), as_worker(), one_blas_thread(), np.errstate(**call.errors):
-            asked: Work = payloads.loads(call.body)
-            result = asked.function(shared[0] if call.alone else tuple(shared), asked.task)
-            return Answer(worker, "done", payloads.dumps(result, "the result of a task"))
-    except BaseException as error:  # KeyboardInterrupt too: the one who asks decides
-        return _failed(worker, error)
+    with _PROCESS.warnings() as caught:
+        try:
+            with _PROCESS.interruptible(), as_worker(), one_blas_thread(), np.errstate(**call.errors):
+                asked: Work = payloads.loads(call.body)
+                result = asked.function(shared[0] if call.alone else tuple(shared), asked.task)
+                answer = Answer(worker, "done", payloads.dumps(result, "the result of a task"))
+        except BaseException as error:  # KeyboardInterrupt too: the one who asks decides
+            answer = _failed(worker, error)
+    return attrs.evolve(answer, warned=[(warning.category, str(warning.message)) for warning in caught or ()])
 
 
 def work_here(function: Callable[[Any, Any], Any], shared: Any, task: Any, errors: Mapping[str, Any]) -> Any:
@@ -185,23 +191,21 @@ class _Process:
         threading.Thread(target=end_with_parent, daemon=True).start()
         started.set()
 
-    def interruptible(self) -> Any:
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
         """A block in which SIGINT raises `KeyboardInterrupt`, so that a run can save what it has."""
-        return _Interruptible() if self._ours else _Nothing()
-
-
-class _Nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *exception: object) -> None: ...
-
-
-class _Interruptible:
-    def __enter__(self) -> None:
+        if not self._ours:
+            yield
+            return
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    def warnings(self) -> contextlib.AbstractContextManager[list[warnings.WarningMessage] | None]:
+        """A block whose warnings are kept, for the parent to show; beside the threads of others they are shown here."""
+        return warnings.catch_warnings(record=True) if self._ours else contextlib.nullcontext()
 
 
 _CACHE = _Cache()

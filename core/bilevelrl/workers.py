@@ -14,14 +14,14 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bilevelrl.payloads import Store
 from bilevelrl.task_scope import in_worker, one_blas_thread
-from bilevelrl.validation import InputError, check_count, kind_words
+from bilevelrl.validation import InputError, WorkerLost, check_count, kind_words
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from bilevelrl.dispatch import Workers
+    from bilevelrl.payloads import Store
 
     Jobs = int | Executor
     """Who does the work: so many processes (1: this one), or an executor."""
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
+
+GRACE = 10.0
+"""Seconds that tasks under way have to save what they have, after Ctrl-C."""
 
 _IN_FORCE: contextvars.ContextVar[Workers | None] = contextvars.ContextVar("bilevelrl_workers", default=None)
 
@@ -134,6 +137,12 @@ def use_jobs(jobs: Jobs | None) -> Iterator[None]:
             own.close()
 
 
+def _store() -> Store:
+    from bilevelrl.payloads import Store
+
+    return Store()
+
+
 def _is_executor(jobs: object) -> bool:
     from concurrent.futures import Executor
 
@@ -144,7 +153,7 @@ class _Borrowed:
     """Somebody's executor: used, and left as it is."""
 
     def __init__(self, executor: Executor) -> None:
-        self.store = Store()
+        self.store = _store()
         self.most: int | None = None
         self._executor = executor
 
@@ -156,8 +165,9 @@ class _Borrowed:
         """See `Workers`; it is not ours to renew."""
         return False
 
-    def interrupt(self) -> None:
+    def interrupt(self) -> float:
         """See `Workers`; its tasks cannot be reached."""
+        return 0.0
 
     def abandon(self) -> None:
         """See `Workers`."""
@@ -171,7 +181,7 @@ class _Pool:
     """Processes of our own, started by spawn, which is safe beside threads; a pool whose worker died is made anew."""
 
     def __init__(self, jobs: int) -> None:
-        self.store = Store()
+        self.store = _store()
         self.most: int | None = 2 * jobs
         self._jobs = jobs
         self._executor: Any = None
@@ -195,16 +205,15 @@ class _Pool:
     def died(self) -> bool:
         """See `Workers`."""
         if not self._started.is_set():
-            from bilevelrl.dispatch import WorkerLost
-
             told = "no process could be started; in a script, `jobs` belongs under `if __name__ == '__main__':`, since "
             raise WorkerLost(told + "new processes import the script")
         self.abandon()
         return True
 
-    def interrupt(self) -> None:
+    def interrupt(self) -> float:
         """See `Workers`."""
         self._signal(signal.SIGINT)
+        return GRACE
 
     def abandon(self) -> None:
         """See `Workers`; the processes are ended, and started anew at the next need."""

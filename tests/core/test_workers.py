@@ -243,6 +243,8 @@ def test_a_killed_worker_s_tasks_are_done_again(tmp_path: Path) -> None:
     with bl.use_jobs(2):
         assert bl.parallel_map(tasks.dies_once, marker, range(6)) == [0, 1, 4, 9, 16, 25]
         assert marker.exists()
+        with pytest.warns(bl.CheckpointWarning, match="something is odd"):  # what a worker warns of comes here
+            assert bl.parallel_map(tasks.warns, None, range(2)) == [0, 1]
         assert len(set(bl.parallel_map(tasks.process_of, None, [0.1] * 4))) == 2
 
 

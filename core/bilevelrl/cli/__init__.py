@@ -16,10 +16,9 @@ from bilevelrl.cli.check import check_command
 from bilevelrl.cli.compare import compare_command
 from bilevelrl.cli.resume import resume_command
 from bilevelrl.cli.run import FAILED, INTERRUPTED, run_command
-from bilevelrl.dispatch import WorkerLost
 from bilevelrl.outer_loop import StepFailed
 from bilevelrl.plugins import PluginWarning
-from bilevelrl.validation import InputError
+from bilevelrl.validation import InputError, WorkerLost
 
 BAD_INPUT = 2
 SENTENCES = (PluginWarning, CheckpointWarning)
