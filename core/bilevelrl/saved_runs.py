@@ -39,17 +39,7 @@ def load_run(
     found, _ = read_checkpoint(path, problem)
     if found is None:
         raise InputError(f"the directory {str(path)!r}", "without a checkpoint", "one that a run was saved to")
-    return Run(
-        problem=problem,
-        algorithm=algorithm,
-        **settings,
-        first=found.first,
-        last=found.last,
-        history=found.history,
-        status=found.status,
-        stopped_by=found.stopped_by,
-        seconds=found.seconds,
-    )
+    return Run.restored(problem, algorithm, settings, found)
 
 
 def resume_run(directory: str | Path, **options: Any) -> Run:

@@ -157,17 +157,7 @@ def _told(run: Run) -> Any:
 
 def _restored(told: Any, problem: BilevelProblem, algorithm: Algorithm) -> Run:
     found = decode(told, "a worker's answer", problem) if isinstance(told, bytes) else told
-    return Run(
-        problem=problem,
-        algorithm=algorithm,
-        **found.settings,
-        first=found.first,
-        last=found.last,
-        history=found.history,
-        status=found.status,
-        stopped_by=found.stopped_by,
-        seconds=found.seconds,
-    )
+    return Run.restored(problem, algorithm, found.settings, found)
 
 
 def _keep(run: Run, plan: Plan) -> None:
