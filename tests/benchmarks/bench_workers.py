@@ -1,8 +1,8 @@
 """Two processes against one, and what travels between them.
 
-Run with `make bench`. Both are measured alternately, with the processes already up (starting them is told by itself); the
-ratio is that of the shortest times, since another program on the machine can only make them longer. Tasks take about a
-second each.
+Run with `make bench`. Both are measured alternately, with the processes already up (starting them is told by itself).
+The ratio is that of the shortest times, since another program on the machine can only make them longer. Tasks take
+about a second each.
 """
 
 from __future__ import annotations
