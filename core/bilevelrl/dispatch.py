@@ -195,6 +195,7 @@ class Dispatch:
             self._delivering.discard(sent.asked_by)
             self._pending = sorted(self._pending + self._parked)
             self._parked.clear()
+            self._drop_superfluous()
         elif self._by_reference:
             yield sent.index, answer
         elif answer.kind == "missing":
@@ -227,9 +228,13 @@ class Dispatch:
             raise WorkerLost(told, sent.index) from error
 
     def _fail(self, index: int, error: BaseException) -> None:
-        """Remember a task's error; what comes after it is not needed any more."""
+        """Remember a task's error."""
         self._failures[index] = error
-        if self._patient:
+        self._drop_superfluous()
+
+    def _drop_superfluous(self) -> None:
+        """Forget the tasks behind one that failed, as if all were done one after the other."""
+        if self._patient or not self._failures:
             return
         first = min(self._failures)
         self._pending = [i for i in self._pending if i < first]

@@ -10,6 +10,7 @@ import pytest
 import bilevelrl as bl
 
 HEAVY = ("torch", "jax", "matplotlib", "gymnasium", "numba", "hypothesis", "pytest", "rich", "cattrs", "pandas")
+HEAVY += ("dask", "distributed", "cloudpickle", "threadpoolctl", "multiprocessing", "concurrent.futures.process")
 
 
 def test_importing_bilevelrl_loads_no_heavy_library() -> None:

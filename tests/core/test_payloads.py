@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 import bilevelrl as bl
 from bilevelrl.payloads import Payload, Store, read, unpack
@@ -68,6 +69,28 @@ def test_transitions_travel_once_whatever_views_they_keep_of_themselves() -> Non
     copy = unpack(bytearray(b"".join(worked.pieces())))
     np.testing.assert_array_equal(copy.sampling_table.entries, dense.sampling_table.entries)
     np.testing.assert_array_equal(copy.expectation(np.arange(50.0)), dense.expectation(np.arange(50.0)))
+
+
+def test_a_follower_s_table_travels_in_one_form_whatever_form_it_was_given_in() -> None:
+    """Given with unsorted columns it is kept sorted; and a problem looks the same whether it has worked or not."""
+    rng = np.random.default_rng(0)
+    rows, states = np.repeat(np.arange(4000), 3), 2000
+    given = scipy.sparse.csr_array(
+        (
+            np.full(12_000, 1 / 3),
+            np.array([rng.permutation(states)[:3] for _ in range(4000)]).ravel(),
+            np.arange(4001) * 3,
+        ),
+        shape=(4000, states),
+    )
+    lower = bl.ParametricMDP(given, bl.StateReward(np.zeros((states, 2))), 0.9, 1.0)
+    problem = bl.BilevelProblem(lower, bl.QuadraticObjective())
+    fresh = Payload.of(problem, "problem")
+    assert sum(block.nbytes == given.data.nbytes for block in fresh.blocks) == 1
+    bl.value_and_gradient(problem, np.zeros(states))
+    assert Payload.of(problem, "problem").key == fresh.key
+    copy = unpack(bytearray(b"".join(fresh.pieces())))
+    assert bl.value_and_gradient(copy, np.ones(states))[0] == bl.value_and_gradient(problem, np.ones(states))[0]
 
 
 def test_equal_keys_mean_equal_contents() -> None:
