@@ -74,15 +74,10 @@ def test_transitions_travel_once_whatever_views_they_keep_of_themselves() -> Non
 def test_a_follower_s_table_travels_in_one_form_whatever_form_it_was_given_in() -> None:
     """Given with unsorted columns it is kept sorted; and a problem looks the same whether it has worked or not."""
     rng = np.random.default_rng(0)
-    rows, states = np.repeat(np.arange(4000), 3), 2000
-    given = scipy.sparse.csr_array(
-        (
-            np.full(12_000, 1 / 3),
-            np.array([rng.permutation(states)[:3] for _ in range(4000)]).ravel(),
-            np.arange(4001) * 3,
-        ),
-        shape=(4000, states),
-    )
+    states = 2000
+    columns = np.array([rng.permutation(states)[:3] for _ in range(2 * states)]).ravel()
+    entries = np.full(columns.size, 1 / 3), columns, np.arange(2 * states + 1) * 3
+    given = scipy.sparse.csr_array(entries, shape=(2 * states, states))
     lower = bl.ParametricMDP(given, bl.StateReward(np.zeros((states, 2))), 0.9, 1.0)
     problem = bl.BilevelProblem(lower, bl.QuadraticObjective())
     fresh = Payload.of(problem, "problem")
