@@ -78,7 +78,7 @@ from bilevelrl.randomness import stream
 from bilevelrl.run import Run
 from bilevelrl.sampled_mdp import SampledMDP
 from bilevelrl.sampled_occupancy import first_visit_occupancy, restarted_occupancy
-from bilevelrl.saved_runs import load_run, resume_run
+from bilevelrl.saved_runs import load_run, resume_run, resume_seeds
 from bilevelrl.simulators import (
     FollowerSpec,
     Simulator,
@@ -108,12 +108,14 @@ from bilevelrl.validation import (
     Indices,
     InputError,
     UnknownNameError,
+    WorkerLost,
     is_choice,
     is_flag,
     is_integer,
     is_real,
     maximum_norm,
 )
+from bilevelrl.workers import parallel_map, use_jobs
 
 __version__ = "0.1.0"
 
@@ -272,6 +274,7 @@ __all__ = [
     "UnknownNameError",
     "UpperLevelOptimizer",
     "WeightedSum",
+    "WorkerLost",
     "__version__",
     "absorbing_states",
     "adjoint_occupancy",
@@ -294,6 +297,7 @@ __all__ = [
     "load_run",
     "lower_level_solver",
     "maximum_norm",
+    "parallel_map",
     "policy_cotangent",
     "policy_values",
     "problem",
@@ -301,11 +305,13 @@ __all__ = [
     "registry",
     "restarted_occupancy",
     "resume_run",
+    "resume_seeds",
     "soft_backup",
     "soft_bellman",
     "stationarity",
     "stream",
     "trajectory_gradient",
     "upper_level_optimizer",
+    "use_jobs",
     "value_and_gradient",
 ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -37,9 +37,14 @@ from bilevelrl.protocols import (
 from bilevelrl.randomness import Streams, stream
 from bilevelrl.run import Run
 from bilevelrl.run_directory import RunDirectory, read_experiment
+from bilevelrl.seeds import Plan, as_seeds, run_seeds
 from bilevelrl.validation import Array, InputError, all_finite, check_count, kind_words
 from bilevelrl.whole_runs import DIVERGENCE, WholeRun, check_intervals, check_settings, quietly
 from bilevelrl.whole_runs import StepFailed as StepFailed
+from bilevelrl.workers import Progress, use_jobs
+
+if TYPE_CHECKING:
+    from bilevelrl.workers import Jobs
 
 
 @attrs.frozen
@@ -193,6 +198,7 @@ class Algorithm:
         out: str | Path | None = None,
         checkpoint_every: int | None = None,
         checkpoint_seconds: float = 30.0,
+        jobs: Jobs | None = None,
     ) -> Run:
         """Run the outer loop and return all it saw.
 
@@ -208,6 +214,8 @@ class Algorithm:
             out: a directory to write the run to while it goes on, so that `resume` can go on with it.
             checkpoint_every: iterations from one checkpoint to the next; None: only the time counts.
             checkpoint_seconds: time from one checkpoint to the next.
+            jobs: who does the work of components that divide it, such as sample batches and contexts; see `use_jobs`.
+                It does not change the run.
 
         Returns:
             A `Run`. A failure on the way (a value that is not finite, a diverging component) is told in its status,
@@ -226,7 +234,50 @@ class Algorithm:
         if out is not None:
             every, seconds = checkpoint_every, checkpoint_seconds
             directory = RunDirectory(out, problem, self, settings, every=every, seconds=seconds)
-        return WholeRun(self, problem, settings, watchers, directory).begin(x)
+        with use_jobs(jobs):
+            return WholeRun(self, problem, settings, watchers, directory).begin(x)
+
+    def run_seeds(
+        self,
+        problem: BilevelProblem,
+        *,
+        seeds: int | Sequence[int],
+        iterations: int,
+        x: object = None,
+        tolerance: float = 0.0,
+        out: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        checkpoint_seconds: float = 30.0,
+        jobs: Jobs | None = None,
+        progress: Progress | None = None,
+    ) -> list[Run]:
+        """Run the outer loop once for each seed: the runs of `run`, bit for bit but for the seconds.
+
+        Args:
+            problem: what to solve.
+            seeds: how many, from seed 0; or the seeds themselves.
+            iterations: the largest number of updates of x in each run.
+            x: see `run`; for all seeds.
+            tolerance: see `run`.
+            out: a directory that gets one for each seed, such as `seed-0`, which `load_run` and `resume` take.
+            checkpoint_every: see `run`.
+            checkpoint_seconds: see `run`.
+            jobs: who does the runs, several at a time; see `use_jobs`. One run is done by one process.
+            progress: called with the number of runs that have ended and of all, each time one does.
+
+        Returns:
+            A run for each seed, in their order. Ctrl-C ends all that are under way, and those are in the list too; what
+            had not begun is missing. `last.hyper.occupancy` is None, as in a run that was loaded.
+
+        Raises:
+            InputError: for a mistake of the caller.
+            Exception: what a run raised, once the others are done; `out` has them.
+        """
+        check_settings(iterations, 0, tolerance)
+        check_intervals(checkpoint_every, checkpoint_seconds)
+        self.check_compatible(problem)
+        plan = Plan(iterations, x, float(tolerance), out, checkpoint_every, checkpoint_seconds)
+        return run_seeds(self, problem, as_seeds(seeds), plan, jobs, progress)
 
     def iterate(self, problem: BilevelProblem, *, seed: int = 0, x: object = None) -> Iterator[OuterState]:
         """The states of a run, the first included, one at a time and without end: what to stop at is the caller's.
@@ -270,6 +321,7 @@ class Algorithm:
         callback: Callbacks = None,
         checkpoint_every: int | None = None,
         checkpoint_seconds: float | None = None,
+        jobs: Jobs | None = None,
     ) -> Run:
         """Go on with the run in a directory: bit for bit as if it had never stopped, but for the seconds.
 
@@ -280,6 +332,7 @@ class Algorithm:
             callback: see `run`; the state in the checkpoint is shown once more.
             checkpoint_every: see `run`; None: as before.
             checkpoint_seconds: see `run`; None: as before.
+            jobs: see `run`.
 
         Raises:
             InputError: where there is no run to go on with, or it is that of another problem or algorithm.
@@ -293,4 +346,5 @@ class Algorithm:
         check_intervals(every, seconds)
         watchers = Watchers(callback)
         held = RunDirectory(directory, problem, self, settings, every=every, seconds=seconds)
-        return WholeRun(self, problem, settings, watchers, held).go_on(held)
+        with use_jobs(jobs):
+            return WholeRun(self, problem, settings, watchers, held).go_on(held)

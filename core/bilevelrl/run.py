@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import attrs
 import numpy as np
 
 from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.checkpoint import CheckpointWarning, can_be_saved
+from bilevelrl.checkpoint import Checkpoint, CheckpointWarning, can_be_saved
 from bilevelrl.experiment import Experiment
 from bilevelrl.files import write_atomically
 from bilevelrl.history import COLUMNS as COLUMNS
@@ -55,6 +56,23 @@ class Run:
     status: Status
     stopped_by: str
     seconds: float
+
+    @classmethod
+    def restored(
+        cls, problem: BilevelProblem, algorithm: Algorithm, settings: Mapping[str, Any], found: Checkpoint
+    ) -> Run:
+        """The run that a checkpoint is of, with its settings: iterations, seed and tolerance."""
+        return cls(
+            problem=problem,
+            algorithm=algorithm,
+            **settings,
+            first=found.first,
+            last=found.last,
+            history=found.history,
+            status=found.status,
+            stopped_by=found.stopped_by,
+            seconds=found.seconds,
+        )
 
     @property
     def x(self) -> Array:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import itertools
-import os
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
@@ -304,7 +303,9 @@ def _uniforms(streams: npt.NDArray[np.uint64]) -> Array:
 
 
 def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from bilevelrl.threads import processors
+
+    return processors()
 
 
 def cumulative_rows(probabilities: Array) -> Array:

@@ -8,9 +8,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from bilevelrl.task_scope import in_worker
+
 
 def processors() -> int:
-    """How many threads a computation may start here: as many as the process has processors."""
+    """How many threads a computation may start here: as many as the process has processors; one inside a worker."""
+    if in_worker():
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

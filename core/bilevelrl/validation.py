@@ -20,7 +20,20 @@ Mask = npt.NDArray[np.bool_]
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 
-class InputError(ValueError):
+class TravellingError(Exception):
+    """An exception that another process can send: as it was made, whatever its constructor takes."""
+
+    def __reduce__(self) -> Any:
+        return _exception, (type(self), self.args, self.__dict__.copy())
+
+
+def _exception(kind: type[BaseException], arguments: tuple[Any, ...], members: dict[str, Any]) -> BaseException:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(members)
+    return error
+
+
+class InputError(TravellingError, ValueError):
     """An input was rejected; the message names the field, the value and what was expected."""
 
     def __init__(self, field: str, value: str, expected: str) -> None:
@@ -51,6 +64,18 @@ class IncompatibleError(InputError):
 
     def __init__(self, message: str) -> None:
         ValueError.__init__(self, message)
+
+
+class WorkerLost(TravellingError, RuntimeError):
+    """The workers could not do a task: they died of it again and again, or their executor failed.
+
+    Attributes:
+        task: its index; None where no worker could be started.
+    """
+
+    def __init__(self, message: str, task: int | None = None) -> None:
+        self.task = task
+        super().__init__(message)
 
 
 LONGEST_VALUE = 80

@@ -18,7 +18,7 @@ from bilevelrl.protocols import Status
 from bilevelrl.randomness import Streams
 from bilevelrl.run import Run
 from bilevelrl.run_directory import RunDirectory
-from bilevelrl.validation import InputError, as_float, check_count, value_words
+from bilevelrl.validation import InputError, TravellingError, as_float, check_count, value_words
 
 if TYPE_CHECKING:
     from bilevelrl.outer_loop import Algorithm
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DIVERGENCE = 1e8
 
 
-class StepFailed(ArithmeticError):
+class StepFailed(TravellingError, ArithmeticError):
     """A step could not be completed; the state before it is still good.
 
     Attributes:

@@ -21,6 +21,12 @@ HEAVY = (
     "cattrs",
     "pandas",
     "tensorboard",
+    "dask",
+    "distributed",
+    "cloudpickle",
+    "threadpoolctl",
+    "multiprocessing",
+    "concurrent.futures.process",
 )
 
 

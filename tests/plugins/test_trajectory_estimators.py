@@ -110,7 +110,7 @@ SHARP = {
     "sobirl": ("sobirl", {"groups": 1_000_000, "truncation": 15}),
     "stoc-sobirl, geometric": ("stoc-sobirl", {"batch": 1_000_000}),
     "hpgd, geometric": ("hpgd", {"batch": 1_000_000}),
-    "stoc-sobirl, independent": ("stoc-sobirl", {"batch": 1_000_000, "common_random_numbers": False}),
+    "stoc-sobirl, independent": ("stoc-sobirl", {"batch": 2_000_000, "common_random_numbers": False}),
 }
 COARSE = {
     "sobirl without baseline": ("sobirl", {"groups": 300_000, "truncation": 15, "baseline": False}),

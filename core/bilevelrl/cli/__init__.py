@@ -16,10 +16,10 @@ from bilevelrl.cli.catalogue import list_command, plugins_command, show_command
 from bilevelrl.cli.check import check_command
 from bilevelrl.cli.compare import compare_command
 from bilevelrl.cli.resume import resume_command
-from bilevelrl.cli.run import INTERRUPTED, run_command
+from bilevelrl.cli.run import FAILED, INTERRUPTED, run_command
 from bilevelrl.outer_loop import StepFailed
 from bilevelrl.plugins import PluginWarning
-from bilevelrl.validation import InputError
+from bilevelrl.validation import InputError, WorkerLost
 
 BAD_INPUT = 2
 SENTENCES = (PluginWarning, CheckpointWarning, CallbackWarning)
@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         warnings.simplefilter("always", category)
     try:
         cli.main(args=arguments, prog_name="bilevelrl")
+    except WorkerLost as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(FAILED)
     except (InputError, StepFailed) as error:
         click.echo("\n".join([f"Error: {error}", *getattr(error, "__notes__", [])]), err=True)
         sys.exit(BAD_INPUT)

@@ -25,12 +25,15 @@ from bilevelrl.plugins import registry
 from bilevelrl.protocols import Status
 from bilevelrl.run import Run
 from bilevelrl.run_directory import PICTURE, SUMMARY, holds_run, writable
-from bilevelrl.validation import InputError, UnknownNameError
+from bilevelrl.seeds import PREFIX, TABLE, figures, seeds_in
+from bilevelrl.validation import InputError, UnknownNameError, check_count
+from bilevelrl.workers import Progress
 
 INTERRUPTED = 130
 FAILED = 1
 QUIET_LINES = 10
 TERMINATED = 143
+JOBS = "Processes that share seeds, sample batches and contexts. The results do not depend on it."
 WRITTEN = "experiment.toml, environment.json, history.csv, summary.json, state.npz, checkpoint"
 
 
@@ -61,10 +64,12 @@ def checkpoint_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--iterations", type=int, help="The largest number of updates of x (default 500).")
 @click.option("--seed", type=int, help="Keys every random stream of the run (default 0).")
+@click.option("--seeds", type=int, metavar="N", help="N runs, with seeds from --seed on, and a table of them all.")
 @click.option("--tolerance", type=float, help="Stop at this distance from stationarity (default 0: never).")
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Write the run here while it goes on.")
 @checkpoint_options
 @log_option
+@click.option("--jobs", "-j", type=int, default=1, show_default=True, help=JOBS)
 def run_command(
     problem: str,
     algorithm: str | None,
@@ -74,11 +79,13 @@ def run_command(
     changes: tuple[str, ...],
     iterations: int | None,
     seed: int | None,
+    seeds: int | None,
     tolerance: float | None,
     out: Path | None,
     checkpoint_every: int | None,
     checkpoint_seconds: float | None,
     logs: tuple[str, ...],
+    jobs: int,
 ) -> None:
     """Run an algorithm on PROBLEM, a registered name or a TOML file.
 
@@ -89,6 +96,23 @@ def run_command(
     settings |= {"checkpoint_every": checkpoint_every, "checkpoint_seconds": checkpoint_seconds}
     experiment = _experiment(problem, names, changes, settings)
     built_problem, built_algorithm = compose(experiment, registry())
+    if seeds is not None:
+        check_count("--seeds", seeds)
+        one_run_only(logs)
+        with stopped_by_signals(out, ()) as signals:
+            with runs_progress() as told:
+                runs = built_algorithm.run_seeds(
+                    built_problem,
+                    seeds=range(experiment.seed, experiment.seed + seeds),
+                    iterations=experiment.iterations,
+                    tolerance=experiment.tolerance,
+                    **experiment.intervals,
+                    out=out,
+                    jobs=jobs,
+                    progress=told,
+                )
+            end_seeds(runs, seeds, out, signals)
+        return
     watching = loggers(logs, out)
     with stopped_by_signals(out, logs) as signals:
         with progress(experiment.iterations) as bar:
@@ -98,8 +122,15 @@ def run_command(
                 **experiment.intervals,
                 callback=[bar, *watching],
                 out=out,
+                jobs=jobs,
             )
         end(run, out, logs, signals)
+
+
+def one_run_only(logs: tuple[str, ...]) -> None:
+    """Raise `InputError` where several runs would write one log."""
+    if logs:
+        raise InputError("--log", repr(logs[0]), "one run, not several seeds; `--out` keeps the history of each")
 
 
 def end(run: Run, out: Path | None, logs: tuple[str, ...], signals: list[int]) -> None:
@@ -107,14 +138,29 @@ def end(run: Run, out: Path | None, logs: tuple[str, ...], signals: list[int]) -
     _report(run)
     if out is not None:
         _draw(run, out)
-    if run.status is Status.INTERRUPTED:
+    leave(run.status is Status.INTERRUPTED, not run.status.usable, out, logs, signals)
+
+
+def leave(interrupted: bool, failed: bool, out: Path | None, logs: tuple[str, ...], signals: list[int]) -> None:
+    """End with the exit status of what has happened, having said how to go on."""
+    if interrupted:
         _leave_interrupted(out, logs, signals)
-    if not run.status.usable:
+    if failed:
         sys.exit(FAILED)
 
 
+def end_seeds(runs: list[Run], wanted: int, out: Path | None, signals: list[int]) -> None:
+    """Report the runs of several seeds, and leave with their exit status."""
+    if runs:
+        _report_seeds(runs)
+    if out is not None and runs:
+        click.echo(f"  saved to {out}: {TABLE}, and for each seed, as in {PREFIX}{runs[0].seed}: {WRITTEN}")
+    interrupted = len(runs) < wanted or any(run.status is Status.INTERRUPTED for run in runs)
+    leave(interrupted, any(not run.status.usable for run in runs), out, (), signals)
+
+
 def _leave_interrupted(out: Path | None, logs: tuple[str, ...], signals: list[int]) -> None:
-    if out is None or not holds_run(out):
+    if out is None or not (holds_run(out) or seeds_in(out)):
         click.echo("Interrupted: nothing was saved.", err=True)
     else:
         words = ["bilevelrl", "resume", str(out), *(word for log in logs for word in ("--log", log))]
@@ -229,6 +275,27 @@ def progress(iterations: int) -> Iterator[Callable[[OuterState], None]]:
         yield draw
 
 
+@contextlib.contextmanager
+def runs_progress() -> Iterator[Progress]:
+    """Of several runs: a bar on a terminal; elsewhere a few quiet lines."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+
+        def quiet(done: int, total: int) -> None:
+            if done % max(1, total // QUIET_LINES) == 0 or done == total:
+                click.echo(f"run {done:>6,} of {total:,}", err=True)
+
+        yield quiet
+        return
+    with Bar(TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def _figures(state: OuterState) -> str:
     norm = math.hypot(*state.hyper.gradient.tolist())  # which scales: 1e200 has a norm, though not a square
     return f"objective {state.hyper.objective:.6g}  gradient norm {norm:.3g}"
@@ -249,6 +316,31 @@ def _report(run: Run) -> None:
     console.print(table)
     for label, text in run.facts():
         console.print(f"  [bold]{label}[/bold]  {text}", soft_wrap=True, highlight=False)
+
+
+def _report_seeds(runs: list[Run]) -> None:
+    """A row for each seed, then the mean and the standard deviation of each figure."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    every = figures(runs)
+    shown = [label for label in every if not label.startswith(" ")]
+    shown = [*shown[: shown.index("objective")][:2], "objective", "distance to stationarity"]
+    columns = {label.removeprefix("distance to "): every[label] for label in shown}
+    title = f"{runs[0].algorithm.name} on {runs[0].problem.name}, {len(runs)} seeds"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("seed", justify="right")
+    for label in columns:
+        table.add_column(label, justify="right")
+    table.add_column("status")
+    for index, run in enumerate(runs):
+        told = [f"{values[index]:.5g}" for values in columns.values()]
+        table.add_row(str(run.seed), *told, run.status.name.lower().replace("_", " "), end_section=run is runs[-1])
+    table.add_row("mean", *(f"{values.mean():.5g}" for values in columns.values()))
+    if len(runs) > 1:
+        table.add_row("deviation", *(f"{values.std(ddof=1):.3g}" for values in columns.values()))
+    Console().print(table)
 
 
 def _draw(run: Run, out: Path) -> None:

@@ -82,6 +82,11 @@ class _CountedDense(_Counted, DenseTransitions):  # type: ignore[override]
 class _CountedSparse(_Counted, SparseTransitions):
     """Counts, and passes for the sparse kernel that it stands for."""
 
+    @property
+    def chains(self) -> Any:  # type: ignore[override]
+        """Which entries the chains have, not what is in them."""
+        return self.original.chains
+
 
 def counted_transitions(original: Transitions, tally: Tally) -> Transitions:
     """The same kernel, of the same class as far as `isinstance` can tell."""
