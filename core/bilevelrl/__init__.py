@@ -83,6 +83,7 @@ from bilevelrl.simulators import (
     Step,
     SupportsGroups,
     SupportsRestart,
+    SupportsVisits,
     TabularSimulator,
     Trajectories,
 )
@@ -254,6 +255,7 @@ __all__ = [
     "SupportsModel",
     "SupportsRestart",
     "SupportsSampling",
+    "SupportsVisits",
     "TabularReward",
     "TabularSimulator",
     "TabularSolution",

@@ -1,19 +1,30 @@
-"""Compiled loops for sampling; numba is imported with this module, so import it where a kernel is called."""
+"""Compiled loops for sampling; numba is imported with this module, so import it where a kernel is called.
+
+Trajectories advance side by side, in lanes, one short loop over all of them for each stage of a step: what one stage
+will read from memory the stage before has asked for, so that the waits of all lanes pass at once.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 
+from bilevelrl.compilation import compiled
 from bilevelrl.validation import Array, Indices
 
-# So many trajectories advance side by side: while one waits for memory, the others go on.
-ABREAST = 32
+LANES = 64
+
+# Unsigned, since numba asks of a signed index whether it counts from the end.
+Word = np.uint64
+
+GOLDEN = Word(0x9E3779B97F4A7C15)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def fill_alias_table(starts: Indices, labels: Indices, weights: Array, entries: Any) -> None:
     """Vose's alias table of each row: see `transitions.ALIAS_ENTRY`. O(entries).
 
@@ -60,54 +71,14 @@ def fill_alias_table(starts: Indices, labels: Indices, weights: Array, entries: 
             entries[waiting[i]].threshold = 1.0
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _label(entry: Any, fraction: float) -> int:
-    """One of the entry's two labels. The choice is a shift: a branch would be mispredicted every second time."""
-    return int((entry.labels >> (np.int64(fraction >= entry.threshold) << 5)) & 0xFFFFFFFF)
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _rotated(word: Any, left: int) -> Any:
-    return (word << np.uint64(left)) | (word >> np.uint64(64 - left))
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _unit(word: Any) -> float:
-    """The upper 53 bits as a number in [0, 1)."""
-    return np.int64(word >> np.uint64(11)) * (1.0 / 9007199254740992.0)
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _two_uniforms(streams: Any, i: int) -> tuple[float, float]:
-    """The next two numbers of stream i: xoshiro256++ (Blackman and Vigna 2021), period 2^256 − 1."""
-    a, b, c, d = streams[i, 0], streams[i, 1], streams[i, 2], streams[i, 3]
-    first = _unit(_rotated(a + d, 23) + a)
-    shifted = b << np.uint64(17)
-    c ^= a
-    d ^= b
-    b ^= c
-    a ^= d
-    c ^= shifted
-    d = _rotated(d, 45)
-    second = _unit(_rotated(a + d, 23) + a)
-    shifted = b << np.uint64(17)
-    c ^= a
-    d ^= b
-    b ^= c
-    a ^= d
-    c ^= shifted
-    d = _rotated(d, 45)
-    streams[i, 0], streams[i, 1], streams[i, 2], streams[i, 3] = a, b, c, d
-    return first, second
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled
 def rollout(
     starts: Indices,
     entries: Any,
     policy: Any,
     rewards: Array,
-    streams: Any,
+    key: Any,
+    first_index: int,
     first_states: Indices,
     first_actions: Indices,
     visited: Indices,
@@ -121,7 +92,8 @@ def rollout(
         entries: (nnz,) alias table of the next states.
         policy: (S·A,) alias table of the actions.
         rewards: (S, A).
-        streams: (N, 4 or more) 64-bit words, trajectory i's random stream, advanced two numbers a step.
+        key: (4,) 64-bit words that key all random streams; each takes two numbers a step.
+        first_index: which of these streams the first trajectory has; the others have the following ones.
         first_states: (N,).
         first_actions: (N,).
         visited: (N, H+1), written.
@@ -129,30 +101,216 @@ def rollout(
         paid: (N, H), written.
     """
     count, horizon = taken.shape
-    actions, flat_rewards = rewards.shape[1], rewards.reshape(-1)
-    here, slots = np.empty(ABREAST, np.int64), np.empty(ABREAST, np.int64)
-    rows, fractions = np.empty(ABREAST, np.int64), np.empty(ABREAST)
-    for begin in range(0, count, ABREAST):
-        abreast = min(ABREAST, count - begin)
+    actions, flat_rewards = Word(rewards.shape[1]), rewards.reshape(-1)
+    words, here, rows, slots, fractions = _lanes()
+    for begin in range(0, count, LANES):
+        abreast = min(LANES, count - begin)
         for j in range(abreast):
-            here[j] = visited[begin + j, 0] = first_states[begin + j]
+            _seed(words, j, key, first_index + begin + j)
+            here[j] = Word(first_states[begin + j])
+            visited[begin + j, 0] = first_states[begin + j]
         for h in range(horizon):
-            # Short loops, so that the processor has the memory accesses of many trajectories under way at once.
+            _advance(words)
+            _act(words, policy, actions, starts, here, rows, abreast)
+            if h == 0:
+                for j in range(abreast):
+                    if first_actions[begin + j] >= 0:
+                        rows[j] = here[j] * actions + Word(first_actions[begin + j])
             for j in range(abreast):
-                i = begin + j
-                for_action, fractions[j] = _two_uniforms(streams, i)
-                scaled = for_action * actions
-                slot = np.int64(scaled)
-                action = _label(policy[here[j] * actions + slot], scaled - slot)
-                if h == 0 and first_actions[i] >= 0:
-                    action = first_actions[i]
-                taken[i, h] = action
-                rows[j] = here[j] * actions + action
+                _prefetch(flat_rewards, rows[j])
+                taken[begin + j, h] = np.int64(rows[j] - here[j] * actions)
+            _leave(words, starts, entries, rows, slots, fractions, abreast)
+            _arrive(entries, policy, actions, slots, fractions, here, abreast)
             for j in range(abreast):
-                low = starts[rows[j]]
-                scaled = fractions[j] * (starts[rows[j] + 1] - low)
-                slot = np.int64(scaled)
-                slots[j], fractions[j] = low + slot, scaled - slot
                 paid[begin + j, h] = flat_rewards[rows[j]]
-            for j in range(abreast):
-                here[j] = visited[begin + j, h + 1] = _label(entries[slots[j]], fractions[j])
+                visited[begin + j, h + 1] = np.int64(here[j])
+
+
+@compiled
+def signed_visits(
+    starts: Indices,
+    entries: Any,
+    policy: Any,
+    action_count: int,
+    key: Any,
+    first_pair: int,
+    observations: Indices,
+    actions: Indices,
+    weights: Array,
+    lengths: Indices,
+    decay: float,
+    together: bool,
+    table: Array,
+) -> int:
+    """Add up the visits of two continuations of each pair (s, a): those from (s, a), less those from s.
+
+    A continuation that has ended makes room for the next one at once. Two that share their random numbers and meet are
+    one from there on, and cancel: they end where they meet.
+
+    Args:
+        starts: (S·A + 1,) where each row's entries begin.
+        entries: (nnz,) alias table of the next states.
+        policy: (S·A,) alias table of the actions.
+        action_count: A.
+        key: (4,) 64-bit words that key all random streams; each takes two numbers a step.
+        first_pair: the index of the first pair, which says which streams are its.
+        observations: (N,) the s.
+        actions: (N,) the a.
+        weights: (N,) what a first visit weighs.
+        lengths: (2N,) steps of the two continuations of each pair, at least 1.
+        decay: what a step multiplies the weight with.
+        together: whether the two of a pair share their random numbers; their lengths are then equal.
+        table: (S·A,), added to.
+
+    Returns:
+        The number of transitions.
+    """
+    action_number, width, waiting, active, drawn = Word(action_count), 1 + together, 0, 0, 0
+    words, here, rows, slots, fractions = _lanes()
+    given, left, weight = np.empty(LANES, np.int64), np.empty(LANES, np.int64), np.empty(LANES)
+    while True:
+        lane = 0
+        while lane < LANES:
+            if lane < active and left[lane] > 0 and not (together and here[lane] == here[lane + 1]):
+                lane += width
+            elif waiting < lengths.size:
+                for j in range(lane, lane + width):
+                    pair, from_state = waiting >> 1, waiting & 1
+                    _seed(words, j, key, first_pair + pair if together else 2 * first_pair + waiting)
+                    here[j], left[j] = Word(observations[pair]), lengths[waiting]
+                    given[j] = -1 if from_state else actions[pair]
+                    weight[j] = -weights[pair] if from_state else weights[pair]
+                    waiting += 1
+                lane += width
+                active = max(active, lane)
+            elif lane < active:  # none is waiting, and the last ones move up
+                active -= width
+                for j in range(width):
+                    for m in range(4):
+                        words[m * LANES + lane + j] = words[m * LANES + active + j]
+                    here[lane + j], left[lane + j] = here[active + j], left[active + j]
+                    given[lane + j], weight[lane + j] = given[active + j], weight[active + j]
+            else:
+                break
+        if active == 0:
+            return drawn
+        _advance(words)
+        _act(words, policy, action_number, starts, here, rows, active)
+        drawn += active
+        for j in range(active):
+            if given[j] >= 0:
+                rows[j] = here[j] * action_number + Word(given[j])
+                given[j] = -1
+                if together and rows[j] == rows[j + 1]:  # the same first action
+                    left[j], weight[j], weight[j + 1] = 1, 0.0, 0.0
+                    drawn -= 2
+            _prefetch(table, rows[j])
+        _leave(words, starts, entries, rows, slots, fractions, active)
+        _arrive(entries, policy, action_number, slots, fractions, here, active)
+        for j in range(active):
+            table[rows[j]] += weight[j]
+            weight[j] *= decay
+            left[j] -= 1
+
+
+@compiled
+def _lanes() -> Any:
+    """What a step needs for each lane: its stream and two draws, where it is, its row, its entry, a fraction."""
+    words, here = np.zeros(6 * LANES, np.uint64), np.zeros(LANES, np.uint64)
+    return words, here, np.zeros(LANES, np.uint64), np.zeros(LANES, np.uint64), np.zeros(LANES)
+
+
+@compiled
+def _act(words: Any, policy: Any, actions: Any, starts: Indices, here: Any, rows: Any, active: int) -> None:
+    """Draw an action in each lane: `rows` becomes `s·A + a`."""
+    for j in range(active):
+        scaled = _unit(words[4 * LANES + j]) * np.int64(actions)
+        slot = np.int64(scaled)
+        first = here[j] * actions
+        rows[j] = first + _label(policy[first + Word(slot)], scaled - slot)
+        _prefetch(starts, rows[j])
+
+
+@compiled
+def _leave(
+    words: Any, starts: Indices, entries: Any, rows: Any, slots: Any, fractions: Array, active: int
+) -> None:
+    """Draw an entry of each lane's row, and the fraction that decides between its two labels."""
+    for j in range(active):
+        low = starts[rows[j]]
+        scaled = _unit(words[5 * LANES + j]) * (starts[rows[j] + Word(1)] - low)
+        slot = np.int64(scaled)
+        slots[j], fractions[j] = Word(low + slot), scaled - slot
+        _prefetch(entries, slots[j])
+
+
+@compiled
+def _arrive(entries: Any, policy: Any, actions: Any, slots: Any, fractions: Array, here: Any, active: int) -> None:
+    """Move each lane to the state that its entry stands for."""
+    for j in range(active):
+        here[j] = _label(entries[slots[j]], fractions[j])
+        _prefetch(policy, here[j] * actions)
+
+
+@compiled
+def _label(entry: Any, fraction: float) -> Any:
+    """One of the entry's two labels. The choice is a shift: a branch would be mispredicted every second time."""
+    return (Word(entry.labels) >> (Word(fraction >= entry.threshold) << Word(5))) & Word(0xFFFFFFFF)
+
+
+@compiled
+def _unit(word: Any) -> float:
+    """The upper 53 bits as a number in [0, 1)."""
+    return np.int64(word >> Word(11)) * (1.0 / 9007199254740992.0)
+
+
+@compiled
+def _rotated(word: Any, left: int) -> Any:
+    return (word << Word(left)) | (word >> Word(64 - left))
+
+
+@compiled
+def _seed(words: Any, lane: int, key: Any, index: int) -> None:
+    """Give a lane the stream of an index: four words of SplitMix64 (Steele, Lea and Flood 2014), one from each key."""
+    for m in range(4):
+        word = key[m] + Word(index + 1) * GOLDEN
+        word = (word ^ (word >> Word(30))) * Word(0xBF58476D1CE4E5B9)
+        word = (word ^ (word >> Word(27))) * Word(0x94D049BB133111EB)
+        words[m * LANES + lane] = word ^ (word >> Word(31))
+
+
+@compiled
+def _advance(words: Any) -> None:
+    """The next two words of each lane's stream: xoshiro256++ (Blackman and Vigna 2021), period 2^256 − 1.
+
+    One array and a fixed number of lanes, so that the compiler works on several lanes with one instruction.
+    """
+    for j in range(LANES):
+        a, b, c, d = words[j], words[LANES + j], words[2 * LANES + j], words[3 * LANES + j]
+        for draw in range(4, 6):
+            words[draw * LANES + j] = _rotated(a + d, 23) + a
+            shifted = b << Word(17)
+            c ^= a
+            d ^= b
+            b ^= c
+            a ^= d
+            c ^= shifted
+            d = _rotated(d, 45)
+        words[j], words[LANES + j], words[2 * LANES + j], words[3 * LANES + j] = a, b, c, d
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+    """Ask the memory for `array[index]`, and do not wait for it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        flag = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [address.type, flag, flag, flag])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [address.type], kind)
+        to_read, for_long, data_cache = (ir.Constant(flag, value) for value in (0, 3, 1))
+        builder.call(prefetch, [address, to_read, for_long, data_cache])
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate

@@ -125,6 +125,9 @@ class Stopwatch:
     def rollout(self, *arguments: object) -> bl.Trajectories:
         return self._timed(self._simulator.rollout, *arguments)
 
+    def signed_visits(self, *arguments: object, **options: object):
+        return self._timed(lambda *a: self._simulator.signed_visits(*a, **options), *arguments)
+
     def rollout_from(self, *arguments: object) -> bl.Trajectories:
         return self._timed(self._simulator.rollout_from, *arguments)
 

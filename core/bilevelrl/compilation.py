@@ -1,0 +1,20 @@
+"""Compiled functions; numba is imported where the first of them is made, so import their module where one is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """`function`, compiled by numba at its first call and run without the interpreter's lock.
+
+    The machine code is kept for the next process: beside the source, or in the user's cache where the package's
+    directory cannot be written, or in `NUMBA_CACHE_DIR`. Where none of them can be written, each process compiles anew.
+    """
+    import numba
+
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # numba found no directory to keep it in
+        return numba.njit(nogil=True)(function)
