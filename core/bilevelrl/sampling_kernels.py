@@ -6,6 +6,7 @@ will read from memory the stage before has asked for, so that the waits of all l
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -137,8 +138,8 @@ def signed_visits(
     observations: Indices,
     actions: Indices,
     weights: Array,
-    lengths: Indices,
-    decay: float,
+    discount: float,
+    truncation: int,
     together: bool,
     table: Array,
 ) -> int:
@@ -152,20 +153,23 @@ def signed_visits(
         entries: (nnz,) alias table of the next states.
         policy: (S·A,) alias table of the actions.
         action_count: A.
-        key: (4,) 64-bit words that key all random streams; each takes two numbers a step.
+        key: (5,) 64-bit words: four key all random streams, each of which takes two numbers a step; the fifth the
+            lengths.
         first_pair: the index of the first pair, which says which streams are its.
         observations: (N,) the s.
         actions: (N,) the a.
-        weights: (N,) what a first visit weighs.
-        lengths: (2N,) steps of the two continuations of each pair, at least 1.
-        decay: what a step multiplies the weight with.
-        together: whether the two of a pair share their random numbers; their lengths are then equal.
+        weights: (N,) what a visit weighs.
+        discount: γ.
+        truncation: T ≥ 1, steps of a continuation, discounted; 0 for a geometric random length, undiscounted.
+        together: whether the two of a pair share their random numbers, and their length.
         table: (S·A,), added to.
 
     Returns:
         The number of transitions.
     """
-    action_number, width, waiting, active, drawn = Word(action_count), 1 + together, 0, 0, 0
+    action_number, width, decay = Word(action_count), 1 + together, discount if truncation else 1.0
+    rate = math.log(discount) if discount > 0.0 else -math.inf
+    waiting, active, drawn = 0, 0, 0
     words, here, rows, slots, fractions = _lanes()
     given, left, weight = np.empty(LANES, np.int64), np.empty(LANES, np.int64), np.empty(LANES)
     while True:
@@ -173,11 +177,13 @@ def signed_visits(
         while lane < LANES:
             if lane < active and left[lane] > 0 and not (together and here[lane] == here[lane + 1]):
                 lane += width
-            elif waiting < lengths.size:
+            elif waiting < 2 * observations.size:
                 for j in range(lane, lane + width):
                     pair, from_state = waiting >> 1, waiting & 1
-                    _seed(words, j, key, first_pair + pair if together else 2 * first_pair + waiting)
-                    here[j], left[j] = Word(observations[pair]), lengths[waiting]
+                    index = first_pair + pair if together else 2 * first_pair + waiting
+                    _seed(words, j, key, index)
+                    here[j] = Word(observations[pair])
+                    left[j] = truncation if truncation else _geometric(_word(key[4], index), rate)
                     given[j] = -1 if from_state else actions[pair]
                     weight[j] = -weights[pair] if from_state else weights[pair]
                     waiting += 1
@@ -214,6 +220,26 @@ def signed_visits(
 
 
 @compiled
+def discounted_sums(table: Array, observations: Indices, actions: Indices, discount: float, sums: Array) -> None:
+    """Add `Σ_h discount^h table[s_h, a_h]` of each trajectory to `sums` (N,)."""
+    for i in range(actions.shape[0]):
+        weight = 1.0
+        for h in range(actions.shape[1]):
+            sums[i] += weight * table[observations[i, h], actions[i, h]]
+            weight *= discount
+
+
+@compiled
+def discounted_visits(weights: Array, observations: Indices, actions: Indices, discount: float, table: Array) -> None:
+    """Add `weights_i discount^h` to `table[s_h, a_h]` for each step of each trajectory: the transpose."""
+    for i in range(actions.shape[0]):
+        weight = weights[i]
+        for h in range(actions.shape[1]):
+            table[observations[i, h], actions[i, h]] += weight
+            weight *= discount
+
+
+@compiled
 def _lanes() -> Any:
     """What a step needs for each lane: its stream and two draws, where it is, its row, its entry, a fraction."""
     words, here = np.zeros(6 * LANES, np.uint64), np.zeros(LANES, np.uint64)
@@ -232,9 +258,7 @@ def _act(words: Any, policy: Any, actions: Any, starts: Indices, here: Any, rows
 
 
 @compiled
-def _leave(
-    words: Any, starts: Indices, entries: Any, rows: Any, slots: Any, fractions: Array, active: int
-) -> None:
+def _leave(words: Any, starts: Indices, entries: Any, rows: Any, slots: Any, fractions: Array, active: int) -> None:
     """Draw an entry of each lane's row, and the fraction that decides between its two labels."""
     for j in range(active):
         low = starts[rows[j]]
@@ -271,12 +295,24 @@ def _rotated(word: Any, left: int) -> Any:
 
 @compiled
 def _seed(words: Any, lane: int, key: Any, index: int) -> None:
-    """Give a lane the stream of an index: four words of SplitMix64 (Steele, Lea and Flood 2014), one from each key."""
+    """Give a lane the stream of an index: four words, one from each key."""
     for m in range(4):
-        word = key[m] + Word(index + 1) * GOLDEN
-        word = (word ^ (word >> Word(30))) * Word(0xBF58476D1CE4E5B9)
-        word = (word ^ (word >> Word(27))) * Word(0x94D049BB133111EB)
-        words[m * LANES + lane] = word ^ (word >> Word(31))
+        words[m * LANES + lane] = _word(key[m], index)
+
+
+@compiled
+def _word(key: Any, index: int) -> Any:
+    """The word of an index, SplitMix64 (Steele, Lea and Flood 2014): no two indices have the same."""
+    word = key + Word(index + 1) * GOLDEN
+    word = (word ^ (word >> Word(30))) * Word(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> Word(27))) * Word(0x94D049BB133111EB)
+    return word ^ (word >> Word(31))
+
+
+@compiled
+def _geometric(word: Any, rate: float) -> int:
+    """A random length of at least 1, by its inverse: `P(length > t) = γ^t`, with `rate` = log γ."""
+    return 1 + int(math.log1p(-_unit(word)) / rate)
 
 
 @compiled

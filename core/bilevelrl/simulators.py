@@ -204,7 +204,7 @@ MOST_PARTS, LARGEST_TABLES = 64, 1 << 24
 class TabularSimulator:
     """Samples a `SoftMDP`, dense or sparse, from alias tables: a step takes the same time for any number of successors.
 
-    A trajectory has a random stream of its own, keyed by its index and four words of the generator, so the first
+    A trajectory has a random stream of its own, keyed by its index and a few words of the generator, so the first
     trajectories do not depend on how many others there are, nor the first steps on the horizon.
 
     Args:
@@ -331,28 +331,23 @@ class TabularSimulator:
         states = checked_indices("observations", observations, count, shape[0])
         chosen = checked_indices("actions", actions, count, shape[1])
         paid = np.ascontiguousarray(as_array("weights", weights, (count,)))
-        discount = self._mdp.discount
-        key, per_pair = _key(rng), 1 if common_random_numbers else 2
-        if truncation is None:
-            # P(length > t) = γ^t: numpy's geometric counts trials up to the first success of probability 1−γ.
-            lengths, mean, decay = rng.geometric(1.0 - discount, per_pair * count), 1.0 / (1.0 - discount), 1.0
-        else:
+        if truncation is not None:
             check_count("truncation", truncation)
-            lengths, mean, decay = np.full(per_pair * count, truncation), float(truncation), discount
-        lengths = np.repeat(lengths, 2 // per_pair)
-        table, policy_table = self._mdp.transitions.sampling_table, self._policy_table(policy)
-        size = shape[0] * shape[1]
-        parts = _spans(count, min(2 * count * mean // max(STEPS_WORTH_A_THREAD, size), LARGEST_TABLES // size, MOST_PARTS))
+        key, discount, size = _key(rng), self._mdp.discount, shape[0] * shape[1]
+        steps = 2 * count * (truncation or 1.0 / (1.0 - discount))
+        most = min(LARGEST_TABLES // size, MOST_PARTS)
+        parts = _spans(count, min(steps // max(STEPS_WORTH_A_THREAD, size), most))
         tables = np.zeros((len(parts), size))
+        table, kernel = self._mdp.transitions.sampling_table, (self._policy_table(policy), shape[1], key)
 
         def add(index: int) -> int:
-            part, both = parts[index], slice(2 * parts[index].start, 2 * parts[index].stop)
-            pairs = (part.start, states[part], chosen[part], paid[part], lengths[both])
-            kernel = (table.starts, table.entries, policy_table, shape[1], key)
-            return int(signed_visits(*kernel, *pairs, decay, common_random_numbers, tables[index]))
+            part = parts[index]
+            pairs = (part.start, states[part], chosen[part], paid[part])
+            rest = (discount, truncation or 0, common_random_numbers, tables[index])
+            return int(signed_visits(table.starts, table.entries, *kernel, *pairs, *rest))
 
         drawn = sum(self._in_parallel(add, range(len(parts))))
-        return tables.sum(axis=0).reshape(shape), drawn
+        return np.add.reduce(tables).reshape(shape), drawn
 
     def _policy_table(self, policy: Array) -> npt.NDArray[np.void]:
         """(S·A,) the alias table of the actions in each state."""
@@ -378,13 +373,14 @@ class TabularSimulator:
 
 def _spans(count: int, parts: float) -> list[slice]:
     """`range(count)` in consecutive slices of about equal length, at least one."""
-    edges = np.linspace(0, count, max(int(parts), 1) + 1).astype(int).tolist()
+    number = max(int(parts), 1)
+    edges = [count * index // number for index in range(number + 1)]
     return list(itertools.starmap(slice, itertools.pairwise(edges)))
 
 
 def _key(rng: np.random.Generator) -> npt.NDArray[np.uint64]:
-    """(4,) words that key the random streams of one call's trajectories."""
-    return rng.integers(2**64, size=4, dtype=np.uint64)
+    """(5,) words that key the random streams of one call's trajectories, and their lengths where they are random."""
+    return rng.bit_generator.random_raw(5)
 
 
 def _processors() -> int:
@@ -405,8 +401,7 @@ def checked_indices(field: str, value: object, count: int, size: int) -> npt.NDA
         raise InputError(f"the shape of {field}", shape_words(array.shape), f"{shape_words((count,))}, one each")
     if array.dtype.kind not in "iu" and array.size:
         raise InputError(field, f"an array of {array.dtype}", "integers")
-    outside = (array < 0) | (array >= size)
-    if outside.any():
-        index = int(outside.argmax())
+    if array.size and not (array.min() >= 0 and array.max() < size):
+        index = int(((array < 0) | (array >= size)).argmax())
         raise InputError(f"{field}[{index}]", str(array[index]), f"an index from 0 to {size - 1}")
     return np.array(array, dtype=np.int64, order="C")

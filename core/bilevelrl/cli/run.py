@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 import click
 
+from bilevelrl.cli.exit_statuses import FAILED, INTERRUPTED, TERMINATED
 from bilevelrl.composition import compose
 from bilevelrl.experiment import ROLES, SETTINGS, TABLES, Experiment, check_setting
 from bilevelrl.history import OuterState
@@ -26,10 +27,7 @@ from bilevelrl.run import Run
 from bilevelrl.run_directory import SUMMARY, writable
 from bilevelrl.validation import InputError, UnknownNameError
 
-INTERRUPTED = 130
-FAILED = 1
 QUIET_LINES = 10
-TERMINATED = 143
 WRITTEN = "experiment.toml, environment.json, history.csv, summary.json, state.npz, checkpoint"
 
 
