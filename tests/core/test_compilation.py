@@ -71,9 +71,9 @@ def installed_read_only(directory: Path) -> dict[str, str]:
 
 def test_the_second_process_compiles_nothing(tmp_path):
     first, second = (run(EVERYTHING, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
-    assert KERNELS <= set(first["compiled"])
+    assert set(first["compiled"]) >= KERNELS
     assert second["compiled"] == []
-    assert KERNELS <= set(second["found"])
+    assert set(second["found"]) >= KERNELS
 
 
 def test_nor_does_it_where_the_package_cannot_be_written_to(tmp_path):
