@@ -374,8 +374,7 @@ class Algorithm:
                 if state.iteration >= iterations:
                     break
                 moved, distance = self._next(problem, state, streams, limit)
-                with _quietly():
-                    history.append(moved, distance)
+                history.append(moved, distance)
                 state = moved
                 if directory is not None:
                     directory.see(state, history)
