@@ -146,7 +146,7 @@ def signed_visits(
     """Add up the visits of two continuations of each pair (s, a): those from (s, a), less those from s.
 
     A continuation that has ended makes room for the next one at once. Two that share their random numbers and meet are
-    one from there on, and cancel: they end where they meet.
+    one from there on, and cancel: they end where they meet, and do not begin where a is what the other one would do.
 
     Args:
         starts: (S·A + 1,) where each row's entries begin.
@@ -178,22 +178,26 @@ def signed_visits(
             if lane < active and left[lane] > 0 and not (together and here[lane] == here[lane + 1]):
                 lane += width
             elif waiting < 2 * observations.size:
-                for j in range(lane, lane + width):
-                    pair, from_state = waiting >> 1, waiting & 1
-                    index = first_pair + pair if together else 2 * first_pair + waiting
-                    _seed(words, j, key, index)
-                    here[j] = Word(observations[pair])
-                    left[j] = truncation if truncation else _geometric(_word(key[4], index), rate)
-                    given[j] = -1 if from_state else actions[pair]
-                    weight[j] = -weights[pair] if from_state else weights[pair]
-                    waiting += 1
+                pair, from_state = waiting >> 1, waiting & 1
+                index = first_pair + pair if together else 2 * first_pair + waiting
+                _seed(words, lane, key, index)
+                waiting += width
+                here[lane], left[lane] = Word(observations[pair]), 0
+                if together and _first_action(words, lane, policy, here[lane], action_number) == Word(actions[pair]):
+                    continue
+                left[lane] = truncation if truncation else _geometric(_word(key[4], index), rate)
+                given[lane] = -1 if from_state else actions[pair]
+                weight[lane] = -weights[pair] if from_state else weights[pair]
+                if together:
+                    _copy(words, lane, lane + 1)
+                    here[lane + 1], left[lane + 1] = here[lane], left[lane]
+                    given[lane + 1], weight[lane + 1] = -1, -weights[pair]
                 lane += width
                 active = max(active, lane)
             elif lane < active:  # none is waiting, and the last ones move up
                 active -= width
                 for j in range(width):
-                    for m in range(4):
-                        words[m * LANES + lane + j] = words[m * LANES + active + j]
+                    _copy(words, active + j, lane + j)
                     here[lane + j], left[lane + j] = here[active + j], left[active + j]
                     given[lane + j], weight[lane + j] = given[active + j], weight[active + j]
             else:
@@ -207,9 +211,6 @@ def signed_visits(
             if given[j] >= 0:
                 rows[j] = here[j] * action_number + Word(given[j])
                 given[j] = -1
-                if together and rows[j] == rows[j + 1]:  # the same first action
-                    left[j], weight[j], weight[j + 1] = 1, 0.0, 0.0
-                    drawn -= 2
             _prefetch(table, rows[j])
         _leave(words, starts, entries, rows, slots, fractions, active)
         _arrive(entries, policy, action_number, slots, fractions, here, active)
@@ -250,11 +251,22 @@ def _lanes() -> Any:
 def _act(words: Any, policy: Any, actions: Any, starts: Indices, here: Any, rows: Any, active: int) -> None:
     """Draw an action in each lane: `rows` becomes `s·A + a`."""
     for j in range(active):
-        scaled = _unit(words[4 * LANES + j]) * np.int64(actions)
-        slot = np.int64(scaled)
-        first = here[j] * actions
-        rows[j] = first + _label(policy[first + Word(slot)], scaled - slot)
+        rows[j] = here[j] * actions + _action(words[4 * LANES + j], policy, here[j], actions)
         _prefetch(starts, rows[j])
+
+
+@compiled
+def _action(word: Any, policy: Any, state: Any, actions: Any) -> Any:
+    """The action that a word stands for."""
+    scaled = _unit(word) * np.int64(actions)
+    slot = np.int64(scaled)
+    return _label(policy[state * actions + Word(slot)], scaled - slot)
+
+
+@compiled
+def _first_action(words: Any, lane: int, policy: Any, state: Any, actions: Any) -> Any:
+    """The action that a stream which has just begun will draw."""
+    return _action(_output(words[lane], words[3 * LANES + lane]), policy, state, actions)
 
 
 @compiled
@@ -316,6 +328,18 @@ def _geometric(word: Any, rate: float) -> int:
 
 
 @compiled
+def _copy(words: Any, origin: int, lane: int) -> None:
+    """Give a lane the stream of another."""
+    for m in range(4):
+        words[m * LANES + lane] = words[m * LANES + origin]
+
+
+@compiled
+def _output(a: Any, d: Any) -> Any:
+    return _rotated(a + d, 23) + a
+
+
+@compiled
 def _advance(words: Any) -> None:
     """The next two words of each lane's stream: xoshiro256++ (Blackman and Vigna 2021), period 2^256 − 1.
 
@@ -324,7 +348,7 @@ def _advance(words: Any) -> None:
     for j in range(LANES):
         a, b, c, d = words[j], words[LANES + j], words[2 * LANES + j], words[3 * LANES + j]
         for draw in range(4, 6):
-            words[draw * LANES + j] = _rotated(a + d, 23) + a
+            words[draw * LANES + j] = _output(a, d)
             shifted = b << Word(17)
             c ^= a
             d ^= b

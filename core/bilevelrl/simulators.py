@@ -395,13 +395,15 @@ def cumulative_rows(probabilities: Array) -> Array:
 
 
 def checked_indices(field: str, value: object, count: int, size: int) -> npt.NDArray[np.int64]:
-    """A copy of `value` as (count,) integers in [0, size), or an `InputError`."""
+    """`value` as (count,) integers in [0, size), or an `InputError`."""
     array = np.asarray(value)
     if array.shape != (count,):
         raise InputError(f"the shape of {field}", shape_words(array.shape), f"{shape_words((count,))}, one each")
     if array.dtype.kind not in "iu" and array.size:
         raise InputError(field, f"an array of {array.dtype}", "integers")
-    if array.size and not (array.min() >= 0 and array.max() < size):
+    indices = np.ascontiguousarray(array, dtype=np.int64)
+    # As an unsigned number what is negative is far too large.
+    if indices.size and indices.view(np.uint64).max() >= size:
         index = int(((array < 0) | (array >= size)).argmax())
         raise InputError(f"{field}[{index}]", str(array[index]), f"an index from 0 to {size - 1}")
-    return np.array(array, dtype=np.int64, order="C")
+    return indices
