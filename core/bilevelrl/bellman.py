@@ -53,12 +53,12 @@ def soft_bellman(mdp: SoftMDP, values: Array, sweeps: int = 1) -> Array:
     scaled = _scaled_backup(expectation(before * discount), scaled_rewards)
     if sweeps > 1:
         shift_by_value = maximum_norm(scaled - before) <= SAFE_EXPONENT
-        ones = np.ones(mdp.actions)
+        ones, column = np.ones(mdp.actions), scaled[:, None]
         for _ in range(sweeps - 1):
             preferences = expectation(scaled * discount)
             if shift_by_value:
                 preferences += scaled_rewards
-                preferences -= scaled[:, None]
+                preferences -= column
                 np.exp(preferences, preferences)
                 change = preferences.dot(ones)  # sums over actions, faster than a reduction
                 scaled += np.log(change, change)

@@ -241,14 +241,17 @@ class Algorithm:
         self.check_compatible(problem)
         began = time.perf_counter()
         settings = {"iterations": iterations, "seed": seed, "tolerance": float(tolerance)}
+        callback = _as_here(callback)
         if out is None:
             first = self.start(problem, seed=seed, x=x)
-            return self._loop(problem, settings, began, callback, *self._first_row(problem, first))
+            with _quietly():
+                return self._loop(problem, settings, began, callback, *self._first_row(problem, first))
         directory = self._directory(out, problem, settings, checkpoint_every, checkpoint_seconds)
         directory.create(begins_elsewhere=x is not None)
         try:
-            first, state, history = self._first_row(problem, self.start(problem, seed=seed, x=x))
-            return self._loop(problem, settings, began, callback, first, state, history, directory)
+            with _quietly():
+                first, state, history = self._first_row(problem, self.start(problem, seed=seed, x=x))
+                return self._loop(problem, settings, began, callback, first, state, history, directory)
         finally:
             directory.close()
 
@@ -272,15 +275,15 @@ class Algorithm:
         limit = DIVERGENCE * max(1.0, distance)
         while True:
             yield state
-            state, _ = self._next(problem, state, streams, limit)
+            with _quietly():
+                state, _ = self._next(problem, state, streams, limit)
 
     def _next(
         self, problem: BilevelProblem, state: OuterState, streams: Streams, limit: float
     ) -> tuple[OuterState, float]:
         """The next state with its distance to stationarity; raises `StepFailed` where that is beyond the limit."""
-        with _quietly():
-            moved = self._step(problem, state, streams)
-            distance = stationarity(problem.feasible_set, moved.x, moved.hyper.gradient)
+        moved = self._step(problem, state, streams)
+        distance = stationarity(problem.feasible_set, moved.x, moved.hyper.gradient)
         if distance > limit:
             raise StepFailed(Status.DIVERGED, f"optimizer {self.upper.name!r}", moved.iteration)
         return moved, distance
@@ -322,7 +325,9 @@ class Algorithm:
             else:
                 first, state, history = found.first, found.last, found.history
                 began -= found.seconds
-            return self._loop(problem, settings, began, callback, first, state, history, held)
+            callback = _as_here(callback)
+            with _quietly():
+                return self._loop(problem, settings, began, callback, first, state, history, held)
         finally:
             held.close()
 
@@ -418,6 +423,19 @@ def _check_settings(iterations: object, seed: object, tolerance: object) -> None
 def _quietly() -> np.errstate:
     """A value that is not finite is told once, as a status with its component, without NumPy's warnings before it."""
     return np.errstate(over="ignore", invalid="ignore")
+
+
+def _as_here(callback: Callback | None) -> Callback | None:
+    """A callback that has NumPy's warnings as they are here, and not as they are where it is called."""
+    if callback is None:
+        return None
+    here = np.geterr()
+
+    def called(state: OuterState) -> None:
+        with np.errstate(**here):
+            callback(state)
+
+    return called
 
 
 def _has_converged(state: OuterState, distance: float, tolerance: float) -> bool:

@@ -163,7 +163,8 @@ def all_finite(vector: Array) -> bool:
 
 def maximum_norm(array: Array) -> float:
     """`max |a_i|`, NaN where an entry is."""
-    return float(np.maximum.reduce(np.abs(array), None))
+    sizes = np.abs(array)
+    return float(sizes.item(sizes.argmax()))  # for few entries, quicker than a reduction
 
 
 def shape_words(shape: Sequence[int | None]) -> str:
