@@ -1,11 +1,11 @@
 """The public names and where they live: read by type checkers, and by `__init__.py` to import each at its first use."""
 
 from .bellman import (
-    Backup as Backup,
     Linearization as Linearization,
     adjoint_occupancy as adjoint_occupancy,
     adjoint_right_hand_side as adjoint_right_hand_side,
     discounted_occupancy as discounted_occupancy,
+    linearized_backup as linearized_backup,
     policy_cotangent as policy_cotangent,
     policy_values as policy_values,
     soft_backup as soft_backup,
@@ -117,6 +117,9 @@ from .parametric import (
 )
 from .parametric_mdp import (
     ParametricMDP as ParametricMDP,
+)
+from .passes import (
+    Backup as Backup,
 )
 from .plugins import (
     PluginError as PluginError,

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
-from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
@@ -21,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bilevelrl.mdp import SoftMDP
+from bilevelrl.threads import over_parts, processors
 from bilevelrl.transitions import alias_entries
 from bilevelrl.validation import Array, Indices, InputError, Mask, as_array, check_count, shape_words
 
@@ -305,8 +304,8 @@ class TabularSimulator:
             trajectories = (array[part] for array in (starts, first, visited, taken, rewards))
             rollout(table.starts, table.entries, policy_table, self._rewards, key, part.start, *trajectories)
 
-        threads = min(self._threads or _processors(), 1 + count * horizon // STEPS_WORTH_A_THREAD, max(count, 1))
-        self._in_parallel(fill, _spans(count, threads))
+        threads = min(self._threads or processors(), 1 + count * horizon // STEPS_WORTH_A_THREAD, max(count, 1))
+        over_parts(fill, _spans(count, threads), threads)
         return Trajectories(visited, taken, rewards)
 
     def signed_visits(
@@ -346,7 +345,7 @@ class TabularSimulator:
             rest = (discount, truncation or 0, common_random_numbers, tables[index])
             return int(signed_visits(table.starts, table.entries, *kernel, *pairs, *rest))
 
-        drawn = sum(self._in_parallel(add, range(len(parts))))
+        drawn = sum(over_parts(add, range(len(parts)), self._threads))
         return np.add.reduce(tables).reshape(shape), drawn
 
     def _policy_table(self, policy: Array) -> npt.NDArray[np.void]:
@@ -360,16 +359,6 @@ class TabularSimulator:
         states, actions = self._mdp.states, self._mdp.actions
         return np.arange(states + 1) * actions, np.tile(np.arange(actions), states)
 
-    def _in_parallel(self, work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
-        """The work on each part, in order, by as many threads as there are, but no more than parts."""
-        threads = min(self._threads or _processors(), len(parts))
-        if threads <= 1:
-            return [work(part) for part in parts]
-        import concurrent.futures
-
-        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(work, parts))
-
 
 def _spans(count: int, parts: float) -> list[slice]:
     """`range(count)` in consecutive slices of about equal length, at least one."""
@@ -381,10 +370,6 @@ def _spans(count: int, parts: float) -> list[slice]:
 def _key(rng: np.random.Generator) -> npt.NDArray[np.uint64]:
     """(5,) words that key the random streams of one call's trajectories, and their lengths where they are random."""
     return rng.bit_generator.random_raw(5)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cumulative_rows(probabilities: Array) -> Array:
