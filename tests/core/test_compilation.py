@@ -27,13 +27,19 @@ print(json.dumps({
 }))
 """
 
-# What draws, learns and estimates from samples.
+# What draws, learns and estimates from samples, and what backs up and solves a large sparse follower.
 EVERYTHING = """
+import numpy as np, scipy.sparse
 import bilevelrl as bl
 problem = bl.problem("gridworld-preferences", size=3, horizon=2)
 bl.algorithm("stoc-sobirl", batch=2, samples=64).run(problem, iterations=1)
+count = 30_000
+ring = scipy.sparse.csr_array((np.ones(count), ((1 + np.arange(count)) % count), np.arange(count + 1)))
+_, system = bl.linearized_backup(bl.SoftMDP(ring, np.zeros((count, 1)), 0.9, 1.0), np.zeros(count), method="iterative")
+system.solve(np.ones(count))
 """
 KERNELS = {"rollout", "signed_visits", "fill_alias_table", "discounted_sums", "discounted_visits", "learn"}
+KERNELS |= {"soft_backup_rows", "sweep_forward", "sweep_backward"}
 
 ONE_KERNEL = """
 import numpy as np
