@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import numpy as np
 
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.environment import environment_of
 from bilevelrl.experiment import Experiment
 from bilevelrl.history import History, OuterState
+from bilevelrl.notices import Notice
 from bilevelrl.validation import InputError, kind_words, value_words
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 EXPECTED = "a Callback, a function of the state, or several of them"
 
 
-class CallbackWarning(UserWarning):
+class CallbackWarning(Notice):
     """A callback failed and was left out; the run went on."""
 
 
@@ -99,6 +101,7 @@ class Watchers:
 
     def __init__(self, callbacks: Callbacks) -> None:
         self._watching = _listed(callbacks)
+        self._errors = np.geterr()
 
     def begin(self, facts: RunFacts) -> None:
         """Tell all that the run begins."""
@@ -117,7 +120,8 @@ class Watchers:
     def _tell(self, when: str, call: Callable[[Callback], None]) -> None:
         for callback in tuple(self._watching):
             try:
-                call(callback)
+                with np.errstate(**self._errors):  # as they were where the run was asked for
+                    call(callback)
             except Exception as error:
                 self._watching.remove(callback)
                 text = f"callback {_name(callback)} failed {when}: {_words(error)}; the run goes on without it"

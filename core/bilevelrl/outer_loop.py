@@ -299,15 +299,15 @@ class Algorithm:
         limit = DIVERGENCE * max(1.0, distance)
         while True:
             yield state
-            state, _ = self._next(problem, state, streams, limit)
+            with quietly():
+                state, _ = self._next(problem, state, streams, limit)
 
     def _next(
         self, problem: BilevelProblem, state: OuterState, streams: Streams, limit: float
     ) -> tuple[OuterState, float]:
         """The next state with its distance to stationarity; raises `StepFailed` where that is beyond the limit."""
-        with quietly():
-            moved = self._step(problem, state, streams)
-            distance = stationarity(problem.feasible_set, moved.x, moved.hyper.gradient)
+        moved = self._step(problem, state, streams)
+        distance = stationarity(problem.feasible_set, moved.x, moved.hyper.gradient)
         if distance > limit:
             raise StepFailed(Status.DIVERGED, self._upper_label, moved.iteration)
         return moved, distance

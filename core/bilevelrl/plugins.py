@@ -18,6 +18,7 @@ import pluggy
 
 from bilevelrl import hookspecs
 from bilevelrl.component_registry import Kind, Plugin, PluginFailure, Registry
+from bilevelrl.notices import Notice
 from bilevelrl.task_scope import in_worker
 from bilevelrl.validation import InputError, UnknownNameError
 
@@ -28,7 +29,7 @@ FIRST_PARTY = "bilevelrl"
 LIMIT_VARIABLE = "BILEVELRL_PLUGINS"
 
 
-class PluginWarning(UserWarning):
+class PluginWarning(Notice):
     """A plugin was left out."""
 
 

@@ -100,7 +100,8 @@ class WholeRun:
     def _run(self) -> Run:
         """Iterate to the end, and keep what was computed whatever ends it."""
         try:
-            self._iterate()
+            with quietly():
+                self._iterate()
         except StepFailed as failure:
             self.status, self.stopped_by = failure.status, f"{failure.component} at iteration {failure.iteration}"
         except KeyboardInterrupt:
@@ -135,8 +136,7 @@ class WholeRun:
             if self.state.iteration >= iterations:
                 break
             moved, distance = self.algorithm._next(self.problem, self.state, streams, limit)
-            with quietly():
-                self.history.append(moved, distance)
+            self.history.append(moved, distance)
             self.state = moved
             if self.directory is not None:
                 self.directory.see(moved, self.history)

@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 import click
 
+from bilevelrl.cli.exit_statuses import FAILED, INTERRUPTED, TERMINATED
 from bilevelrl.cli.log import log_option, loggers
 from bilevelrl.composition import compose
 from bilevelrl.directory_lock import directory_words
@@ -29,10 +30,7 @@ from bilevelrl.seeds import PREFIX, TABLE, figures, seeds_in
 from bilevelrl.validation import InputError, UnknownNameError, check_count
 from bilevelrl.workers import Progress
 
-INTERRUPTED = 130
-FAILED = 1
 QUIET_LINES = 10
-TERMINATED = 143
 JOBS = "Processes that share seeds, sample batches and contexts. The results do not depend on it."
 WRITTEN = "experiment.toml, environment.json, history.csv, summary.json, state.npz, checkpoint"
 
