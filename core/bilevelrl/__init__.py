@@ -33,6 +33,7 @@ from bilevelrl.history import History, OuterState
 from bilevelrl.hookspecs import hookimpl
 from bilevelrl.linear_systems import Factorization
 from bilevelrl.mdp import SoftMDP
+from bilevelrl.memory import check_fits
 from bilevelrl.mixtures import MixtureReward, MixtureTransitions, SoftmaxPolicy
 from bilevelrl.objectives import (
     LogLikelihoodObjective,
@@ -270,6 +271,7 @@ __all__ = [
     "adjoint_occupancy",
     "adjoint_right_hand_side",
     "algorithm",
+    "check_fits",
     "compare",
     "compose",
     "contextual_problem",

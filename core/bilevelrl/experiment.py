@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +14,8 @@ import attrs
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.component_registry import Kind
 from bilevelrl.configuration import options_of
-from bilevelrl.files import write_atomically
+from bilevelrl.files import read, write_atomically
+from bilevelrl.memory import size_words
 from bilevelrl.plugins import registry
 from bilevelrl.validation import InputError, UnknownNameError, as_float, value_words
 
@@ -30,6 +33,11 @@ SETTINGS: dict[str, tuple[type, str]] = {
     "seed": (int, "an integer of at least 0"),
     "tolerance": (float, "a number of at least 0"),
 }
+LARGEST_FILE = 1 << 20
+"""Bytes of an experiment's file; one that is written by hand has a few hundred."""
+
+LONGEST_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){17}""")
+"""More parts than the key of any experiment has (`[algorithm.lower]` has two): tomllib takes their number squared."""
 
 
 @attrs.frozen
@@ -55,7 +63,9 @@ class Experiment:
     def read(cls, path: Path) -> Experiment:
         """Read a TOML file; raises `InputError` for one that is malformed or has an unknown key or a wrong type."""
         try:
-            return cls.parse(tomllib.loads(path.read_text(encoding="utf-8")))
+            text = read(path, at_most=LARGEST_FILE).decode("utf-8")
+            _check_depth(text, path)
+            return cls.parse(tomllib.loads(text))
         except tomllib.TOMLDecodeError as error:
             raise InputError(str(path), f"not TOML ({error})", "a TOML file") from None
         except UnicodeDecodeError:
@@ -107,7 +117,10 @@ class Experiment:
 
         content = {name: getattr(self, name) for name in SETTINGS}
         content |= {name: _plain(table) for name, table in self.tables.items()}
-        write_atomically(path, tomli_w.dumps(content).encode())
+        text = tomli_w.dumps(content).encode()
+        if len(text) > LARGEST_FILE:  # before a run is made that could not be read again
+            raise InputError(str(path), f"of {size_words(len(text))}", f"at most {size_words(LARGEST_FILE)} of options")
+        write_atomically(path, text)
 
     def entries(self, table: str) -> tuple[str | None, dict[str, Any]]:
         """A table's name (None where it has none) and its options."""
@@ -122,11 +135,16 @@ class Experiment:
         }
 
 
+def _check_depth(text: str, path: Path) -> None:
+    if LONGEST_KEY.search(text):
+        raise InputError(str(path), "nested too deeply", "a TOML file")
+
+
 def check_setting(key: str, value: Any) -> Any:
     """A setting of the outer loop with its type checked; its range is the loop's to check."""
     kind, expected = SETTINGS[key]
     accepted = (int, float) if kind is float else (int,)
-    if isinstance(value, bool) or not isinstance(value, accepted):
+    if isinstance(value, bool) or not isinstance(value, accepted) or not math.isfinite(as_float(value)):
         raise InputError(key, value_words(value), expected)
     return as_float(value) if kind is float else value
 

@@ -27,8 +27,9 @@ from bilevelrl.checkpoint import (
 )
 from bilevelrl.component_registry import Kind
 from bilevelrl.experiment import ROLES, SETTINGS, Experiment
-from bilevelrl.files import write_atomically
+from bilevelrl.files import append, open_own, read, write_atomically
 from bilevelrl.history import HEADER, History, OuterState
+from bilevelrl.memory import memory_limit
 from bilevelrl.plugins import registry
 from bilevelrl.protocols import Status
 from bilevelrl.validation import InputError, value_words
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
 
 EXPERIMENT, HISTORY, ENVIRONMENT, SUMMARY = "experiment.toml", "history.csv", "environment.json", "summary.json"
 NEWEST, PREVIOUS, LOCK = "checkpoint", "checkpoint.previous", "lock"
+COPIES = 2
+"""What reading a checkpoint takes, in its own size: the bytes, and the arrays cut from them."""
+
+LARGEST_NOTE = 1 << 20
+"""Bytes of `summary.json` and `environment.json`, which have a few hundred."""
 
 
 class Lock:
@@ -57,7 +63,7 @@ class Lock:
         except ImportError:  # no such locks on this system: the directory is the user's own care
             return
         while self._handle is None:
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            handle = open_own(self._path)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -248,10 +254,7 @@ class RunDirectory:
         if rows is None:
             write_atomically(self.path / HISTORY, (HEADER + history.lines()).encode())
         else:
-            with (self.path / HISTORY).open("ab") as file:
-                file.write(history.lines(rows).encode())
-                file.flush()
-                os.fsync(file.fileno())
+            append(self.path / HISTORY, history.lines(rows).encode())
         self._rows = len(history)
 
     def _write_environment(self, begins_elsewhere: bool) -> None:
@@ -301,7 +304,7 @@ def read_checkpoint(path: Path, problem: BilevelProblem) -> tuple[Checkpoint | N
     for name in (NEWEST, PREVIOUS):
         file = path / name
         try:
-            found = decode(file.read_bytes(), value_words(str(file)), problem)
+            found = decode(read(file, at_most=memory_limit() // COPIES), value_words(str(file)), problem)
         except FileNotFoundError:
             continue
         except DamagedError as error:
@@ -365,7 +368,7 @@ def _label(path: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read(path, at_most=LARGEST_NOTE))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bilevelrl.mdp import SoftMDP
+from bilevelrl.memory import check_fits
 from bilevelrl.transitions import alias_entries
 from bilevelrl.validation import Array, Indices, InputError, Mask, as_array, check_count, shape_words
 
@@ -221,7 +222,7 @@ class TabularSimulator:
 
     def rollout(self, policy: Array, count: int, horizon: int, rng: np.random.Generator) -> Trajectories:
         """See `Simulator.rollout`; compiled."""
-        check_count("count", count)
+        check_batch(count, horizon)
         streams = _streams(rng, count)
         starts = np.searchsorted(self._initial, _uniforms(streams), side="right")
         return self._rollout(starts, np.full(count, -1), policy, horizon, streams)
@@ -236,6 +237,7 @@ class TabularSimulator:
         """
         check_count("groups", groups)
         check_count("size", size)
+        check_batch(groups * size, horizon)
         streams = _streams(rng, groups * size)
         uniforms = _uniforms(streams).reshape(groups, size)
         first = np.searchsorted(self._initial, uniforms[:, 0], side="right")
@@ -258,6 +260,7 @@ class TabularSimulator:
     ) -> Trajectories:
         """See `SupportsRestart.rollout_from`; compiled."""
         count = np.size(observations)
+        check_batch(max(count, 1), horizon)
         starts = checked_indices("observations", observations, count, self._mdp.states)
         first = np.full(count, -1) if actions is None else checked_indices("actions", actions, count, self._mdp.actions)
         return self._rollout(starts, first, policy, horizon, _streams(rng, count))
@@ -267,7 +270,6 @@ class TabularSimulator:
     ) -> Trajectories:
         from bilevelrl.sampling_kernels import rollout
 
-        check_count("horizon", horizon)
         shape = (self._mdp.states, self._mdp.actions)
         count, table = starts.size, self._mdp.transitions.sampling_table
         policy_table = alias_entries(
@@ -291,6 +293,13 @@ class TabularSimulator:
             with concurrent.futures.ThreadPoolExecutor(threads) as pool:
                 list(pool.map(fill, itertools.starmap(slice, itertools.pairwise(edges))))
         return Trajectories(visited, taken, rewards)
+
+
+def check_batch(count: int, horizon: int) -> None:
+    """Raise `InputError` where so many trajectories of so many steps are none, or more than fit into memory."""
+    check_count("count", count)
+    check_count("horizon", horizon)
+    check_fits("a batch of trajectories", (count, horizon, len(attrs.fields(Trajectories))))
 
 
 def _streams(rng: np.random.Generator, count: int) -> npt.NDArray[np.uint64]:

@@ -71,6 +71,17 @@ def value_words(value: object) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 20]}…"
 
 
+def printable(text: object) -> str:
+    """A word from a file as it may be shown: one line, without what would move a terminal's cursor.
+
+    Raises:
+        TypeError: for anything but a string.
+    """
+    if not isinstance(text, str):
+        raise TypeError
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
 def kind_words(value: object) -> str:
     """What kind of object a value is: `a SoftMDP`, `an int`, `None`."""
     if value is None:
@@ -127,8 +138,7 @@ def is_integer(*, at_least: int | None = None, optional: bool = False) -> Valida
     def validate(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if optional and value is None:
             return
-        is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
-        if not is_whole or (at_least is not None and value < at_least):
+        if not _is_count(value, at_least):
             raise InputError(attribute.name, value_words(value), expected + (" or None" if optional else ""))
 
     return validate
@@ -227,9 +237,14 @@ def _entry(field: str, index: Sequence[int]) -> str:
 
 def check_count(field: str, value: object, *, at_least: int = 1) -> None:
     """Raise `InputError` unless `value` is an integer of at least so many; True and False are none."""
-    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
-    if not is_whole or value < at_least:  # type: ignore[operator]  # numbers.Integral has no order for mypy
+    if not _is_count(value, at_least):
         raise InputError(field, value_words(value), f"an integer of at least {at_least}")
+
+
+def _is_count(value: Any, at_least: int | None) -> bool:
+    """An integer within the floats: none beyond has a meaning as a size, and Python does not even print the longest."""
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
+    return is_whole and math.isfinite(as_float(value)) and (at_least is None or int(value) >= at_least)
 
 
 def check_shape(field: str, array: Array, shape: Sequence[int]) -> None:

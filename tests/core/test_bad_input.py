@@ -182,7 +182,8 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
     "a number for a name": (lambda: bl.algorithm(3), r"the name of algorithm is 3; expected a string"),
     "options too large for any memory": (
         lambda: bl.problem("synthetic-quadratic", dimension=10**12),
-        r"the configuration of 'synthetic-quadratic' is .*; expected options that it can build \(.+\)",
+        r"the form of 'synthetic-quadratic' is an array of shape \(1000000000000, 1000000000000\), more than 1023 EiB; "
+        r"expected one that fits into the .* of memory here",
     ),
     "unknown option": (
         lambda: bl.algorithm("m-sobirl", step_sise=0.1),
