@@ -62,22 +62,31 @@ class Experiment:
     @classmethod
     def read(cls, path: Path) -> Experiment:
         """Read a TOML file; raises `InputError` for one that is malformed or has an unknown key or a wrong type."""
+        label = value_words(str(path)) if "\0" in str(path) else str(path)
         try:
-            text = read(path, at_most=LARGEST_FILE).decode("utf-8")
-            _check_depth(text, path)
-            return cls.parse(tomllib.loads(text))
+            data = read(path, at_most=LARGEST_FILE)
+        except (OSError, ValueError) as error:  # a null byte in the path
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InputError(label, f"unreadable ({reason})", "a TOML file") from None
+        return cls.decode(data, label)
+
+    @classmethod
+    def decode(cls, data: bytes, label: str) -> Experiment:
+        """The experiment in the bytes of a TOML file; see `read`."""
+        try:
+            text = data.decode("utf-8")
+            if LONGEST_KEY.search(text):
+                raise RecursionError
+            content = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise InputError(str(path), f"not TOML ({error})", "a TOML file") from None
+            raise InputError(label, f"not TOML ({error})", "a TOML file") from None
         except UnicodeDecodeError:
-            raise InputError(str(path), "not text in UTF-8", "a TOML file") from None
-        except OSError as error:
-            raise InputError(str(path), f"unreadable ({error.strerror})", "a TOML file") from None
-        except InputError:
-            raise
-        except ValueError as error:  # a null byte in the path, an integer of thousands of digits
-            raise InputError(value_words(str(path)), f"unreadable ({error})", "a TOML file") from None
+            raise InputError(label, "not text in UTF-8", "a TOML file") from None
+        except ValueError as error:  # an integer of thousands of digits
+            raise InputError(label, f"unreadable ({error})", "a TOML file") from None
         except RecursionError:
-            raise InputError(str(path), "nested too deeply", "a TOML file") from None
+            raise InputError(label, "nested too deeply", "a TOML file") from None
+        return cls.parse(content)
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> Experiment:
@@ -133,11 +142,6 @@ class Experiment:
             name: {key: _plain(value) for key, value in table.items() if _is_plain(value)}
             for name, table in self.tables.items()
         }
-
-
-def _check_depth(text: str, path: Path) -> None:
-    if LONGEST_KEY.search(text):
-        raise InputError(str(path), "nested too deeply", "a TOML file")
 
 
 def check_setting(key: str, value: Any) -> Any:

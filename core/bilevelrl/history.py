@@ -91,10 +91,11 @@ class History:
         except (OSError, ValueError) as error:  # a null byte in the path
             reason = getattr(error, "strerror", None) or str(error)
             raise InputError(label, f"unreadable ({reason})", "a history.csv") from None
-        return cls._parse(data, label)
+        return cls.decode(data, label)
 
     @classmethod
-    def _parse(cls, data: bytes, label: str) -> History:
+    def decode(cls, data: bytes, label: str) -> History:
+        """The history in the bytes of a `history.csv`; see `read_csv`."""
         complete, _, _ = data.rpartition(b"\n")
         lines = complete.replace(b"\r\n", b"\n").removesuffix(b"\r").split(b"\n")
         if lines[0] != HEADER.strip().encode():
