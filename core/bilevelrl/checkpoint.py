@@ -116,7 +116,8 @@ def decode(data: bytes, name: str, problem: BilevelProblem) -> Checkpoint:
         InputError: for a newer format, and for another problem than the one it was written for.
     """
     content, arrays = unpack(data, name)
-    with _damage(name, "incomplete"):
+    # A run that diverges may be saved at an x whose square overflows.
+    with _damage(name, "incomplete"), np.errstate(over="ignore", invalid="ignore"):
         if tuple(content["columns"]) != COLUMNS:
             raise ValueError("columns")
         solved = content["tables"]["problem"]["name"]

@@ -93,7 +93,7 @@ def judge_one(target: Target, data: bytes, tally: Tally, seen: set[str]) -> bool
     seen.add(kind)
     if failure is not None:
         if new:
-            tally.failures.append(Failure(target.name, data, one_line(failure), _trace(failure)))
+            tally.failures.append(Failure(target.name, data, one_line(failure), trace(failure)))
         return False
     tally.accepted += not sentence
     return new
@@ -113,7 +113,8 @@ def one_line(failure: BaseException) -> str:
     return f"{type(failure).__name__}: {text}"
 
 
-def _trace(failure: BaseException) -> str:
+def trace(failure: BaseException) -> str:
+    """A failure in full."""
     return "".join(traceback.format_exception(failure))[-20_000:]
 
 

@@ -21,11 +21,11 @@ class Hang(BaseException):
 
 
 @contextlib.contextmanager
-def limited_memory() -> Iterator[None]:
-    """In the block, at most `MOST_MEMORY` more than now: whoever asks for more gets a `MemoryError`."""
+def limited_memory(most: int = MOST_MEMORY) -> Iterator[None]:
+    """In the block, at most so many bytes more than now: whoever asks for more gets a `MemoryError`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MOST_MEMORY, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + most, hard))
     try:
         yield
     finally:

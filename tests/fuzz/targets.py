@@ -349,7 +349,7 @@ FORMATS = ("csr", "csc", "coo", "dok", "lil", "bsr", "dia")
 
 
 def build_mdp(data: bytes) -> None:
-    """A `SoftMDP` of arrays, lists, sparse or masked ones, mostly of shapes that fit; one backup of what is accepted."""
+    """A `SoftMDP` of arrays, lists, sparse or masked ones, mostly of shapes that fit; one backup of it."""
     feed = Feed(data)
     states, actions = 1 + feed.number(4), 1 + feed.number(3)
     with np.errstate(all="ignore"):  # the input is being made here, and may be nonsense
