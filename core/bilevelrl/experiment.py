@@ -17,7 +17,7 @@ from bilevelrl.configuration import options_of
 from bilevelrl.files import read, write_atomically
 from bilevelrl.memory import size_words
 from bilevelrl.plugins import registry
-from bilevelrl.validation import InputError, UnknownNameError, as_float, value_words
+from bilevelrl.validation import InputError, UnknownNameError, as_float, printable, value_words
 
 if TYPE_CHECKING:
     from bilevelrl.outer_loop import Algorithm
@@ -62,13 +62,11 @@ class Experiment:
     @classmethod
     def read(cls, path: Path) -> Experiment:
         """Read a TOML file; raises `InputError` for one that is malformed or has an unknown key or a wrong type."""
-        label = value_words(str(path)) if "\0" in str(path) else str(path)
         try:
             data = read(path, at_most=LARGEST_FILE)
-        except (OSError, ValueError) as error:  # a null byte in the path
-            reason = getattr(error, "strerror", None) or str(error)
-            raise InputError(label, f"unreadable ({reason})", "a TOML file") from None
-        return cls.decode(data, label)
+        except OSError as error:
+            raise InputError(printable(str(path)), f"unreadable ({error.strerror})", "a TOML file") from None
+        return cls.decode(data, str(path))
 
     @classmethod
     def decode(cls, data: bytes, label: str) -> Experiment:

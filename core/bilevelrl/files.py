@@ -44,15 +44,17 @@ def append(path: Path, data: bytes) -> None:
 
 
 def read(path: Path, *, at_most: int) -> bytes:
-    """The bytes of a file; raises `OSError` where it is no regular file, or has more than so many bytes."""
-    handle = os.open(path, os.O_RDONLY | NO_WAITING)
+    """The bytes of a file as it is now; raises `OSError` where it is no regular file, or larger than that."""
+    try:
+        handle = os.open(path, os.O_RDONLY | NO_WAITING)
+    except ValueError:  # a null byte
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path)) from None
     with open(handle, "rb") as file:
         _check_regular(handle, path)
         size = os.fstat(handle).st_size
-        data = b"" if size > at_most else file.read(at_most + 1)
-        if max(size, len(data)) > at_most:
+        if size > at_most:
             raise OSError(errno.EFBIG, f"larger than {size_words(at_most)}", str(path))
-    return data
+        return file.read(size)  # what is appended meanwhile is left for the next time
 
 
 def open_own(path: Path) -> int:

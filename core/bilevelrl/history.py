@@ -88,9 +88,8 @@ class History:
         label = value_words(str(path))
         try:
             data = read(Path(path), at_most=memory_limit() // BLOAT)
-        except (OSError, ValueError) as error:  # a null byte in the path
-            reason = getattr(error, "strerror", None) or str(error)
-            raise InputError(label, f"unreadable ({reason})", "a history.csv") from None
+        except OSError as error:
+            raise InputError(label, f"unreadable ({error.strerror})", "a history.csv") from None
         return cls.decode(data, label)
 
     @classmethod
