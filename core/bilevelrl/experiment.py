@@ -146,8 +146,10 @@ def check_setting(key: str, value: Any) -> Any:
     """A setting of the outer loop with its type checked; its range is the loop's to check."""
     kind, expected = SETTINGS[key]
     accepted = (int, float) if kind is float else (int,)
-    if isinstance(value, bool) or not isinstance(value, accepted) or not math.isfinite(as_float(value)):
+    if isinstance(value, bool) or not isinstance(value, accepted):
         raise InputError(key, value_words(value), expected)
+    if not math.isfinite(as_float(value)):
+        raise InputError(key, value_words(value), f"{expected} and within the range of float64")
     return as_float(value) if kind is float else value
 
 

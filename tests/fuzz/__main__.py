@@ -64,9 +64,9 @@ def _replay(targets: list[Target], files: list[Path]) -> int:
         target.run(seed)
     for file in files:
         with alarms(), limited_memory():
-            sentence, failure = judge(target.run, file.read_bytes(), target.seconds)
-        print(f"{file}: {sentence or failure or 'accepted'}")
-        failed = failed or failure is not None
+            verdict = judge(target.run, file.read_bytes(), target.seconds)
+        print(f"{file}: {verdict.sentence or repr(verdict.failure or 'accepted')}")
+        failed = failed or verdict.failure is not None
     return int(failed)
 
 

@@ -10,7 +10,6 @@ import atheris
 INSTRUMENTED = ["bilevelrl", "bilevelrl_problems", "tomllib", "zipfile"]
 
 with atheris.instrument_imports(include=INSTRUMENTED):
-    from fuzz.engine import kind_of
     from fuzz.limits import MOST_MEMORY, alarms, judge, limited_memory
     from fuzz.targets import TARGETS
 
@@ -22,9 +21,9 @@ def main() -> None:
     rng = random.Random(target.name)
 
     def test_one_input(data: bytes) -> None:
-        _, failure = judge(target.run, data, target.seconds)
-        if failure is not None:
-            raise RuntimeError(kind_of("", failure)) from failure
+        verdict = judge(target.run, data, target.seconds)
+        if verdict.failure is not None:
+            raise RuntimeError(verdict.place) from verdict.failure
 
     def mutate(data: bytes, most: int, seed: int) -> bytes:
         rng.seed(seed)

@@ -5,6 +5,7 @@ A process for each target: libFuzzer ends its process. Needs `pip install atheri
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -43,8 +44,11 @@ def _explore(target: Target, seed: int, seconds: float | None, executions: int |
         options += [] if seconds is None else [f"-max_total_time={max(1, int(seconds))}"]
         options += [] if executions is None else [f"-runs={executions}"]
         command = [sys.executable, "-m", "fuzz.atheris_process", target.name, *options, str(corpus)]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
         deadline = None if seconds is None else 2.0 * seconds + 120.0
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=deadline)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False, timeout=deadline, env=environment
+        )
         counted = re.search(r"number_of_executed_units:\s*(\d+)", done.stderr)
         speed = re.search(r"average_exec_per_sec:\s*(\d+)", done.stderr)
         tally = Tally(target.name, executions=int(counted[1]) if counted else 0)
@@ -61,7 +65,7 @@ def _failure(target: Target, file: Path, printed: str) -> Failure:
     data = file.read_bytes()
     if file.name.startswith(CRASH):
         with alarms(), limited_memory():
-            _, failure = judge(target.run, data, target.seconds)
+            failure = judge(target.run, data, target.seconds).failure
         if failure is not None:
             return Failure(target.name, data, one_line(failure), trace(failure))
     return Failure(target.name, data, file.name.partition("-")[0], printed[-20_000:])

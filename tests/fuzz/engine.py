@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from fuzz.limits import Hang, alarms, judge, limited_memory
+from fuzz.limits import Hang, Verdict, alarms, judge, limited_memory
 from fuzz.targets import Target
 
 BATCH = 2000
@@ -86,25 +86,24 @@ def explore(target: Target, *, seed: int, seconds: float = 1e9, executions: int 
 
 def judge_one(target: Target, data: bytes, tally: Tally, seen: set[str]) -> bool:
     """Count an input; whether it was treated in a way not seen before."""
-    sentence, failure = judge(target.run, data, target.seconds)
+    verdict = judge(target.run, data, target.seconds)
+    failure = verdict.failure
     tally.executions += 1
-    kind = kind_of(sentence, failure)
+    kind = kind_of(verdict)
     new = kind not in seen
     seen.add(kind)
     if failure is not None:
         if new:
             tally.failures.append(Failure(target.name, data, one_line(failure), trace(failure)))
         return False
-    tally.accepted += not sentence
+    tally.accepted += not verdict.sentence
     return new
 
 
-def kind_of(sentence: str, failure: BaseException | None) -> str:
-    """What inputs that were treated alike have in common: the words, or the lines of code."""
-    if failure is None:
-        return re.sub(r"'[^']*'|\"[^\"]*\"|[\d.]+|nan|inf", "", sentence)[:120]
-    frames = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(failure.__traceback__)[-4:]]
-    return " ".join([type(failure).__name__, *frames])
+def kind_of(verdict: Verdict) -> str:
+    """What inputs that were treated alike have in common: the lines of code, and the words without their values."""
+    words = re.sub(r"'[^']*'|\"[^\"]*\"|[\d.]+|nan|inf", "", verdict.sentence)[:120]
+    return f"{verdict.place} {words}"
 
 
 def one_line(failure: BaseException) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import resource
 import signal
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+
+import attrs
 
 import bilevelrl as bl
 
@@ -47,11 +50,23 @@ def alarms() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def judge(run: Callable[[bytes], None], data: bytes, seconds: float) -> tuple[str, BaseException | None]:
-    """The sentence that an input was refused with, "" where it was accepted; and what it must not do, if it did it.
+@attrs.frozen
+class Verdict:
+    """What became of an input.
 
-    Within `alarms` and `limited_memory`. Warnings count as tracebacks.
+    Args:
+        sentence: what it was refused with; "" where it was not.
+        place: the line that refused it, or what that line met.
+        failure: what it must not do, where it did it.
     """
+
+    sentence: str = ""
+    place: str = ""
+    failure: BaseException | None = None
+
+
+def judge(run: Callable[[bytes], None], data: bytes, seconds: float) -> Verdict:
+    """Run an input, within `alarms` and `limited_memory`; warnings count as tracebacks."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         with warnings.catch_warnings():
@@ -61,13 +76,20 @@ def judge(run: Callable[[bytes], None], data: bytes, seconds: float) -> tuple[st
     except bl.InputError as refusal:
         sentence = str(refusal)
         if "\n" in sentence or len(sentence) > LONGEST_SENTENCE:
-            return "", AssertionError(f"not one short sentence: {sentence[:1000]!r}")
-        return sentence, None
+            failure = AssertionError(f"not one short sentence: {sentence[:1000]!r}")
+            return Verdict("", "not one short sentence", failure)
+        return Verdict(sentence, place_of(refusal.__context__ or refusal))
     except (Hang, Exception) as failure:
-        return "", failure
+        return Verdict(place=place_of(failure), failure=failure)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-    return "", None
+    return Verdict()
+
+
+def place_of(error: BaseException) -> str:
+    """An error's class and where it was raised."""
+    frames = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-4:]]
+    return " ".join([type(error).__name__, *frames])
 
 
 LONGEST_SENTENCE = 600
