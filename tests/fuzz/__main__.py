@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fuzz.engine import Tally, in_turn
+from fuzz.engine import Tally, in_turn, warm_up
 from fuzz.limits import alarms, judge, limited_memory
 from fuzz.targets import TARGETS, Target
 
@@ -60,8 +60,7 @@ def _print(tally: Tally, directory: Path) -> None:
 
 def _replay(targets: list[Target], files: list[Path]) -> int:
     (target,), failed = targets, False
-    for seed in target.seeds():  # as the fuzzer does: whatever is made at first use is made before memory is limited
-        target.run(seed)
+    warm_up(target)
     for file in files:
         with alarms(), limited_memory():
             verdict = judge(target.run, file.read_bytes(), target.seconds)

@@ -10,6 +10,7 @@ import atheris
 INSTRUMENTED = ["bilevelrl", "bilevelrl_problems", "tomllib", "zipfile"]
 
 with atheris.instrument_imports(include=INSTRUMENTED):
+    from fuzz.engine import warm_up
     from fuzz.limits import MOST_MEMORY, alarms, judge, limited_memory
     from fuzz.targets import TARGETS
 
@@ -34,8 +35,7 @@ def main() -> None:
 
     atheris.Setup([sys.argv[0], *sys.argv[2:]], test_one_input, custom_mutator=mutate)
     with alarms():
-        for data in seeds:  # whatever is made at first use is made before memory is limited
-            judge(target.run, data, 60.0)
+        warm_up(target)
         with limited_memory(2 * MOST_MEMORY):  # libFuzzer's own share included
             atheris.Fuzz()
 

@@ -61,12 +61,11 @@ class Tally:
 
 
 def explore(target: Target, *, seed: int, seconds: float = 1e9, executions: int = 2**62) -> Tally:
-    """Run a target on its seeds, then on mutated ones, until the time or the executions are spent."""
+    """Run a target on mutations of its seeds until the time or the executions are spent."""
     rng, pool = random.Random(f"{seed} {target.name}"), list(target.seeds())
     tally, seen, began = Tally(target.name), set[str](), time.monotonic()
     given = len(pool)
-    for data in pool[:given]:  # whatever is made at first use is made before memory is limited
-        judge_one(target, data, tally, seen)
+    warm_up(target)
     while tally.executions < executions and time.monotonic() - began < seconds:
         with alarms(), limited_memory():
             for _ in range(min(BATCH, executions - tally.executions)):
@@ -82,6 +81,13 @@ def explore(target: Target, *, seed: int, seconds: float = 1e9, executions: int 
             break
     tally.kinds, tally.seconds = len(seen), time.monotonic() - began
     return tally
+
+
+def warm_up(target: Target) -> None:
+    """Run its seeds without limits, so that what is made or compiled at first use does not count as an input's."""
+    with alarms():
+        for data in target.seeds():
+            judge(target.run, data, 300.0)
 
 
 def judge_one(target: Target, data: bytes, tally: Tally, seen: set[str]) -> bool:

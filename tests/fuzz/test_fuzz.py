@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import bilevelrl as bl
 from fuzz import __main__ as command_line
-from fuzz.engine import LONGEST_INPUT, explore
+from fuzz.engine import LONGEST_INPUT, explore, warm_up
 from fuzz.limits import alarms, judge, limited_memory
 from fuzz.targets import TARGETS, Target
 
@@ -32,8 +32,7 @@ OUTCOMES = json.loads((HERE / "outcomes.json").read_text(encoding="utf-8"))
 def target(request: pytest.FixtureRequest) -> Target:
     """A target whose first use, which compiles and imports, is over."""
     made: Target = request.param
-    for seed in made.seeds():
-        judge(made.run, seed, 60.0)
+    warm_up(made)
     return made
 
 
