@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,19 @@ CONTROL_GROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/
 
 def memory_limit() -> int:
     """The bytes that this process may ever have: the machine's, a container's, or its own limit, whichever is least."""
+    limit = machine_limit()
+    with contextlib.suppress(ImportError):
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if soft != resource.RLIM_INFINITY:
+            limit = min(limit, soft)
+    return limit
+
+
+@functools.cache
+def machine_limit() -> int:
+    """The bytes of the machine, or of the container: asked once, since simulators ask at every call."""
     return min(_limits(), default=2**63)
 
 
@@ -48,9 +62,3 @@ def _limits() -> Iterator[int]:
     for file in CONTROL_GROUP_LIMITS:
         with contextlib.suppress(OSError, ValueError):  # no such group, or "max"
             yield int(file.read_text())
-    with contextlib.suppress(ImportError):
-        import resource
-
-        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if soft != resource.RLIM_INFINITY:
-            yield soft

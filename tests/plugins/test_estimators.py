@@ -158,6 +158,12 @@ def outcome(previous: bl.HyperGradient | None, step_size: float = 1e-9) -> bl.St
     return track(previous, step_size=step_size).status
 
 
+def standing_still() -> bl.HyperGradient:
+    """Far away, with the very residual that the next call will have."""
+    there = far_away(BEYOND)
+    return attrs.evolve(there, residual=track(there, step_size=1e-9).residual)
+
+
 STATUSES: dict[str, tuple[Callable[[], bl.HyperGradient | None], bl.Status]] = {
     "from zero": (lambda: None, bl.Status.BUDGET_SPENT),
     "growing, far beyond": (lambda: far_away(BEYOND), bl.Status.DIVERGED),
@@ -170,6 +176,7 @@ STATUSES: dict[str, tuple[Callable[[], bl.HyperGradient | None], bl.Status]] = {
         lambda: attrs.evolve(far_away(BEYOND), residual=None),
         bl.Status.BUDGET_SPENT,
     ),
+    "far beyond, and standing still": (standing_still, bl.Status.BUDGET_SPENT),
     "not a number": (
         lambda: attrs.evolve(exact(), carry={"adjoint": np.full(4, np.nan)}),
         bl.Status.NON_FINITE,
