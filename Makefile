@@ -36,7 +36,7 @@ test: $(READY)
 
 coverage: $(READY)
 	@$(BIN)/coverage erase
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --cov --cov-report=
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --ignore=tests/docs --cov --cov-report=
 	@$(BIN)/coverage report --include='core/*' --fail-under=95
 
 fuzz: $(READY)
