@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from bilevelrl.bellman import (
-    Backup,
     Linearization,
     adjoint_occupancy,
     adjoint_right_hand_side,
     discounted_occupancy,
+    linearized_backup,
     policy_cotangent,
     policy_values,
     soft_backup,
@@ -55,6 +55,7 @@ from bilevelrl.parametric import (
     TabularReward,
 )
 from bilevelrl.parametric_mdp import ParametricMDP
+from bilevelrl.passes import Backup
 from bilevelrl.plugins import PluginError, PluginWarning, discover, register, registry
 from bilevelrl.protocols import (
     Cost,
@@ -285,6 +286,7 @@ __all__ = [
     "is_flag",
     "is_integer",
     "is_real",
+    "linearized_backup",
     "load_run",
     "lower_level_solver",
     "maximum_norm",

@@ -12,105 +12,64 @@ For `v` (S,), with r, P, γ, τ and the reference measure μ of a `SoftMDP`:
 
 from __future__ import annotations
 
-import attrs
 import numpy as np
 
+from bilevelrl.iterative import Iteration, can_be_factored, iterates, solve_by_sweeps, structure_of
 from bilevelrl.linear_systems import Factorization, solve_with_refinement
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.occupancy import DenseOccupancy
+from bilevelrl.passes import Backup, passes_over
 from bilevelrl.transitions import Chain, Transitions
-from bilevelrl.validation import Array, maximum_norm
-
-
-@attrs.frozen(eq=False)
-class Backup:
-    """What one pass over the transitions yields at `v`.
-
-    Args:
-        values: `T v` (S,).
-        policy: `π(v)` (S, A), rows sum to one.
-        action_values: `q(v)` (S, A), without the reference measure's term.
-    """
-
-    values: Array
-    policy: Array
-    action_values: Array
-
-
-# e^±500 leaves room on both sides of float64's range for a sum over actions.
-SAFE_EXPONENT = 500.0
+from bilevelrl.validation import Array
 
 
 def soft_bellman(mdp: SoftMDP, values: Array, sweeps: int = 1) -> Array:
-    """`T v` (S,), or `T^N v` for `sweeps` = N, by log-sum-exps that neither overflow nor underflow.
-
-    Iterates on `u = v/τ`, where a backup is `u ← log Σ_a exp(z_sa)` with `z = r/τ + log μ + γPu`. The first sweep
-    shifts z by its largest entry in each state. Later ones need not look for it: shifting by u itself leaves
-    `Σ_a exp(z_sa − u_s) = exp((Tu − u)_s)`, and T is a γ-contraction, so `|Tu − u|` never exceeds its first value.
-    """
-    expectation, scaled_rewards, discount = mdp.transitions.expectation, mdp.scaled_rewards, mdp.discount
-    before = values / mdp.temperature
-    scaled = _scaled_backup(expectation(before * discount), scaled_rewards)
-    if sweeps > 1:
-        shift_by_value = maximum_norm(scaled - before) <= SAFE_EXPONENT
-        ones = np.ones(mdp.actions)
-        for _ in range(sweeps - 1):
-            preferences = expectation(scaled * discount)
-            if shift_by_value:
-                preferences += scaled_rewards
-                preferences -= scaled[:, None]
-                np.exp(preferences, preferences)
-                change = preferences.dot(ones)  # sums over actions, faster than a reduction
-                scaled += np.log(change, change)
-            else:
-                scaled = _scaled_backup(preferences, scaled_rewards)
-    scaled *= mdp.temperature
-    return scaled
-
-
-def _scaled_backup(preferences: Array, scaled_rewards: Array) -> Array:
-    """`log Σ_a exp(preferences + scaled_rewards)`, shifted by the largest; overwrites `preferences`."""
-    preferences += scaled_rewards
-    largest: Array = np.maximum.reduce(preferences, 1)
-    preferences -= largest[:, None]
-    np.exp(preferences, preferences)
-    total: Array = np.add.reduce(preferences, 1)
-    np.log(total, total)
-    total += largest
-    return total
+    """`T v` (S,), or `T^N v` for `sweeps` = N, by log-sum-exps that neither overflow nor underflow."""
+    return passes_over(mdp.transitions).sweeps(mdp, values, sweeps)
 
 
 def soft_backup(mdp: SoftMDP, values: Array) -> Backup:
     """`T v`, `π(v)` and `q(v)` from one pass over the transitions."""
-    action_values = mdp.transitions.expectation(values)
-    action_values *= mdp.discount
-    preferences = action_values / mdp.temperature
-    preferences += mdp.scaled_rewards
-    action_values += mdp.rewards
-    largest = np.maximum.reduce(preferences, 1)
-    preferences -= largest[:, None]
-    np.exp(preferences, preferences)
-    total = np.add.reduce(preferences, 1)
-    # Normalising by the sum, not by exp(−Tv/τ), keeps rows at one to rounding even where |q|/τ is 1e6.
-    preferences /= total[:, None]
-    backed_up = np.log(total)
-    backed_up += largest
-    backed_up *= mdp.temperature
-    return Backup(backed_up, preferences, action_values)
+    return passes_over(mdp.transitions).backup(mdp, values)
+
+
+def linearized_backup(
+    mdp: SoftMDP, values: Array, *, factorization: Factorization | None = None, method: str = "auto"
+) -> tuple[Backup, Linearization]:
+    """A backup and its derivative `I − γP^π(v)`; of a large kernel both come from one pass over the transitions.
+
+    Args:
+        mdp: the follower's MDP.
+        values: v (S,).
+        factorization: see `Linearization`.
+        method: see `Linearization`.
+    """
+    backup, chain = passes_over(mdp.transitions).linearized(mdp, values)
+    system = Linearization(mdp.transitions, mdp.discount, backup.policy, factorization, chain=chain, method=method)
+    return backup, system
 
 
 class Linearization:
     """The derivative of `v − T v` at a policy: `I − γP^π`, as an operator and as a linear system.
 
-    The chain is formed and factored only when first needed. Solving reuses `factorization` where one is given, even
+    The chain is formed, and factored, only when first needed. Solving reuses `factorization` where one is given, even
     that of a *nearby* policy (the last Newton step's): iterative refinement against the true matrix makes the answer
     as good as a fresh factorisation, and falls back to one if the other is too far away.
+
+    Large systems are solved by iteration, a preconditioned Krylov method, where that is faster than factoring. An
+    iteration that stagnates gives way to a factorisation, or to plain sweeps, and `fell_back` says so.
 
     Args:
         transitions: P.
         discount: γ.
         policy: π (S, A).
         factorization: a factorisation of `I − γP^π'` for some π' near π.
+        chain: `P^π`, where it is known already.
+        method: "direct", "iterative", or "auto": the faster one, by the rules in `iterative`.
+
+    Attributes:
+        fell_back: whether an iteration stagnated, so that something slower had to take over.
+        iterated: what iterations took so far, in products with the chain.
     """
 
     def __init__(
@@ -119,12 +78,24 @@ class Linearization:
         discount: float,
         policy: Array,
         factorization: Factorization | None = None,
+        *,
+        chain: Chain | None = None,
+        method: str = "auto",
     ) -> None:
         self.transitions = transitions
         self.discount = discount
         self.policy = policy
         self.factorization = factorization
-        self._chain: Chain = None
+        self.method = method
+        self.fell_back = False
+        self.iterated = 0
+        self._chain = chain
+        self._iteration: Iteration | None = None
+
+    @property
+    def iterates(self) -> bool:
+        """Whether systems are solved by iteration, so that a looser tolerance is cheaper."""
+        return iterates(self.transitions, self.method) and self.factorization is None
 
     @property
     def chain(self) -> Chain:
@@ -147,30 +118,57 @@ class Linearization:
         product += weights
         return product
 
-    def solve(self, right_hand_side: Array) -> Array:
-        """`(I − γP^π)^{-1} b`."""
-        return self._solve(right_hand_side, transpose=False)
+    def solve(self, right_hand_side: Array, *, tolerance: float = 0.0) -> Array:
+        """`(I − γP^π)^{-1} b`.
 
-    def solve_transpose(self, right_hand_side: Array) -> Array:
-        """`(I − γP^π)^{-T} b`."""
-        return self._solve(right_hand_side, transpose=True)
+        Args:
+            right_hand_side: b (S,).
+            tolerance: an iteration may stop at `‖b − Ax‖₂ ≤ tolerance·‖b‖₂`; 0: at rounding.
+        """
+        return self._solve(right_hand_side, tolerance, transpose=False)
+
+    def solve_transpose(self, right_hand_side: Array, *, tolerance: float = 0.0) -> Array:
+        """`(I − γP^π)^{-T} b`; arguments as of `solve`."""
+        return self._solve(right_hand_side, tolerance, transpose=True)
 
     def factorize(self) -> Factorization:
         """The exact factorisation of this matrix, kept for later solves."""
         self.factorization = Factorization.of(self.chain, self.discount)
         return self.factorization
 
-    def _solve(self, right_hand_side: Array, *, transpose: bool) -> Array:
+    def _solve(self, right_hand_side: Array, tolerance: float, *, transpose: bool) -> Array:
         apply = self.apply_transpose if transpose else self.apply
         if self.factorization is not None:
             answer = solve_with_refinement(self.factorization, apply, right_hand_side, transpose)
             if answer is not None:
                 return answer
-        exact = self.factorize()
+        elif self.iterates:
+            if self._iteration is None:
+                self._iteration = Iteration(self.chain, self.discount, structure_of(self.transitions))
+            found = self._iteration.solve(right_hand_side, transpose=transpose, tolerance=tolerance)
+            self.iterated += found.products
+            if found.converged or not np.isfinite(right_hand_side).all():
+                return found.answer
+            self.fell_back = True
+        exact = self._factorized_within_memory()
+        if exact is None:
+            swept = solve_by_sweeps(apply, right_hand_side, tolerance=tolerance, discount=self.discount)
+            self.iterated += swept.products
+            return swept.answer
         # One unconditional refinement step costs S² beside the S³ just spent, and buys the last digits at γ near 1.
         answer = exact.solve(right_hand_side, transpose)
         answer += exact.solve(right_hand_side - apply(answer), transpose)
         return answer
+
+    def _factorized_within_memory(self) -> Factorization | None:
+        if not can_be_factored(self.transitions):
+            self.fell_back = True
+            return None
+        try:
+            return self.factorize()
+        except MemoryError:
+            self.fell_back = True
+            return None
 
 
 def policy_values(mdp: SoftMDP, policy: Array, *, regularized: bool = True) -> Array:

@@ -6,6 +6,7 @@ object with the same three members.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -243,7 +244,13 @@ class SoftmaxTransitions:
             return DenseTransitions.trusted(table.reshape(states, actions, states))
         pointers = np.append(self._starts, self._rows.size)
         matrix = scipy.sparse.csr_array((probabilities, self._successors, pointers), shape=(states * actions, states))
-        return SparseTransitions.trusted(matrix)
+        return SparseTransitions.trusted(matrix, like=self._pattern)
+
+    @functools.cached_property
+    def _pattern(self) -> SparseTransitions | None:
+        """The base, where its entries stand in the places of the kernel's: what follows from these is then shared."""
+        base = self.base
+        return base if isinstance(base, SparseTransitions) and base.probabilities.nnz == self._rows.size else None
 
     def pullback(self, x: Array, weights: Array, continuation: Array) -> Array:
         """`φᵀ (P ⊙ r̄_sa (γV_s' − Σ_t P_sat γV_t))`: the softmax's derivative applied to the outer product."""

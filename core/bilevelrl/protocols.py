@@ -33,8 +33,11 @@ class Status(enum.Enum):
     """How a component or a run ended. Each member's value says what to do about it."""
 
     CONVERGED = "met its tolerance"
+    FELL_BACK = (
+        "met its tolerance, but by a slower method than the first, which stagnated; ask for that one to save time"
+    )
     BUDGET_SPENT = "did the work it was asked to do; allow more iterations for a more accurate answer"
-    STAGNATED = "stopped improving above its tolerance; float64 cannot do better here, so loosen the tolerance"
+    STAGNATED = "stopped improving above its tolerance; float64 can do no better at this discount: loosen the tolerance"
     DIVERGED = "moved away from the answer; use a smaller step size"
     NON_FINITE = "met a value that is not finite; check the problem's rewards at the last good x, or step less far"
     INTERRUPTED = "was interrupted; the last complete iteration is kept"
@@ -43,6 +46,11 @@ class Status(enum.Enum):
     def advice(self) -> str:
         """The status in a sentence, with what to do."""
         return f"{self.name.lower().replace('_', ' ')}: {self.value}"
+
+    @property
+    def converged(self) -> bool:
+        """Whether the tolerance was met, whatever it took."""
+        return self in (Status.CONVERGED, Status.FELL_BACK)
 
     @property
     def usable(self) -> bool:
@@ -56,8 +64,9 @@ class Cost:
 
     Args:
         backups: soft Bellman backups: passes over all of P that end in `T v`.
-        linear_solves: systems solved with `I − γP^π` or its transpose.
-        products: products with `P^π` or its transpose outside of linear solves.
+        linear_solves: systems solved with `I − γP^π` or its transpose by a factorisation.
+        products: products with `P^π` or its transpose outside of these; where systems are solved by iteration, all that
+            the iteration takes, the preconditioner's work included in units of products.
         samples: transitions drawn from a simulator.
         seconds: wall-clock time.
     """

@@ -103,13 +103,26 @@ class SoftValueIteration:
         )
 
 
+# A Newton step that leaves more of the residual than this is still far from the answer.
+FAR = 0.1
+# While far, this many sweeps after a step improve the policy where the step's values have just arrived.
+SWEEPS_WHILE_FAR = 3
+# Iterations solve their systems to this, relative, while far; near, to what a quadratic method can use.
+LOOSEST = 0.1
+TIGHTEST = 1e-6
+
+
 @attrs.frozen
 class SoftPolicyIteration:
     """Newton's method on `v − Tv = 0`: `v ← v + (I − γP^π(v))^{-1}(Tv − v)`, which is soft policy iteration.
 
     Converges from any start (T is convex and monotone) and quadratically near the answer: a few linear solves where
-    value iteration needs thousands of sweeps at γ near 1. The last factorisation is kept in the solution's
-    `linearization`: it is the matrix of the adjoint equation, so the exact hyper-gradient needs no other.
+    value iteration needs thousands of sweeps at γ near 1. The last matrix is that of the adjoint equation: its
+    factorisation is kept in the solution's `linearization`, and the exact hyper-gradient needs no other.
+
+    Large systems are solved by iteration, preconditioned, and no more accurately than the step deserves (inexact
+    Newton: Dembo, Eisenstat and Steihaug, SIAM Journal on Numerical Analysis 1982). An iteration that stagnates gives
+    way to a factorisation, or to plain sweeps, and the status says so (`Status.FELL_BACK`).
 
     Stops at `‖Tv − v‖∞ ≤ (1−γ)·tolerance`, so that `‖v − V*‖∞ ≤ tolerance`; or, where rounding makes that
     unreachable, with `Status.STAGNATED` and the best v found.
@@ -117,6 +130,7 @@ class SoftPolicyIteration:
     Args:
         tolerance: the guaranteed accuracy of V, in the units of the reward.
         maximum_iterations: the most Newton steps.
+        linear_solver: "direct" (LU), "iterative" (Krylov), or "auto", the faster one by measured rules.
     """
 
     name: ClassVar[str] = "soft-policy-iteration"
@@ -124,6 +138,7 @@ class SoftPolicyIteration:
 
     tolerance: float = attrs.field(default=1e-10, validator=bl.is_real(above=0.0))
     maximum_iterations: int = attrs.field(default=200, validator=bl.is_integer(at_least=1))
+    linear_solver: str = attrs.field(default="auto", validator=bl.is_choice("auto", "direct", "iterative"))
 
     @functools.cached_property
     def tags(self) -> bl.Tags:
@@ -140,39 +155,83 @@ class SoftPolicyIteration:
         """`V*` to the tolerance, with the residual that proves it."""
         began = time.perf_counter()
         model = problem.lower.model(x)
-        values = _initial_values(model, warm_start)
-        backup = bl.soft_backup(model, values)
-        residual = _residual(backup, values)
         wanted = (1.0 - model.discount) * self.tolerance
-        factorization: bl.Factorization | None = None
-        steps = 0
-        status = bl.Status.CONVERGED
-        while not residual <= wanted:
-            if not math.isfinite(residual):
+        point = _NewtonPoint.at(model, _initial_values(model, warm_start), self.linear_solver)
+        cost, status, before = bl.Cost(backups=1), bl.Status.CONVERGED, math.inf
+        steps, fell_back = 0, False
+        while not point.residual <= wanted:
+            if not math.isfinite(point.residual):
                 status = bl.Status.NON_FINITE
                 break
             if steps >= self.maximum_iterations:
                 status = bl.Status.BUDGET_SPENT
                 break
-            newton = bl.Linearization(model.transitions, model.discount, backup.policy)
-            candidate = values + newton.solve(backup.values - values)
-            factorization = newton.factorization
-            tried = bl.soft_backup(model, candidate)
-            previous, residual_tried = residual, _residual(tried, candidate)
-            steps += 1
-            if residual_tried >= previous and previous <= _rounding_floor(model, backup):
+            tried, spent = point.step(before, wanted)
+            cost, steps, fell_back = cost + spent, steps + 1, fell_back or point.system.fell_back
+            if tried.residual >= point.residual and point.residual <= _rounding_floor(model, point.backup):
                 status = bl.Status.STAGNATED
                 break
-            values, backup, residual = candidate, tried, residual_tried
-        cost = bl.Cost(backups=steps + 1, linear_solves=steps, seconds=time.perf_counter() - began)
+            before, point = point.residual, tried
+        if status is bl.Status.CONVERGED and fell_back:
+            status = bl.Status.FELL_BACK
         return bl.TabularSolution(
             model,
-            backup.policy,
-            values,
-            backup.action_values,
-            residual,
+            point.backup.policy,
+            point.values,
+            point.backup.action_values,
+            point.residual,
             steps,
             status,
-            cost,
-            bl.Linearization(model.transitions, model.discount, backup.policy, factorization),
+            attrs.evolve(cost, seconds=time.perf_counter() - began),
+            point.system,
         )
+
+
+@attrs.frozen(eq=False)
+class _NewtonPoint:
+    """Where Newton's method is.
+
+    Args:
+        model: the follower's MDP.
+        values: v (S,).
+        backup: of v.
+        system: `I − γP^π(v)`.
+        residual: `‖Tv − v‖∞`.
+    """
+
+    model: bl.SoftMDP
+    values: bl.Array
+    backup: bl.Backup
+    system: bl.Linearization
+    residual: float
+
+    @classmethod
+    def at(
+        cls, model: bl.SoftMDP, values: bl.Array, method: str, factorization: bl.Factorization | None = None
+    ) -> _NewtonPoint:
+        """The point at v. A factorisation of the last step's matrix is handed on: near the end it is near enough."""
+        backup, system = bl.linearized_backup(model, values, factorization=factorization, method=method)
+        return cls(model, values, backup, system, _residual(backup, values))
+
+    def step(self, before: float, wanted: float) -> tuple[_NewtonPoint, bl.Cost]:
+        """The next point, and what the step cost.
+
+        Args:
+            before: the residual one step ago, infinite at first.
+            wanted: the residual to get below.
+        """
+        far = before == math.inf or self.residual > FAR * before
+        sweeps = SWEEPS_WHILE_FAR if far and self.system.iterates else 0
+        gap = self.backup.values - self.values
+        values = self.values + self.system.solve(gap, tolerance=self._accuracy(gap, before, wanted))
+        iterated = self.system.iterated
+        if sweeps:
+            values = bl.soft_bellman(self.model, values, sweeps)
+        cost = bl.Cost(backups=sweeps + 1, linear_solves=0 if iterated else 1, products=iterated)
+        return _NewtonPoint.at(self.model, values, self.system.method, self.system.factorization), cost
+
+    def _accuracy(self, gap: bl.Array, before: float, wanted: float) -> float:
+        """What an iteration may leave of the gap: a quadratic method has no use for more, nor has the tolerance."""
+        usable = max(TIGHTEST, 0.5 * (self.residual / before) ** 1.5) if before < math.inf else LOOSEST
+        size = self.residual * float(np.linalg.norm(gap / self.residual))  # so that small squares do not underflow
+        return max(min(LOOSEST, usable), 0.3 * wanted / size)

@@ -22,8 +22,8 @@ class Tally:
 
     Args:
         backups: calls of `expectation`, each one pass over P.
-        linear_solves: solves of a `Linearization` of the model, with the matrix or its transpose.
-        products: its products outside of solves.
+        linear_solves: solves of a `Linearization` of the model, with the matrix or its transpose, by factorisation.
+        products: its products outside of these, those of solves by iteration among them.
         samples: transitions drawn.
         seen_raw: whether P or P^π was taken out, which hides what is done with it: the counts are then lower bounds.
         inside: how many watched methods are at work, which may take out what they like.
@@ -102,17 +102,23 @@ def counting_linear_algebra(tally: Tally) -> Iterator[None]:
     chain: Any = Linearization.__dict__["chain"]
 
     def watched(name: str) -> Callable[..., Array]:
-        original, field = originals[name], "linear_solves" if name.startswith("solve") else "products"
+        original, solves = originals[name], name.startswith("solve")
 
-        def method(self: Linearization, argument: Array) -> Array:
-            counts = getattr(self.transitions, "tally", None) is tally
-            if counts and not tally.inside:
-                setattr(tally, field, getattr(tally, field) + 1)
+        def method(self: Linearization, argument: Array, **options: Any) -> Array:
+            counts, outermost, before = (
+                getattr(self.transitions, "tally", None) is tally,
+                not tally.inside,
+                self.iterated,
+            )
             tally.inside += counts
             try:
-                answer: Array = original(self, argument)
+                answer: Array = original(self, argument, **options)
             finally:
                 tally.inside -= counts
+            if counts and outermost:
+                iterated = self.iterated - before
+                tally.products += iterated + (not solves)
+                tally.linear_solves += solves and not iterated
             return answer
 
         return method

@@ -12,7 +12,7 @@ import numpy as np
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.component_registry import Kind
 from bilevelrl.mdp import SoftMDP
-from bilevelrl.protocols import HyperGradient, Status
+from bilevelrl.protocols import HyperGradient
 from bilevelrl.testing.counting import Tally, counted_transitions, counting_linear_algebra
 from bilevelrl.testing.exact import point_of
 from bilevelrl.testing.law import Condition, Law, deterministic, exact, law
@@ -291,7 +291,7 @@ def non_finite_never_converges(subject: Any, problem: BilevelProblem) -> None:
     for asked in (problem, _spoilt(subject, problem)):
         with np.errstate(all="ignore"):
             answer = ask(subject, asked, point_of(problem))
-        if answer.status is not Status.CONVERGED:
+        if not answer.status.converged:
             continue
         for name, value in facts_of(answer).items():
             if not isinstance(value, str):

@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 import numpy as np
 
-from bilevelrl.bellman import Backup
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.mdp import SoftMDP
+from bilevelrl.passes import Backup
 from bilevelrl.testing.exact import backed_up, dense_kernel, point_of
 from bilevelrl.testing.law import OPERATOR, law
 from bilevelrl.testing.question import rng_of

@@ -119,7 +119,7 @@ def converged_means_within_tolerance(subject: Any, problem: BilevelProblem) -> N
     A solver that does not promise to be exact is held to its own residual, which must then be small beside V.
     """
     answer = _answer(subject, problem)
-    if answer.status is not Status.CONVERGED:
+    if not answer.status.converged:
         done = answer.status is Status.STAGNATED or not tags_of(subject).exact
         expect("the status of an exact solver", done, expected="CONVERGED or STAGNATED", came=answer.status.name)
         return

@@ -1,0 +1,215 @@
+"""Passes over P that end in a soft Bellman backup: on whole arrays, in blocks, or compiled, as the kernel asks for.
+
+Whatever is wanted of a pass, the backup, its policy, the policy's chain, a large P is read once for all of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import attrs
+import numpy as np
+
+from bilevelrl.threads import over_ranges
+from bilevelrl.transitions import Chain, DenseTransitions, SparseTransitions, Transitions
+from bilevelrl.validation import Array, maximum_norm, read_only
+
+# e^±500 leaves room on both sides of float64's range for a sum over actions.
+SAFE_EXPONENT = 500.0
+
+# Bytes of P that are worked on before the next are read: few enough to be in the cache when they are read again.
+BLOCK = 1 << 20
+
+
+class RegularizedRewards(Protocol):
+    """What a backup needs of a `SoftMDP` beside its transitions."""
+
+    @property
+    def rewards(self) -> Array:
+        """r (S, A)."""
+
+    @property
+    def scaled_rewards(self) -> Array:
+        """`r/τ + log μ` (S, A)."""
+
+    @property
+    def discount(self) -> float:
+        """γ."""
+
+    @property
+    def temperature(self) -> float:
+        """τ."""
+
+
+@attrs.frozen(eq=False)
+class Backup:
+    """What one pass over the transitions yields at `v`.
+
+    Args:
+        values: `T v` (S,).
+        policy: `π(v)` (S, A), rows sum to one.
+        action_values: `q(v)` (S, A), without the reference measure's term.
+    """
+
+    values: Array
+    policy: Array
+    action_values: Array
+
+
+def passes_over(transitions: Transitions) -> Passes:
+    """The passes for a kernel, by its storage and size."""
+    if not transitions.large:
+        return Passes(transitions)
+    if isinstance(transitions, SparseTransitions):
+        return CompiledPasses(transitions)
+    return BlockedPasses(transitions) if isinstance(transitions, DenseTransitions) else Passes(transitions)
+
+
+@attrs.frozen(eq=False)
+class Passes:
+    """Passes of NumPy on whole arrays, for any kernel."""
+
+    transitions: Any
+
+    def sweeps(self, model: RegularizedRewards, values: Array, count: int) -> Array:
+        """`T^N v` (S,) for N = `count` of at least one.
+
+        Iterates on `u = v/τ`, where a backup is `u ← log Σ_a exp(z_sa)` with `z = r/τ + log μ + γPu`. The first sweep
+        shifts z by its largest entry in each state. Later ones need not look for it: shifting by u itself leaves
+        `Σ_a exp(z_sa − u_s) = exp((Tu − u)_s)`, and T is a γ-contraction, so `|Tu − u|` never exceeds its first value.
+        """
+        expectation, scaled_rewards, discount = self.transitions.expectation, model.scaled_rewards, model.discount
+        before = values / model.temperature
+        scaled = _scaled_backup(expectation(before * discount), scaled_rewards)
+        if count > 1:
+            shift_by_value = maximum_norm(scaled - before) <= SAFE_EXPONENT
+            ones = np.ones(scaled_rewards.shape[1])
+            for _ in range(count - 1):
+                preferences = expectation(scaled * discount)
+                if shift_by_value:
+                    preferences += scaled_rewards
+                    preferences -= scaled[:, None]
+                    np.exp(preferences, preferences)
+                    change = preferences.dot(ones)  # sums over actions, faster than a reduction
+                    scaled += np.log(change, change)
+                else:
+                    scaled = _scaled_backup(preferences, scaled_rewards)
+        scaled *= model.temperature
+        return scaled
+
+    def backup(self, model: RegularizedRewards, values: Array) -> Backup:
+        """`T v`, `π(v)` and `q(v)`."""
+        return _response(model, self.transitions.expectation(values), slice(None))
+
+    def linearized(self, model: RegularizedRewards, values: Array) -> tuple[Backup, Chain | None]:
+        """The backup, and `P^π(v)` where it comes at less than the cost of forming it later."""
+        return self.backup(model, values), None
+
+
+@attrs.frozen(eq=False)
+class BlockedPasses(Passes):
+    """Passes over a dense table whose chain follows from each block of P while that is still in the cache."""
+
+    def linearized(self, model: RegularizedRewards, values: Array) -> tuple[Backup, Chain]:
+        """The backup, and `P^π(v)`."""
+        table = self.transitions.probabilities
+        states, actions, _ = table.shape
+        backup, chain = _unfilled(states, actions), np.empty((states, states))
+        step = max(1, BLOCK // (8 * actions * states))
+        for first in range(0, states, step):
+            rows = slice(first, min(first + step, states))
+            block = table[rows]
+            part = _response(model, block.reshape(-1, states).dot(values).reshape(-1, actions), rows)
+            np.matmul(part.policy[:, None, :], block, out=chain[rows, None, :])
+            backup.values[rows], backup.policy[rows] = part.values, part.policy
+            backup.action_values[rows] = part.action_values
+        return backup, chain
+
+
+@attrs.frozen(eq=False)
+class CompiledPasses(Passes):
+    """Passes over a sparse table, compiled, on several threads; their number changes nothing."""
+
+    def sweeps(self, model: RegularizedRewards, values: Array, count: int) -> Array:
+        """`T^N v`."""
+        nothing = np.empty((0, 0))
+        for _ in range(count):
+            backup = Backup(np.empty_like(values), nothing, nothing)
+            self._fill(model, values, backup, None)
+            values = backup.values
+        return values
+
+    def backup(self, model: RegularizedRewards, values: Array) -> Backup:
+        """`T v`, `π(v)` and `q(v)`."""
+        backup = _unfilled(*model.rewards.shape)
+        self._fill(model, values, backup, None)
+        return backup
+
+    def linearized(self, model: RegularizedRewards, values: Array) -> tuple[Backup, Chain]:
+        """The backup, and `P^π(v)`."""
+        backup, pattern = _unfilled(*model.rewards.shape), self.transitions.chains.pattern
+        entries = np.empty(pattern.columns.size)
+        self._fill(model, values, backup, entries)
+        return backup, pattern.matrix(entries)
+
+    def _fill(self, model: RegularizedRewards, values: Array, backup: Backup, chain: Array | None) -> None:
+        """One pass: `T v`; the policy where the backup has room for it; the chain's entries where they are given."""
+        from bilevelrl.sparse_kernels import soft_backup_rows
+
+        matrix = self.transitions.probabilities
+        if chain is None:
+            pointers, slots, chain = matrix.indptr, np.empty(0, dtype=matrix.indices.dtype), np.empty(0)
+        else:
+            pointers, slots = self.transitions.chains.pattern.pointers, self.transitions.chains.slots
+        given = (
+            matrix.indptr,
+            matrix.indices,
+            matrix.data,
+            *map(np.ascontiguousarray, (model.rewards, model.scaled_rewards)),
+        )
+        # All read-only, whatever they were: else each combination would be compiled on its own.
+        kernel = tuple(map(read_only, given))
+        values, pointers, slots = map(read_only, (values, pointers, slots))
+        written = (backup.values, backup.policy, backup.action_values)
+
+        def fill(first: int, last: int) -> None:
+            soft_backup_rows(
+                first, last, *kernel, model.discount, model.temperature, values, *written, pointers, slots, chain
+            )
+
+        over_ranges(fill, values.size)
+
+
+def _unfilled(states: int, actions: int) -> Backup:
+    return Backup(np.empty(states), np.empty((states, actions)), np.empty((states, actions)))
+
+
+def _response(model: RegularizedRewards, expectation: Array, rows: slice) -> Backup:
+    """The backup in some states, from their `P v` (rows, A), which is overwritten."""
+    action_values = expectation
+    action_values *= model.discount
+    preferences = action_values / model.temperature
+    preferences += model.scaled_rewards[rows]
+    action_values += model.rewards[rows]
+    largest = np.maximum.reduce(preferences, 1)
+    preferences -= largest[:, None]
+    np.exp(preferences, preferences)
+    total = np.add.reduce(preferences, 1)
+    # Normalising by the sum, not by exp(−Tv/τ), keeps rows at one to rounding even where |q|/τ is 1e6.
+    preferences /= total[:, None]
+    backed_up: Array = np.log(total)
+    backed_up += largest
+    backed_up *= model.temperature
+    return Backup(backed_up, preferences, action_values)
+
+
+def _scaled_backup(preferences: Array, scaled_rewards: Array) -> Array:
+    """`log Σ_a exp(preferences + scaled_rewards)`, shifted by the largest; overwrites `preferences`."""
+    preferences += scaled_rewards
+    largest: Array = np.maximum.reduce(preferences, 1)
+    preferences -= largest[:, None]
+    np.exp(preferences, preferences)
+    total: Array = np.add.reduce(preferences, 1)
+    np.log(total, total)
+    total += largest
+    return total

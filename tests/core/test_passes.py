@@ -1,0 +1,145 @@
+"""Passes over P: in blocks or compiled, they are the same backup as NumPy's on whole arrays."""
+
+import attrs
+import numpy as np
+import pytest
+import scipy.sparse
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import bilevelrl as bl
+from bilevelrl import passes, threads
+from bilevelrl.testing.rounding import EPSILON, backup_rounding
+from strategies import drawn_values, seeds, soft_mdps
+
+
+def special(mdp):
+    """The passes made for a large kernel of this storage, whatever its size."""
+    kind = passes.CompiledPasses if isinstance(mdp.transitions, bl.SparseTransitions) else passes.BlockedPasses
+    return kind(mdp.transitions)
+
+
+def dense(chain):
+    return chain.toarray() if scipy.sparse.issparse(chain) else chain
+
+
+def expect_same_backup(came, expected, mdp, values):
+    rounding = 2 * backup_rounding(mdp, values, expected.values)
+    assert came.values == pytest.approx(expected.values, rel=0, abs=rounding)
+    assert came.action_values == pytest.approx(expected.action_values, rel=0, abs=rounding)
+    # log π is a difference of numbers of this size over τ; 1.5 ulp for the compiled exponential.
+    assert came.policy == pytest.approx(expected.policy, rel=4 * rounding / mdp.temperature + 8 * EPSILON, abs=1e-300)
+    assert came.policy.sum(axis=1) == pytest.approx(1.0, rel=0, abs=2 * came.policy.shape[1] * EPSILON)
+
+
+@given(soft_mdps(), seeds)
+def test_special_passes_are_the_backup_of_whole_arrays(mdp, seed):
+    """`T v`, `π(v)`, `q(v)` and `P^π(v)`, dense in blocks and sparse compiled, to rounding."""
+    values = drawn_values(mdp, np.random.default_rng(seed))
+    expected = passes.Passes(mdp.transitions).backup(mdp, values)
+    before = values.copy()
+    expect_same_backup(special(mdp).backup(mdp, values), expected, mdp, values)
+    backup, chain = special(mdp).linearized(mdp, values)
+    expect_same_backup(backup, expected, mdp, values)
+    averaged = dense(mdp.transitions.under(backup.policy))
+    assert dense(chain) == pytest.approx(averaged, rel=0, abs=2 * mdp.actions * EPSILON)
+    assert (values == before).all()
+
+
+@given(soft_mdps(sparse=st.just(True)), seeds, st.integers(1, 6))
+def test_compiled_sweeps_are_backups_one_after_another(mdp, seed, count):
+    """`T^N v`."""
+    values = drawn_values(mdp, np.random.default_rng(seed))
+    expected = values
+    for _ in range(count):
+        expected = passes.Passes(mdp.transitions).backup(mdp, expected).values
+    rounding = count * 2 * backup_rounding(mdp, values, expected)
+    assert special(mdp).sweeps(mdp, values, count) == pytest.approx(expected, rel=0, abs=rounding)
+
+
+@example(0)
+@given(seeds)
+def test_blocks_cover_all_states_however_they_divide(seed):
+    """A block that is smaller than a state's rows, one that leaves a remainder, and one that takes all."""
+    rng = np.random.default_rng(seed)
+    mdp = bl.SoftMDP(rng.dirichlet(np.ones(7), size=(7, 3)), rng.normal(size=(7, 3)), 0.9, 0.5)
+    values = rng.normal(size=7)
+    expected = passes.Passes(mdp.transitions).backup(mdp, values)
+    for block in (1, 8 * 3 * 7 * 2, 1 << 20):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(passes, "BLOCK", block)
+            backup, chain = passes.BlockedPasses(mdp.transitions).linearized(mdp, values)
+        expect_same_backup(backup, expected, mdp, values)
+        assert chain == pytest.approx(mdp.transitions.under(backup.policy), rel=0, abs=8 * EPSILON)
+
+
+def corridor(states):
+    """A sparse kernel large enough for several threads: step left or right, or stay."""
+    here = np.arange(states)
+    steps = np.stack([np.maximum(here - 1, 0), here, np.minimum(here + 1, states - 1)], axis=1)
+    matrix = scipy.sparse.csr_array(
+        (np.full(6 * states, 1 / 3), np.repeat(steps, 2, axis=0).reshape(-1), np.arange(2 * states + 1) * 3),
+        shape=(2 * states, states),
+    )
+    rng = np.random.default_rng(0)
+    return bl.SoftMDP(matrix, rng.normal(size=(states, 2)), 0.99, 0.1), rng.normal(size=states)
+
+
+def test_the_number_of_threads_changes_no_bit(monkeypatch):
+    """Each state's row is worked out by one thread, whichever."""
+    mdp, values = corridor(20_011)
+    assert mdp.transitions.large
+    answers = []
+    for count in (1, 2, 3):
+        monkeypatch.setattr(threads, "processors", lambda count=count: count)
+        backup, system = bl.linearized_backup(mdp, values)
+        answers.append((backup.values, backup.policy, backup.action_values, system.chain.data))
+    for answer in answers[1:]:
+        assert all((one == other).all() for one, other in zip(answers[0], answer, strict=True))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_reward_that_is_not_finite_shows_in_the_backup(bad):
+    """Compiled loops do not swallow it: the solver must be able to say NON_FINITE."""
+    mdp, values = corridor(20_000)
+    rewards = np.array(mdp.rewards)
+    rewards[70, 1] = bad
+    spoilt = mdp.replace(rewards=rewards)
+    with np.errstate(invalid="ignore"):
+        assert not np.isfinite(bl.soft_backup(spoilt, values).policy[70]).all()
+        assert not np.isfinite(bl.soft_bellman(spoilt, values)[70])
+        solver = bl.lower_level_solver("soft-policy-iteration")
+        lower = bl.ParametricMDP(mdp.transitions, bl.TabularReward(np.zeros((20_000, 2))), 0.99, 0.1)
+        problem = bl.BilevelProblem(lower, bl.QuadraticObjective())
+        problem = attrs.evolve(problem, lower=_Spoilt(lower, spoilt))
+        found = solver.solve(problem, np.zeros(40_000), None, np.random.default_rng(0))
+    assert found.status is bl.Status.NON_FINITE
+
+
+@attrs.frozen
+class _Spoilt:
+    original: object
+    mdp: object
+
+    @property
+    def dimension(self):
+        return self.original.dimension
+
+    def model(self, x):
+        return self.mdp
+
+    def pullback(self, x, occupancy):
+        return self.original.pullback(x, occupancy)
+
+
+def test_exponentials_are_right_to_two_ulps_over_their_whole_range():
+    """From 1 down to the smallest normal number, below which they are zero; NaN stays NaN."""
+    from bilevelrl.sparse_kernels import _exponentials
+
+    rng = np.random.default_rng(0)
+    exponents = np.concatenate([-rng.random(20_000) * 708, -rng.random(20_000), [-0.0, -708.5, -1e300, np.nan]])
+    came, scratch = exponents.copy(), np.empty(exponents.size)
+    _exponentials(came, scratch.view(np.int64), scratch)
+    assert came[:-4] == pytest.approx(np.exp(exponents[:-4]), rel=2 * EPSILON, abs=0)
+    assert came[-4:-1].tolist() == [1.0, 0.0, 0.0]
+    assert np.isnan(came[-1])
