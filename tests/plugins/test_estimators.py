@@ -82,6 +82,47 @@ def test_exact_estimate_is_the_pullback_of_its_occupancy() -> None:
     np.testing.assert_allclose(hyper.occupancy.weights.sum(), 0.0, atol=1e-14)
 
 
+class Iterative:
+    """The solution's system, solved as if by iteration: seven products a solve, after five of somebody else's."""
+
+    def __init__(self, *, products: int = 7, fell_back: bool = False) -> None:
+        self.products, self.fell_back, self.iterated = products, fell_back, 5
+        self.tolerances: list[float | None] = []
+
+    def solve_transpose(self, right_hand_side: bl.Array, tolerance: float | None = None) -> bl.Array:
+        self.tolerances.append(tolerance)
+        self.iterated += self.products
+        return SOLUTION.linearization.solve_transpose(right_hand_side)
+
+    def apply_transpose(self, values: bl.Array) -> bl.Array:
+        return SOLUTION.linearization.apply_transpose(values)
+
+
+def solved_by(system: Iterative, **options: float) -> bl.HyperGradient:
+    solution = attrs.evolve(SOLUTION, linearization=system)
+    return bl.hypergradient_estimator("implicit", **options).estimate(PROBLEM, X, solution, None, RNG)
+
+
+def test_solve_by_iteration_is_counted_in_products_and_is_no_factorised_solve() -> None:
+    """Its own products and the one that measures the residual; not those that the solver made before."""
+    hyper = solved_by(Iterative())
+    assert (hyper.cost.linear_solves, hyper.cost.products) == (0, 8)
+    assert hyper.status is bl.Status.CONVERGED
+    np.testing.assert_array_equal(hyper.gradient, exact().gradient)
+    hyper = solved_by(Iterative(products=0))
+    assert (hyper.cost.linear_solves, hyper.cost.products) == (1, 1)
+
+
+def test_solver_that_fell_back_is_told() -> None:
+    assert solved_by(Iterative(fell_back=True)).status is bl.Status.FELL_BACK
+
+
+def test_tolerance_reaches_the_solver() -> None:
+    system = Iterative()
+    solved_by(system, tolerance=1e-5)
+    assert system.tolerances == [1e-5]
+
+
 @pytest.mark.parametrize("name", ["implicit", "warm-start-adjoint"])
 def test_pass_that_no_cost_counts_is_told(name: str) -> None:
     estimator: Any = bl.hypergradient_estimator(name)
