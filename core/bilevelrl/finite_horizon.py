@@ -9,6 +9,7 @@ import attrs
 import numpy as np
 
 from bilevelrl.mdp import SoftMDP
+from bilevelrl.memory import check_fits
 from bilevelrl.simulators import Trajectories
 from bilevelrl.trajectory_objectives import TrajectoryReturnObjective
 from bilevelrl.validation import Array, InputError, check_shape, is_flag, is_integer, kind_words
@@ -41,6 +42,10 @@ class FiniteHorizonReturnObjective:
     def _check(self, attribute: attrs.Attribute[Any], value: Any) -> None:
         if not isinstance(value, SoftMDP):
             raise InputError("FiniteHorizonReturnObjective.true_mdp", kind_words(value), "a SoftMDP")
+
+    def __attrs_post_init__(self) -> None:
+        # Of every step the action values are kept, for the way back.
+        check_fits("the steps of FiniteHorizonReturnObjective", (self.horizon, *self.true_mdp.rewards.shape))
 
     @cached_property
     def _sampled(self) -> TrajectoryReturnObjective:

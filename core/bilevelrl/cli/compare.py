@@ -148,16 +148,17 @@ def _factors(grid: str) -> list[float]:
 def _print(comparison: Comparison) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
     title = f"{comparison.problem['name']}, {comparison.budget} a run, {len(comparison.seeds)} seeds"
     for rows in ([report.header(comparison), *report.results(comparison)], report.work(comparison)):
-        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+        table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left")
         for index, column in enumerate(rows[0]):
-            table.add_column(column, justify="right" if index else "left")
+            table.add_column(escape(column), justify="right" if index else "left")
         for row in rows[1:]:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))  # a label such as [/b] is no markup
         console.print(table)
         title = "work, means over the seeds"
     for remark in report.remarks(comparison)[1:]:

@@ -302,18 +302,21 @@ def _figures(state: OuterState) -> str:
 def _report(run: Run) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{run.algorithm.name} on {run.problem.name}", box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(
+        title=escape(f"{run.algorithm.name} on {run.problem.name}"), box=box.SIMPLE_HEAD, title_justify="left"
+    )
     table.add_column("")
     table.add_column("start", justify="right")
     table.add_column("end", justify="right")
     for label, before, after in run.comparison():
-        table.add_row(label, f"{before:.6g}", f"{after:.6g}")
+        table.add_row(escape(label), f"{before:.6g}", f"{after:.6g}")
     console = Console()
     console.print(table)
     for label, text in run.facts():
-        console.print(f"  [bold]{label}[/bold]  {text}", soft_wrap=True, highlight=False)
+        console.print(f"  [bold]{escape(label)}[/bold]  {escape(text)}", soft_wrap=True, highlight=False)
 
 
 def _report_seeds(runs: list[Run]) -> None:
