@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,7 +41,7 @@ def resume_command(
 
     It is what `bilevelrl run --out DIRECTORY` wrote, whatever ended it.
     """
-    often = {"checkpoint_every": checkpoint_every, "checkpoint_seconds": checkpoint_seconds}
+    often: dict[str, Any] = {"checkpoint_every": checkpoint_every, "checkpoint_seconds": checkpoint_seconds}
     seeds = seeds_in(directory)
     if seeds:
         one_run_only(logs)
