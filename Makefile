@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+BENCH_READY := .venv/.ready-bench
 WORKERS ?= 2
 MINUTES ?= 10
 SECONDS ?= 60
@@ -20,7 +21,7 @@ help:
 	@echo "make mutants         changes the source in small ways, to see what no test notices (MODULES=bilevelrl.mdp)"
 	@echo "make lint            ruff, mypy --strict, import-linter"
 	@echo "make format          let ruff format and fix what it can"
-	@echo "make bench           benchmarks: ratios against hand-written NumPy"
+	@echo "make bench           benchmarks: ratios against NumPy, JAX and compiled loops; writes .benchmarks.json"
 	@echo "make soak            kills, faults and fuzzing for MINUTES=10, with a table of what they showed"
 	@echo "make laws            everything registered, and every planted fault, against every law; writes a docs page"
 
@@ -29,6 +30,10 @@ $(READY): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(READY)
+
+$(BENCH_READY): $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $(BENCH_READY)
 
 demo: $(READY)
 	@$(BIN)/bilevelrl run frozenlake-shaping --algorithm m-sobirl --iterations 3000 --out runs/demo
@@ -60,7 +65,7 @@ format: $(READY)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY)
+bench: $(BENCH_READY)
 	@$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' --benchmark-only \
 		--benchmark-columns=min,median,rounds --benchmark-sort=name --benchmark-json=.benchmarks.json -s
 

@@ -32,18 +32,24 @@ def machine_limit() -> int:
     return min(_limits(), default=2**63)
 
 
-def check_fits(what: str, shape: Sequence[int], *, itemsize: int = 8) -> None:
+SPARSE_KERNEL = "a scipy.sparse array (S·A, S), which stores what is not zero"
+"""What to give where a dense table of transitions does not fit."""
+
+
+def check_fits(what: str, shape: Sequence[int], *, itemsize: int = 8, instead: str = "") -> None:
     """Raise `InputError` where an array of this shape alone is larger than the memory there is.
 
     Args:
         what: how the message calls it.
         shape: its lengths.
         itemsize: bytes an entry.
+        instead: what would do as well, and take less.
     """
     needed, limit = math.prod(int(length) for length in shape) * itemsize, memory_limit()
     if needed > limit:
         given = f"an array of shape {shape_words(shape)}, {size_words(needed)}"
-        raise InputError(what, given, f"one that fits into the {size_words(limit)} of memory here")
+        expected = f"one that fits into the {size_words(limit)} of memory here"
+        raise InputError(what, given, f"{expected}, or {instead}" if instead else expected)
 
 
 def size_words(count: int) -> str:

@@ -22,7 +22,7 @@ from bilevelrl.mdp import SoftMDP
 from bilevelrl.memory import check_fits
 from bilevelrl.threads import over_parts, processors
 from bilevelrl.transitions import alias_entries
-from bilevelrl.validation import Array, Indices, InputError, Mask, as_array, check_count, shape_words
+from bilevelrl.validation import Array, Indices, InputError, Mask, as_array, check_count, check_shape, shape_words
 
 
 @attrs.frozen(eq=False)
@@ -331,7 +331,8 @@ class TabularSimulator:
         count, shape = np.size(observations), (self._mdp.states, self._mdp.actions)
         states = checked_indices("observations", observations, count, shape[0])
         chosen = checked_indices("actions", actions, count, shape[1])
-        paid = np.ascontiguousarray(as_array("weights", weights, (count,)))
+        check_shape("weights", weights, (count,))
+        paid = np.ascontiguousarray(weights, dtype=np.float64)  # a loss that is not finite shows in the sums
         if truncation is not None:
             check_count("truncation", truncation)
         key, discount, size = _key(rng), self._mdp.discount, shape[0] * shape[1]

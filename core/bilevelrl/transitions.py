@@ -17,6 +17,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from bilevelrl.chain_patterns import ChainStructure
+from bilevelrl.memory import SPARSE_KERNEL, check_fits
 from bilevelrl.validation import (
     PROBABILITY_TOLERANCE,
     Array,
@@ -152,6 +153,8 @@ class DenseTransitions(Transitions):
     """
 
     def __init__(self, probabilities: object) -> None:
+        if len(shape := getattr(probabilities, "shape", ())) == 3:  # a view that repeats itself is small until copied
+            check_fits("transitions", shape, instead=SPARSE_KERNEL)
         array = as_real_array("transitions", probabilities)
         if array.ndim != 3 or array.shape[0] != array.shape[2] or 0 in array.shape:
             raise InputError("the shape of transitions", shape_words(array.shape), "(S, A, S) with S, A at least 1")
@@ -326,6 +329,7 @@ def direct_sum(kernels: Sequence[Transitions], *, like: Transitions | None = Non
     tables = [kernel.probabilities for kernel in kernels if isinstance(kernel, DenseTransitions)]
     small = states * actions * states <= LARGEST_DENSE_SUM if like is None else isinstance(like, DenseTransitions)
     if small and len(tables) == len(kernels):
+        check_fits("the transitions of all contexts", (states, actions, states), instead=SPARSE_KERNEL)
         whole, first = np.zeros((states, actions, states)), 0
         for table in tables:
             block = slice(first, first := first + table.shape[0])

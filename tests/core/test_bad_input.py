@@ -5,6 +5,7 @@ The table below is the catalogue: what goes wrong, how, and the words a user mus
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -189,6 +190,11 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: bl.problem("synthetic-quadratic", dimension=10**12),
         r"the form of 'synthetic-quadratic' is an array of shape \(1000000000000, 1000000000000\), more than 1023 EiB; "
         r"expected one that fits into the .* of memory here",
+    ),
+    "a dense kernel beyond memory": (  # a view of one number, until it is copied
+        lambda: bl.SoftMDP(np.broadcast_to(np.float32(1e-6), (10**6, 4, 10**6)), np.zeros((10**6, 4)), 0.9, 1.0),
+        r"transitions is an array of shape \(1000000, 4, 1000000\), 29\.1 TiB; expected one that fits into the .* of "
+        r"memory here, or a scipy\.sparse array \(S·A, S\), which stores what is not zero",
     ),
     "unknown option": (
         lambda: bl.algorithm("m-sobirl", step_sise=0.1),
@@ -460,7 +466,7 @@ def test_directory_that_cannot_be_made_is_told_before_anything_is_computed(
     with pytest.raises(SystemExit) as caught:
         main(["run", "synthetic-quadratic", "--iterations", "1000000000", "--out", str(tmp_path / "taken")])
     assert caught.value.code == 2
-    assert "--out is" in capsys.readouterr().err
+    assert re.search(r"the directory '.*taken' is not writable \(File exists.*\)", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import warnings
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -14,7 +15,7 @@ import pytest
 import bilevelrl as bl
 from bilevelrl.cli import main
 from bilevelrl.cli import run as run_module
-from bilevelrl.cli.run import stopped_by_signals
+from bilevelrl.cli.endings import stopped_by_signals
 
 RUN = ["run", "synthetic-quadratic", "--set", "problem.states=3", "--set", "problem.dimension=2"]
 
@@ -51,17 +52,21 @@ def test_compare_draws_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str]) -
 def test_terminated_before_the_iterations_is_a_word_and_its_status(capsys: pytest.CaptureFixture[str]) -> None:
     """SIGTERM while a problem is being built: nothing to save, no traceback."""
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as ended, stopped_by_signals():
+    with pytest.raises(SystemExit) as ended, stopped_by_signals(None, ()):
         signal.raise_signal(signal.SIGTERM)
     assert ended.value.code == 143
-    assert capsys.readouterr().err == "Terminated.\n"
+    assert capsys.readouterr().err == "Interrupted: nothing was saved.\n"
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_interrupt_is_passed_on_where_no_signal_was_sent() -> None:
-    """Ctrl-C is the command line's to tell, in one place."""
-    with pytest.raises(KeyboardInterrupt), stopped_by_signals():
+def test_interrupt_outside_of_the_iterations_has_a_status_of_its_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Ctrl-C, and a directory that holds nothing to go on with."""
+    with pytest.raises(SystemExit) as ended, stopped_by_signals(tmp_path, ()):
         raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "Interrupted: nothing was saved.\n"
 
 
 def test_command_in_a_thread_leaves_signals_alone() -> None:
@@ -69,7 +74,7 @@ def test_command_in_a_thread_leaves_signals_alone() -> None:
     before, seen = signal.getsignal(signal.SIGTERM), []
 
     def body() -> None:
-        with stopped_by_signals() as came:
+        with stopped_by_signals(None, ()) as came:
             seen.append((came, signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=body)

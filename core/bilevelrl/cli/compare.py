@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from bilevelrl import comparison_report as report
-from bilevelrl.cli.run import parse_option, runs_progress
+from bilevelrl.cli.options import parse_option
+from bilevelrl.cli.reports import runs_progress
 from bilevelrl.comparison import DEFAULT_CHECKPOINTS, DEFAULT_GRID, Comparison, compare
 from bilevelrl.comparison_picture import CENTRES
 from bilevelrl.experiment import ROLES, Experiment

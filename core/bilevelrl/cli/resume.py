@@ -7,17 +7,10 @@ from typing import Any
 
 import click
 
+from bilevelrl.cli.endings import end, end_seeds, stopped_by_signals
 from bilevelrl.cli.log import log_option, loggers
-from bilevelrl.cli.run import (
-    JOBS,
-    checkpoint_options,
-    end,
-    end_seeds,
-    one_run_only,
-    progress,
-    runs_progress,
-    stopped_by_signals,
-)
+from bilevelrl.cli.options import JOBS, checkpoint_options, one_run_only
+from bilevelrl.cli.reports import progress, runs_progress
 from bilevelrl.run_directory import read_experiment
 from bilevelrl.saved_runs import resume_run, resume_seeds
 from bilevelrl.seeds import seeds_in
