@@ -18,6 +18,7 @@ import scipy.sparse
 
 from bilevelrl.chain_patterns import ChainStructure
 from bilevelrl.memory import SPARSE_KERNEL, check_fits
+from bilevelrl.threads import over_ranges
 from bilevelrl.validation import (
     PROBABILITY_TOLERANCE,
     Array,
@@ -195,6 +196,15 @@ class DenseTransitions(Transitions):
 
     def under(self, policy: Array) -> Array:
         """See `Transitions.under`; S small products (1, A)·(A, S), each over contiguous memory."""
+        if self.large:
+            from bilevelrl.dense_kernels import averaged_tables
+
+            chain = np.empty((self.states, self.states))
+            weights = read_only(np.ascontiguousarray(policy, dtype=np.float64))
+            over_ranges(
+                lambda first, last: averaged_tables(first, last, self.probabilities, weights, chain), self.states
+            )
+            return chain
         return np.asarray(np.matmul(policy[:, None, :], self.probabilities)[:, 0, :])
 
     @property

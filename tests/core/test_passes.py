@@ -94,6 +94,18 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch, large):
         assert all((one == other).all() for one, other in zip(answers[0], answer, strict=True))
 
 
+@pytest.mark.parametrize("actions", [1, 3, 4, 9])
+def test_the_chain_of_a_large_table_is_its_average(actions):
+    """Whether the actions divide into those that are worked on together or not."""
+    rng = np.random.default_rng(actions)
+    kernel = bl.DenseTransitions(rng.dirichlet(np.ones(760), size=(760, actions)))
+    assert kernel.large
+    policy = rng.dirichlet(np.ones(actions), size=760)
+    expected = np.einsum("sa,sat->st", policy, kernel.probabilities)
+    assert kernel.under(policy) == pytest.approx(expected, rel=2 * actions * EPSILON, abs=0)
+    assert kernel.under(policy.astype(np.float32)).dtype == np.float64
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_reward_that_is_not_finite_shows_in_a_dense_backup(bad):
     """Wherever it stands among a state's actions, and whatever the order in which sums are taken."""
