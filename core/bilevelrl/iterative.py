@@ -12,6 +12,7 @@ import numpy as np
 from bilevelrl.chain_patterns import COARSEST, ChainStructure
 from bilevelrl.linear_systems import EPSILON
 from bilevelrl.multilevel import Aggregation
+from bilevelrl.products import times
 from bilevelrl.transitions import Chain, SparseTransitions, Transitions
 from bilevelrl.validation import Array, maximum_norm
 
@@ -123,7 +124,7 @@ class Iteration:
 
     def _multiplication(self, chain: Chain) -> LinearMap:
         def apply(vector: Array) -> Array:
-            product: Array = chain.dot(vector)
+            product: Array = times(chain, vector)
             product *= -self._discount
             product += vector
             return product

@@ -18,6 +18,7 @@ import scipy.sparse
 
 from bilevelrl.chain_patterns import ChainStructure
 from bilevelrl.memory import SPARSE_KERNEL, check_fits
+from bilevelrl.products import times
 from bilevelrl.threads import over_ranges
 from bilevelrl.validation import (
     PROBABILITY_TOLERANCE,
@@ -186,12 +187,12 @@ class DenseTransitions(Transitions):
 
     def expectation(self, values: Array) -> Array:
         """See `Transitions.expectation`; one matrix-vector product."""
-        product: Array = self._flat.dot(values)
+        product: Array = times(self._flat, values)
         return product.reshape(self._shape)
 
     def transpose_expectation(self, weights: Array) -> Array:
         """See `Transitions.transpose_expectation`; one vector-matrix product."""
-        inflow: Array = weights.reshape(-1).dot(self._flat)
+        inflow: Array = times(self._flat.T, weights.reshape(-1))
         return inflow
 
     def under(self, policy: Array) -> Array:
