@@ -275,6 +275,7 @@ class DrawnProblem:
             lambda x: self.base_rewards + np.tanh(features @ x),
             lambda x, cotangent: np.einsum("sa,san->n", cotangent / np.cosh(features @ x) ** 2, features),
             features.shape[-1],
+            lambda x: np.linalg.norm(features, axis=-1) / np.cosh(features @ x) ** 2,
         )
 
 

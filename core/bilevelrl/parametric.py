@@ -13,7 +13,10 @@ from typing import Any, Protocol, runtime_checkable
 import attrs
 import numpy as np
 import scipy.sparse
+import scipy.sparse.linalg
 
+from bilevelrl.derivative_bounds import ARRAY_NORMS, TRANSITION_NORMS, RowNorms, Unbounded, ask
+from bilevelrl.linear_systems import EPSILON
 from bilevelrl.transitions import DenseTransitions, SparseTransitions, Transitions, as_transitions
 from bilevelrl.validation import (
     Array,
@@ -82,6 +85,10 @@ class TabularReward:
         """The cotangent, flattened."""
         return cotangent.reshape(-1).copy()
 
+    def row_norms(self, x: Array) -> RowNorms:
+        """One everywhere."""
+        return RowNorms.plain(np.ones_like(self.base))
+
 
 @attrs.frozen(eq=False)
 class StateReward:
@@ -121,6 +128,12 @@ class StateReward:
         """Row sums of the cotangent at `states`."""
         return np.asarray(cotangent.sum(axis=1)[self.states])
 
+    def row_norms(self, x: Array) -> RowNorms:
+        """One in the rows of `states`."""
+        norms = np.zeros_like(self.base)
+        norms[self.states] = 1.0
+        return RowNorms.plain(norms)
+
 
 def feature_matrix(value: Any) -> Any:
     """Features as a matrix, one row an entry: a float64 array, or a CSR array where they are sparse."""
@@ -135,6 +148,13 @@ def feature_matrix(value: Any) -> Any:
     if checked.size == 0:
         raise InputError("the shape of features", shape_words(checked.shape), "at least one feature")
     return np.ascontiguousarray(checked.reshape(-1, checked.shape[-1])) if checked.ndim > 1 else checked
+
+
+def feature_lengths(features: Any) -> Array:
+    """`‖φ_i‖₂` of each row of a matrix of features, dense or sparse."""
+    if scipy.sparse.issparse(features):
+        return np.asarray(scipy.sparse.linalg.norm(features, axis=1))
+    return np.sqrt(np.einsum("ik,ik->i", features, features))
 
 
 def check_feature_rows(name: str, features: Any, rows: int) -> None:
@@ -171,6 +191,10 @@ class LinearReward:
         """`φᵀ r̄`."""
         return np.asarray(self.features.T @ cotangent.reshape(-1))
 
+    def row_norms(self, x: Array) -> RowNorms:
+        """`‖φ_sa‖₂`."""
+        return RowNorms.plain(feature_lengths(self.features).reshape(self.base.shape))
+
 
 @attrs.frozen(eq=False)
 class CallableReward:
@@ -180,11 +204,13 @@ class CallableReward:
         function: `x ↦ r(x)` (S, A).
         vjp: `(x, r̄) ↦ J_rᵀ r̄` (n,).
         dimension: n.
+        norms: `x ↦ ` an upper bound of `‖∇_x r_sa(x)‖₂` (S, A), which certificates need; see `RowNorms.sizes`.
     """
 
     function: Callable[[Array], Array]
     vjp: Callable[[Array, Array], Array]
     dimension: int = attrs.field(validator=is_integer(at_least=1))
+    norms: Callable[[Array], Array] | None = None
 
     def __call__(self, x: Array) -> Array:
         """`function(x)`."""
@@ -193,6 +219,12 @@ class CallableReward:
     def pullback(self, x: Array, cotangent: Array) -> Array:
         """`vjp(x, cotangent)`."""
         return as_array_unchecked("the value of CallableReward.vjp", self.vjp(x, cotangent), (self.dimension,))
+
+    def row_norms(self, x: Array) -> RowNorms:
+        """`norms(x)`."""
+        if self.norms is None:
+            raise Unbounded(self, "`norms`, a function of x that bounds the Euclidean norm of each entry's gradient")
+        return RowNorms.plain(as_array_unchecked("the value of CallableReward.norms", self.norms(x), (None, None)))
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -228,8 +260,11 @@ class SoftmaxTransitions:
         """The number of features, or of non-zero entries."""
         return int(self._rows.size if self.features is None else self.features.shape[1])
 
+    def _logits(self, x: Array) -> Array:
+        return np.asarray(self._log_base + (x if self.features is None else self.features @ x))
+
     def _probabilities(self, x: Array) -> Array:
-        logits = self._log_base + (x if self.features is None else self.features @ x)
+        logits = self._logits(x)
         logits = logits - np.maximum.reduceat(logits, self._starts)[self._rows]
         np.exp(logits, out=logits)
         return np.asarray(logits / np.add.reduceat(logits, self._starts)[self._rows])
@@ -259,6 +294,26 @@ class SoftmaxTransitions:
         mean = np.add.reduceat(probabilities * worth, self._starts)[self._rows]
         cotangent = probabilities * (worth - mean) * weights.reshape(-1)[self._rows]
         return cotangent if self.features is None else np.asarray(self.features.T @ cotangent)
+
+    def row_norms(self, x: Array, values: Array, radius: float) -> RowNorms:
+        """`Σ_s' P_sas' |u_s' − Σ_t P_sat u_t| ‖φ_sas'‖₂`, the largest within the radius of the values."""
+        probabilities = self._probabilities(x)
+        worth = values[self._successors]
+        mean = np.add.reduceat(probabilities * worth, self._starts)[self._rows]
+        # One entry of u moves the difference to the mean by 1 − P of itself; the others, together, by as much.
+        apart = np.abs(worth - mean) + 2.0 * radius * (1.0 - probabilities + EPSILON)
+        # A probability is the exponential of its logit, whose rounding it multiplies.
+        steep = 1.0 + float(np.abs(self._logits(x)).max())
+        whole = steep * (np.abs(worth) + np.abs(mean) + 2.0 * radius)
+        shape = (self.base.states, self.base.actions)
+        if self.features is None:
+            norms = np.sqrt(np.add.reduceat((probabilities * apart) ** 2, self._starts))
+            sizes = np.add.reduceat(probabilities * whole, self._starts)
+        else:
+            lengths = probabilities * feature_lengths(self.features)
+            norms = np.add.reduceat(lengths * apart, self._starts)
+            sizes = np.add.reduceat(lengths * whole, self._starts)
+        return RowNorms(norms.reshape(shape), sizes.reshape(shape))
 
 
 def _base_distribution(value: Any) -> Array:
@@ -301,6 +356,14 @@ class SoftmaxInitial:
         through = distribution * (cotangent - distribution @ cotangent)
         return through if self.features is None else np.asarray(self.features.T @ through)
 
+    def row_norms(self, x: Array) -> RowNorms:
+        """`ρ_s (‖φ_s‖₂ + Σ_t ρ_t ‖φ_t‖₂)`."""
+        distribution = self(x)
+        lengths = np.ones(self.base.size) if self.features is None else feature_lengths(self.features)
+        norms = distribution * (lengths + distribution @ lengths)
+        exponents = x if self.features is None else self.features @ x
+        return RowNorms(norms, norms * (1.0 + float(np.abs(exponents).max())))
+
 
 @attrs.frozen(eq=False)
 class Slice:
@@ -337,3 +400,9 @@ class Slice:
         gradient = np.zeros(self.dimension)
         gradient[self._block()] = self.part.pullback(x[self._block()], *cotangents)
         return gradient
+
+    def row_norms(self, x: Array, *within: Any) -> RowNorms:
+        """The part's own; `within` is what only transitions are asked, see `SoftmaxTransitions.row_norms`."""
+        missing = TRANSITION_NORMS if within else ARRAY_NORMS
+        norms: RowNorms = ask(self.part, "row_norms", missing, x[self._block()], *within)
+        return norms

@@ -1,0 +1,37 @@
+"""How far rounding alone can move an answer: first-order bounds, so that no tolerance is a matter of taste."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bilevelrl.linear_systems import EPSILON as EPSILON
+from bilevelrl.mdp import SoftMDP
+from bilevelrl.transitions import SparseTransitions, Transitions
+from bilevelrl.validation import Array
+
+TINY = 1e-300  # below it doubles are subnormal, or soon will be, and have few digits left
+
+
+def backup_rounding(mdp: SoftMDP, *values: Array) -> float:
+    """What rounding can do to `T v` at any of the `values` (S,).
+
+    q sums S products; the log-sum-exp sums A terms and multiplies a logarithm by τ; each rounds by an ulp of the
+    largest number in the sum.
+    """
+    log_reference = 0.0 if mdp.reference is None else float(np.abs(np.log(mdp.reference)).max())
+    largest_value = max((float(np.abs(v).max()) for v in values), default=0.0)
+    largest = float(np.abs(mdp.rewards).max()) + largest_value + mdp.temperature * (1 + log_reference)
+    return 2 * (mdp.states + mdp.actions + 4) * EPSILON * largest
+
+
+def row_defect(transitions: Transitions) -> float:
+    """`max_sa |Σ_s' P_sas' − 1|`, by one pass; what rounding does to that sum included."""
+    sums = transitions.expectation(np.ones(transitions.states))
+    return float(np.abs(sums - 1.0).max()) + (transitions.states + 1) * EPSILON
+
+
+def sum_rounding(mdp: SoftMDP, dimension: int = 0) -> float:
+    """The relative error of a sum with a term for each entry of r, P, ρ and x, of its terms' absolute values."""
+    kernel = mdp.transitions
+    entries = kernel.probabilities.nnz if isinstance(kernel, SparseTransitions) else mdp.states**2 * mdp.actions
+    return float(entries + mdp.states * mdp.actions + mdp.states + dimension + 32) * EPSILON
