@@ -4,9 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= 2
+MINUTES ?= 10
+SEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-thorough lint format bench laws clean
+.PHONY: help demo test test-thorough lint format bench laws soak clean
 
 help:
 	@echo "make demo            M-SoBiRL designs shaping rewards for FrozenLake 8x8; writes runs/demo/run.png"
@@ -15,6 +17,7 @@ help:
 	@echo "make lint            ruff, mypy --strict, import-linter"
 	@echo "make format          let ruff format and fix what it can"
 	@echo "make bench           benchmarks: ratios against hand-written NumPy"
+	@echo "make soak            kills, faults and fuzzing for MINUTES=10, with a table of what they showed"
 	@echo "make laws            everything registered, and every planted fault, against every law; writes a docs page"
 
 $(READY): pyproject.toml
@@ -49,5 +52,8 @@ bench: $(READY)
 laws: $(READY)
 	@PYTHONPATH=tests $(BIN)/python -m kit.matrix
 
+soak: $(READY)
+	@PYTHONPATH=tests $(BIN)/python -m soak --minutes $(MINUTES) --seed $(SEED)
+
 clean:
-	rm -rf .venv dist build runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks*
+	rm -rf .venv dist build runs soak-failures .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks*

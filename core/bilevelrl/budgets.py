@@ -8,8 +8,6 @@ from typing import Any
 
 import attrs
 import numpy as np
-import scipy.sparse
-import scipy.sparse.linalg
 
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.history import OuterState
@@ -121,6 +119,8 @@ class ExchangeRates:
 
     @classmethod
     def _of_kernel(cls, kernel: Transitions) -> ExchangeRates:
+        import scipy.sparse.linalg
+
         states, actions = kernel.states, kernel.actions
         if isinstance(kernel, DenseTransitions):
             return cls(states / (3.0 * actions) + 1.0 + 1.0 / actions, 1.0 / actions)

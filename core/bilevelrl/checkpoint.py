@@ -24,6 +24,7 @@ import numpy as np
 
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.history import COLUMNS, History, OuterState
+from bilevelrl.notices import Notice
 from bilevelrl.protocols import (
     Cost,
     HyperGradient,
@@ -44,7 +45,7 @@ KINDS = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "
 MOST_DIMENSIONS = 32
 
 
-class CheckpointWarning(UserWarning):
+class CheckpointWarning(Notice):
     """A checkpoint was passed over, could not be written, or was written by other versions."""
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import math
-import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -19,14 +17,17 @@ from bilevelrl.comparison_runs import (
     Tables,
     Task,
     build_algorithm,
-    build_problem,
     execute,
     starting_point,
     step_size_of,
 )
+from bilevelrl.composition import compose_problem
+from bilevelrl.experiment import Experiment
 from bilevelrl.outer_loop import Algorithm
+from bilevelrl.plugins import registry
 from bilevelrl.protocols import PolicyObjective
 from bilevelrl.re_evaluation import FOLLOWER_SAMPLES, GROUPS, Judge
+from bilevelrl.seeds import as_seeds
 from bilevelrl.validation import (
     IncompatibleError,
     InputError,
@@ -36,12 +37,14 @@ from bilevelrl.validation import (
     kind_words,
     value_words,
 )
+from bilevelrl.workers import Progress, parallel_map, use_jobs
+
+if TYPE_CHECKING:
+    from bilevelrl.workers import Jobs
 
 DEFAULT_GRID = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 DEFAULT_CHECKPOINTS = 30
 NO_DIFFERENCE = 1e-3
-
-Progress = Callable[[int, int], None]
 
 
 @attrs.frozen
@@ -174,8 +177,7 @@ def compare(
     rates: Mapping[str, float] | None = None,
     groups: int = GROUPS,
     follower_samples: int = FOLLOWER_SAMPLES,
-    jobs: int = 1,
-    executor: concurrent.futures.Executor | None = None,
+    jobs: Jobs | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Run algorithms on a problem, from the same starting points, with the same budget, judged by the same measure.
@@ -200,29 +202,26 @@ def compare(
         rates: exchange rates instead of the counted ones; see `ExchangeRates`.
         groups: losses drawn to re-evaluate an objective over trajectories.
         follower_samples: transitions to learn a follower from who cannot be solved, for the re-evaluation.
-        jobs: processes. The results do not depend on it, seconds aside.
-        executor: does the runs instead of processes started here.
+        jobs: who does the runs; see `use_jobs`. The results do not depend on it, seconds aside.
         progress: called with the runs done and the runs that there are.
 
     Raises:
         InputError: for a mistake of the caller; where no budget is large enough for a first evaluation.
         IncompatibleError: where the problem supports none of the algorithms.
     """
-    reported = _seeds(seeds)
+    reported = as_seeds(seeds)
     for name, count, least in (
         ("tuning_seeds", tuning_seeds, 1),
         ("checkpoints", checkpoints, 1),
         ("groups", groups, 2),
         ("follower_samples", follower_samples, 1),
-        ("jobs", jobs, 1),
     ):
         check_count(name, count, at_least=least)
     if not (math.isfinite(as_float(spread)) and spread >= 0):
         raise InputError("spread", value_words(spread), "a finite number of at least 0")
-    made, meant = _problem(problem)
+    made = _problem(problem)
     contest = _Contest(
         problem=made,
-        meant=meant,
         entries=_entries(algorithms, options or {}),
         seeds=reported,
         tuning_seeds=tuple(range(max(reported) + 1, max(reported) + 1 + tuning_seeds)),
@@ -234,8 +233,8 @@ def compare(
         groups=groups,
         follower_samples=follower_samples,
     )
-    with _Workers(jobs, executor, progress) as workers:
-        return contest.decide(workers)
+    with use_jobs(jobs):
+        return contest.decide(_Runs(made, progress))
 
 
 @attrs.frozen(eq=False)
@@ -243,7 +242,6 @@ class _Contest:
     """What was asked for, checked; and how it is decided."""
 
     problem: BilevelProblem
-    meant: Mapping[str, Any] | BilevelProblem
     entries: Mapping[str, Tables | Algorithm]
     seeds: tuple[int, ...]
     tuning_seeds: tuple[int, ...]
@@ -255,7 +253,7 @@ class _Contest:
     groups: int
     follower_samples: int
 
-    def decide(self, workers: _Workers) -> Comparison:
+    def decide(self, runs: _Runs) -> Comparison:
         """Leave out what cannot run, tune the others, run them, judge them."""
         steps, skipped = self._candidates()
         self._check_any_left(steps, skipped)
@@ -266,13 +264,13 @@ class _Contest:
             for step in steps[label]
             for seed in self.tuning_seeds
         ]
-        workers.expect(len(wanted) + len(self.seeds) * len(steps))
-        tuning = workers.run(wanted)
+        runs.expect(len(wanted) + len(self.seeds) * len(steps))
+        tuning = runs.run(wanted)
         chosen = {label: _best(steps[label], [run for run in tuning if run.algorithm == label]) for label in steps}
         skipped |= self._refused(tuning)
         left = [label for label in steps if label not in skipped]
         # Where nobody is left, every seed's first evaluation tells what it takes.
-        final = workers.run(
+        final = runs.run(
             [self._task(label, chosen[label].step_size, seed) for label in left or steps for seed in self.seeds]
         )
         skipped |= self._refused(final)
@@ -305,8 +303,7 @@ class _Contest:
 
     def _task(self, label: str, step_size: float | None, seed: int, *, tuning: bool = False) -> Task:
         return Task(
-            self.meant,
-            self.entries[label],
+            build_algorithm(self.entries[label]),
             ComparedRun(label, seed, step_size, tuning),
             self.budget,
             self.rates,
@@ -356,26 +353,13 @@ class _Contest:
         )
 
 
-class _Workers:
-    """Runs tasks in order: here, in processes of its own, or in somebody's executor."""
+class _Runs:
+    """Does the runs, and tells how many are done."""
 
-    def __init__(self, jobs: int, executor: concurrent.futures.Executor | None, progress: Progress | None) -> None:
-        self._own: concurrent.futures.Executor | None = None
-        if executor is None and jobs > 1:
-            import multiprocessing
-
-            context = multiprocessing.get_context("spawn")
-            self._own = concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context)
-        self._executor = executor or self._own
+    def __init__(self, problem: BilevelProblem, progress: Progress | None) -> None:
+        self._problem = problem
         self._progress = progress
         self._done = self._expected = 0
-
-    def __enter__(self) -> _Workers:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._own is not None:
-            self._own.shutdown(cancel_futures=True)
 
     def expect(self, count: int) -> None:
         """How many runs there will be."""
@@ -383,38 +367,14 @@ class _Workers:
 
     def run(self, tasks: Sequence[Task]) -> list[ComparedRun]:
         """The runs of all tasks, in their order."""
-        if self._executor is None:
-            return [self._told(execute(task)) for task in tasks]
-        try:
-            if tasks and isinstance(self._executor, concurrent.futures.ProcessPoolExecutor):
-                pickle.dumps(tasks)
-        except Exception:
-            given = "a problem or an algorithm that was composed in Python"
-            raise InputError("what to compare", given, "registered names, or jobs=1") from None
-        futures = [self._executor.submit(execute, task) for task in tasks]
-        try:
-            return [self._told(future.result()) for future in futures]
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
+        before = self._done
 
-    def _told(self, run: ComparedRun) -> ComparedRun:
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, max(self._done, self._expected))
-        return run
+        def tell(done: int, _: int) -> None:
+            self._done = before + done
+            if self._progress is not None:
+                self._progress(self._done, max(self._done, self._expected))
 
-
-def _seeds(given: int | Sequence[int]) -> tuple[int, ...]:
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        for seed in given:
-            check_count("a seed", seed, at_least=0)
-        if not given or len(set(given)) < len(given):
-            raise InputError("seeds", value_words(list(given)), "at least one seed, and none twice")
-        return tuple(int(seed) for seed in given)
-    check_count("seeds", given)
-    return tuple(range(int(given)))
+        return parallel_map(execute, self._problem, tasks, progress=tell)
 
 
 def _grid(given: Sequence[float]) -> tuple[float, ...]:
@@ -430,14 +390,14 @@ def _grid(given: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted({float(factor) for factor in factors}))
 
 
-def _problem(given: Any) -> tuple[BilevelProblem, Mapping[str, Any] | BilevelProblem]:
-    """The problem, and what to send to another process for it."""
+def _problem(given: Any) -> BilevelProblem:
+    """The problem that is meant."""
     if isinstance(given, BilevelProblem):
-        return given, given
+        return given
     if not isinstance(given, str | Mapping):
         raise InputError("problem", kind_words(given), "a registered name, a table with one, or a BilevelProblem")
     table = {"name": given} if isinstance(given, str) else dict(given)
-    return build_problem(table), table
+    return compose_problem(Experiment({"problem": table}), registry())
 
 
 def _entries(given: Any, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Tables | Algorithm]:

@@ -1,4 +1,4 @@
-"""One run of a comparison: by names and options, so that any process can do it, and re-evaluated on the way."""
+"""One run of a comparison: one task, for whoever does it, re-evaluated on the way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.budgets import Budget, ExchangeRates, uncounted_cost
-from bilevelrl.composition import compose_algorithm, compose_problem
+from bilevelrl.composition import compose_algorithm
 from bilevelrl.experiment import Experiment
 from bilevelrl.history import OuterState
 from bilevelrl.outer_loop import Algorithm, StepFailed
@@ -100,11 +100,10 @@ class ComparedRun:
 
 @attrs.frozen(eq=False)
 class Task:
-    """What `execute` needs to do a run, all of it picklable where the problem and the algorithm are given by name.
+    """What `execute` needs to do a run, besides the problem.
 
     Args:
-        problem: its table of name and options, or the problem itself.
-        algorithm: tables of an `Experiment`, or the algorithm itself.
+        algorithm: who runs, but for the step size.
         run: label, seed, step size and purpose of the run.
         budget: what it may spend.
         rates: what its linear solves and products are worth.
@@ -114,8 +113,7 @@ class Task:
         follower_samples: transitions to learn a follower from who cannot be solved.
     """
 
-    problem: Mapping[str, Any] | BilevelProblem
-    algorithm: Tables | Algorithm
+    algorithm: Algorithm
     run: ComparedRun
     budget: Budget
     rates: ExchangeRates
@@ -123,13 +121,6 @@ class Task:
     spread: float
     groups: int
     follower_samples: int
-
-
-def build_problem(problem: Mapping[str, Any] | BilevelProblem) -> BilevelProblem:
-    """The problem that is meant; raises `InputError` for an unknown name or a rejected option."""
-    if isinstance(problem, BilevelProblem):
-        return problem
-    return compose_problem(Experiment({"problem": problem}), registry())
 
 
 def build_algorithm(algorithm: Tables | Algorithm) -> Algorithm:
@@ -165,13 +156,13 @@ def starting_point(problem: BilevelProblem, seed: int, spread: float) -> Array:
     return problem.feasible_set.project(start + spread * noise)
 
 
-def execute(task: Task) -> ComparedRun:
+def execute(problem: BilevelProblem, task: Task) -> ComparedRun:
     """Do the run: it ends before the first iteration that would exceed the budget, and is looked at on the way.
 
     Nothing that a component does can end a comparison: whatever is raised is told in the run.
     """
-    problem, run, budget = build_problem(task.problem), task.run, task.budget
-    algorithm = with_step_size(build_algorithm(task.algorithm), run.step_size, run.seed)
+    run, budget = task.run, task.budget
+    algorithm = with_step_size(task.algorithm, run.step_size, run.seed)
     x = starting_point(problem, run.seed, task.spread)
     recorder = _Recorder(budget, task.rates, list(budget.checkpoints(task.checkpoints)))
     if budget.unit == "seconds":

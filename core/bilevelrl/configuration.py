@@ -93,7 +93,7 @@ def _convert(component: type, field: attrs.Attribute[Any], value: Any, owner: st
         return _converter().structure(value, hint)
     except cattrs.errors.StructureHandlerNotFoundError:
         return value  # no plain type (an array, a function): the class's own validator decides
-    except (TypeError, ValueError, OverflowError, cattrs.BaseValidationError):
+    except (TypeError, ValueError, AttributeError, OverflowError, cattrs.BaseValidationError):
         label = f"option {field.alias or field.name!r} of {owner}"
         raise InputError(label, value_words(value), _expected_words(component, field)) from None
 

@@ -30,6 +30,12 @@ SETTINGS: dict[str, tuple[type, str]] = {
     "seed": (int, "an integer of at least 0"),
     "tolerance": (float, "a number of at least 0"),
 }
+"""What decides where a run goes, and so must not change when it goes on, but for its length."""
+INTERVALS: dict[str, tuple[type, str]] = {
+    "checkpoint_every": (int, "an integer of at least 1"),
+    "checkpoint_seconds": (float, "a number above 0"),
+}
+"""How often it is saved."""
 
 
 @attrs.frozen
@@ -44,12 +50,26 @@ class Experiment:
         iterations: the largest number of updates of x.
         seed: keys the random streams.
         tolerance: the stationarity at which to stop; 0 for never.
+        checkpoint_every: iterations from one checkpoint to the next; None: only the time counts.
+        checkpoint_seconds: time from one checkpoint to the next.
     """
 
     tables: Mapping[str, Mapping[str, Any]]
     iterations: int = 500
     seed: int = 0
     tolerance: float = 0.0
+    checkpoint_every: int | None = None
+    checkpoint_seconds: float = 30.0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Iterations, seed and tolerance, by name."""
+        return {name: getattr(self, name) for name in SETTINGS}
+
+    @property
+    def intervals(self) -> dict[str, Any]:
+        """The intervals of its checkpoints, by name."""
+        return {name: getattr(self, name) for name in INTERVALS}
 
     @classmethod
     def read(cls, path: Path) -> Experiment:
@@ -81,10 +101,10 @@ class Experiment:
                 if not isinstance(value.get("name", ""), str):
                     raise InputError(f"{key}.name", value_words(value["name"]), "a string")
                 tables[key] = value
-            elif key in SETTINGS:
+            elif key in SETTINGS or key in INTERVALS:
                 settings[key] = check_setting(key, value)
             else:
-                raise UnknownNameError("a key of the experiment", key, (*TABLES, *SETTINGS))
+                raise UnknownNameError("a key of the experiment", key, (*TABLES, *SETTINGS, *INTERVALS))
         return cls(tables, **settings)
 
     @classmethod
@@ -101,13 +121,17 @@ class Experiment:
             tables[role] = {"name": component.name, **options_of(component)}
         return cls(tables, **settings)
 
-    def write(self, path: Path) -> None:
-        """Write the experiment as TOML."""
+    def to_toml(self) -> str:
+        """The experiment as the text of a TOML file."""
         import tomli_w
 
-        content = {name: getattr(self, name) for name in SETTINGS}
+        content = {name: value for name, value in (self.settings | self.intervals).items() if value is not None}
         content |= {name: _plain(table) for name, table in self.tables.items()}
-        write_atomically(path, tomli_w.dumps(content).encode())
+        return tomli_w.dumps(content)
+
+    def write(self, path: Path) -> None:
+        """Write the experiment as TOML."""
+        write_atomically(path, self.to_toml().encode())
 
     def entries(self, table: str) -> tuple[str | None, dict[str, Any]]:
         """A table's name (None where it has none) and its options."""
@@ -124,7 +148,7 @@ class Experiment:
 
 def check_setting(key: str, value: Any) -> Any:
     """A setting of the outer loop with its type checked; its range is the loop's to check."""
-    kind, expected = SETTINGS[key]
+    kind, expected = (SETTINGS | INTERVALS)[key]
     accepted = (int, float) if kind is float else (int,)
     if isinstance(value, bool) or not isinstance(value, accepted):
         raise InputError(key, value_words(value), expected)

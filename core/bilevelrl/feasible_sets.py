@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, runtime_checkable
 
 import attrs
@@ -96,6 +97,6 @@ class Simplex:
 def stationarity(feasible_set: FeasibleSet, x: Array, gradient: Array) -> float:
     """`‖x − Π_X(x − g)‖₂`: zero exactly at first-order stationary points of X, and `‖g‖₂` where X is all of R^n."""
     if isinstance(feasible_set, Free):
-        return float(np.sqrt(gradient @ gradient))
+        return math.sqrt(gradient.dot(gradient))
     step = x - feasible_set.project(x - gradient)
-    return float(np.sqrt(step @ step))
+    return math.sqrt(step.dot(step))

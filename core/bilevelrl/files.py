@@ -7,14 +7,31 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that after a crash it is there as a whole: the old one or the new one, never a part."""
+def write_atomically(path: Path, data: bytes, *, previous: Path | None = None) -> None:
+    """Write a file so that after a crash it is there as a whole: the old one or the new one, never a part.
+
+    Args:
+        path: the file.
+        data: its content.
+        previous: where the old one goes, once the new one is safely on the disk; None: nowhere.
+
+    Raises:
+        OSError: where it cannot be written; what was there before is then still there, and nothing else.
+    """
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        partial.unlink(missing_ok=True)
+        with partial.open("xb") as file:  # never through a link that a directory from elsewhere may hold
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None:
+            path.replace(previous)
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a disk that is full should not hold what nobody will read
+            partial.unlink(missing_ok=True)
+        raise
     _sync_directory(path.parent)
 
 

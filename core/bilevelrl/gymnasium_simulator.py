@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,8 @@ LARGEST_SEED = 2**31
 @attrs.frozen(eq=False)
 class GymnasiumWorld:
     """Makes simulators of a Gymnasium environment for tables of rewards: the `world` of a `SampledMDP`.
+
+    Environments are alive: each thread has its own, and another process, to which the world is sent, makes its own.
 
     The environment's own time limit plays no part (make it with `max_episode_steps=-1`); an episode that terminates
     stays in its last state, where the environment is not asked again.
@@ -38,13 +41,13 @@ class GymnasiumWorld:
     temperature: float
     environments: int = attrs.field(default=8, validator=is_integer(at_least=1))
     reference: Array | None = None
-    _pool: list[Any] = attrs.field(init=False, factory=list, repr=False)
+    _own: threading.local = attrs.field(init=False, factory=threading.local, repr=False)
     spec: FollowerSpec = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         env = self.make()
         states, actions = (_size(env, space) for space in ("observation_space", "action_space"))
-        self._pool.append(env)
+        self._own.pool = [env]
         spec = FollowerSpec(states, actions, self.discount, self.temperature, self.reference)
         object.__setattr__(self, "spec", spec)
 
@@ -54,10 +57,14 @@ class GymnasiumWorld:
         return GymnasiumSimulator(self, table)
 
     def pool(self, count: int) -> list[Any]:
-        """`count` environments, made at first need and kept."""
-        while len(self._pool) < count:
-            self._pool.append(self.make())
-        return self._pool[:count]
+        """`count` environments of this thread, made at first need and kept."""
+        pool: list[Any] = self._own.__dict__.setdefault("pool", [])
+        while len(pool) < count:
+            pool.append(self.make())
+        return pool[:count]
+
+    def __reduce__(self) -> Any:
+        return GymnasiumWorld, (self.make, self.discount, self.temperature, self.environments, self.reference)
 
 
 class GymnasiumSimulator:

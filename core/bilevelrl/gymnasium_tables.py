@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-import scipy.sparse.csgraph
 
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.transitions import DenseTransitions, SparseTransitions
@@ -124,6 +123,8 @@ def _mdp_from_outcomes(
 
 def _reachable(initial: Array, sources: Indices, targets: Indices, states: int) -> Mask:
     """Which states can be entered from the initial ones along the edges given."""
+    import scipy.sparse.csgraph
+
     first = np.flatnonzero(initial > 0)
     # One more node with an edge to every initial state makes it a search from a single source.
     graph = scipy.sparse.csr_array(

@@ -109,6 +109,10 @@ class History:
         index = COLUMNS.index(column)
         return np.array([row[index] for row in self._rows], dtype=np.float64)
 
+    def row(self, index: int) -> dict[str, float]:
+        """One row, by column."""
+        return dict(zip(COLUMNS, self._rows[index], strict=True))
+
     def keep(self, rows: int) -> None:
         """Forget all rows but the first ones: those of an iteration that was cut off."""
         del self._rows[rows:]
@@ -135,4 +139,5 @@ HEADER = ",".join(COLUMNS) + "\r\n"
 
 
 def _norm(vector: Array) -> float:
-    return math.sqrt(vector @ vector)
+    # `dot`, unlike `@`, does not warn where the square overflows, and takes half the time.
+    return math.sqrt(vector.dot(vector))

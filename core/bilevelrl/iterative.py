@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import attrs
 import numpy as np
-import scipy.sparse.linalg
 
 from bilevelrl.chain_patterns import COARSEST, ChainStructure
 from bilevelrl.linear_systems import EPSILON
@@ -144,6 +143,8 @@ def solve_iteratively(
         tolerance: relative, at least 0; what is below rounding counts as rounding.
         iterations: the most of one call of the method, each of two multiplications; it is called a few times.
     """
+    import scipy.sparse.linalg
+
     products, work = 0, 1.0 + (0.0 if preconditioner is None else preconditioner.work)
 
     def counted(vector: Array) -> Array:

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse
-import scipy.sparse.linalg
 
 from bilevelrl.transitions import Chain
 from bilevelrl.validation import Array
@@ -30,6 +28,9 @@ class Factorization:
     @classmethod
     def of(cls, chain: Chain, discount: float) -> Factorization:
         """Factor `I − γ·chain`: LAPACK for an ndarray, SuperLU for a sparse array."""
+        import scipy.linalg
+        import scipy.sparse.linalg
+
         size = chain.shape[0]
         if scipy.sparse.issparse(chain):
             matrix = scipy.sparse.csc_array(scipy.sparse.eye_array(size) - discount * chain)

@@ -119,7 +119,7 @@ class QuadraticObjective:
             check_shape("QuadraticObjective.policy_target", self.policy_target, policy.shape)
             policy_error = policy - self.policy_target
         flat = policy_error.reshape(-1)
-        value = 0.5 * (self.x_weight * float(x_error @ x_error) + self.policy_weight * float(flat @ flat))
+        value = 0.5 * (self.x_weight * float(x_error.dot(x_error)) + self.policy_weight * float(flat.dot(flat)))
         return value, self.x_weight * x_error, self.policy_weight * policy_error
 
     def gradient_change(self, x: Array, nearby: NearbyPolicies, weights: Array) -> tuple[float, float]:

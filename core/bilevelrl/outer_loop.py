@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 
 from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.callbacks import Callbacks, Watchers
+from bilevelrl.compatibility import (
+    check_protocol,
+    check_requirement,
+    check_shape,
+    check_tables,
+    check_update,
+    note_origin,
+)
 from bilevelrl.component_registry import Kind
 from bilevelrl.feasible_sets import Free, stationarity
-from bilevelrl.history import History, OuterState
-from bilevelrl.plugins import registry
+from bilevelrl.history import OuterState
 from bilevelrl.protocols import (
     Cost,
     HyperGradient,
@@ -24,58 +31,20 @@ from bilevelrl.protocols import (
     LowerLevelSolution,
     LowerLevelSolver,
     OptimizerState,
-    PolicyObjective,
     Status,
-    StepwiseObjective,
-    SupportsModel,
-    SupportsSampling,
-    TrajectoryObjective,
     UpperLevelOptimizer,
 )
 from bilevelrl.randomness import Streams, stream
 from bilevelrl.run import Run
-from bilevelrl.run_directory import RunDirectory, read_settings
-from bilevelrl.validation import (
-    Array,
-    IncompatibleError,
-    InputError,
-    all_finite,
-    as_float,
-    check_count,
-    kind_words,
-    value_words,
-)
+from bilevelrl.run_directory import RunDirectory, read_experiment
+from bilevelrl.seeds import Plan, as_seeds, run_seeds
+from bilevelrl.validation import Array, InputError, all_finite, check_count, kind_words
+from bilevelrl.whole_runs import DIVERGENCE, WholeRun, check_intervals, check_settings, quietly
+from bilevelrl.whole_runs import StepFailed as StepFailed
+from bilevelrl.workers import Progress, use_jobs
 
-Callback = Callable[[OuterState], None]
-
-
-NEEDS: dict[type, str] = {
-    SupportsModel: "a transition model",
-    SupportsSampling: "a simulator",
-    PolicyObjective: "an objective of the policy",
-    TrajectoryObjective: "an objective over trajectories",
-    StepwiseObjective: "an objective that adds up over the steps of a trajectory",
-}
-
-
-# A gradient this many times longer than the first is no longer being descended.
-DIVERGENCE = 1e8
-
-
-class StepFailed(ArithmeticError):
-    """A step could not be completed; the state before it is still good.
-
-    Attributes:
-        status: `Status.DIVERGED` or `Status.NON_FINITE`.
-        component: which component's answer was unusable, by its name.
-        iteration: the iteration that failed.
-    """
-
-    def __init__(self, status: Status, component: str, iteration: int) -> None:
-        self.status = status
-        self.component = component
-        self.iteration = iteration
-        super().__init__(f"iteration {iteration}, {component}: {status.advice}")
+if TYPE_CHECKING:
+    from bilevelrl.workers import Jobs
 
 
 @attrs.frozen
@@ -96,21 +65,25 @@ class Algorithm:
 
     @lower.validator
     def _check_lower(self, attribute: attrs.Attribute[Any], value: Any) -> None:
-        _check_protocol("lower", value, LowerLevelSolver)
+        check_protocol("lower", value, LowerLevelSolver)
 
     @estimator.validator
     def _check_estimator(self, attribute: attrs.Attribute[Any], value: Any) -> None:
-        _check_protocol("estimator", value, HyperGradientEstimator)
+        check_protocol("estimator", value, HyperGradientEstimator)
 
     @upper.validator
     def _check_upper(self, attribute: attrs.Attribute[Any], value: Any) -> None:
-        _check_protocol("upper", value, UpperLevelOptimizer)
+        check_protocol("upper", value, UpperLevelOptimizer)
 
-    @property
+    @functools.cached_property
     def _lower_label(self) -> str:
         return f"lower-level solver {self.lower.name!r}"
 
-    @property
+    @functools.cached_property
+    def _upper_label(self) -> str:
+        return f"optimizer {self.upper.name!r}"
+
+    @functools.cached_property
     def _estimator_label(self) -> str:
         return f"estimator {self.estimator.name!r}"
 
@@ -119,10 +92,10 @@ class Algorithm:
         if not isinstance(problem, BilevelProblem):
             raise InputError("problem", kind_words(problem), "a BilevelProblem, such as bilevelrl.problem(name)")
         lower, objective = problem.lower, problem.objective
-        _check_requirement(Kind.LOWER_LEVEL_SOLVER, "lower-level solver", self.lower, "requires", problem, lower)
+        check_requirement(Kind.LOWER_LEVEL_SOLVER, "lower-level solver", self.lower, "requires", problem, lower)
         kind = Kind.HYPERGRADIENT_ESTIMATOR
-        _check_requirement(kind, "estimator", self.estimator, "requires", problem, lower)
-        _check_requirement(kind, "estimator", self.estimator, "requires_objective", problem, objective)
+        check_requirement(kind, "estimator", self.estimator, "requires", problem, lower)
+        check_requirement(kind, "estimator", self.estimator, "requires_objective", problem, objective)
 
     def start(self, problem: BilevelProblem, *, seed: int = 0, x: object = None) -> OuterState:
         """The state at iteration 0: the follower's answer and the hyper-gradient where the run begins.
@@ -139,7 +112,7 @@ class Algorithm:
     def evaluate(self, problem: BilevelProblem, x: object, *, seed: int = 0) -> OuterState:
         """The follower's answer and the hyper-gradient at x itself, feasible or not, from a cold start."""
         point = problem.point(x)
-        with _quietly():
+        with quietly():
             return self._evaluate(problem, Streams(seed), 0, point, None, self.upper.init(point))
 
     def step(self, problem: BilevelProblem, state: OuterState, *, seed: int = 0) -> OuterState:
@@ -151,18 +124,23 @@ class Algorithm:
         Raises:
             StepFailed: where a component diverged or a value is not finite; `state` is then still good.
         """
-        with _quietly():
+        with quietly():
             return self._step(problem, state, Streams(seed))
 
     def _step(self, problem: BilevelProblem, state: OuterState, streams: Streams) -> OuterState:
-        x, optimizer = self.upper.update(state.x, state.hyper, state.optimizer)
+        iteration = state.iteration + 1
+        try:
+            answer = self.upper.update(state.x, state.hyper, state.optimizer)
+        except Exception as error:
+            note_origin(error, self._upper_label, iteration)
+            raise
+        x, optimizer = check_update(self._upper_label, answer)
+        check_shape("x", self._upper_label, x, state.x.shape)
         if not isinstance(problem.feasible_set, Free):
             x = problem.feasible_set.project(x)
-        if x.shape != state.x.shape:
-            raise InputError(f"the shape of x from optimizer {self.upper.name!r}", str(x.shape), str(state.x.shape))
         if not all_finite(x):
-            raise StepFailed(Status.NON_FINITE, f"optimizer {self.upper.name!r}", state.iteration + 1)
-        return self._evaluate(problem, streams, state.iteration + 1, x, state, optimizer)
+            raise StepFailed(Status.NON_FINITE, self._upper_label, iteration)
+        return self._evaluate(problem, streams, iteration, x, state, optimizer)
 
     def _evaluate(
         self,
@@ -176,24 +154,30 @@ class Algorithm:
         warm_start, previous, spent = (
             (None, None, Cost()) if before is None else (before.solution, before.hyper, before.cost)
         )
-        solution = self.lower.solve(problem, x, warm_start, streams.of(self.lower, "lower", iteration))
-        if before is None:
-            _check_protocol(f"the answer of {self._lower_label}", solution, LowerLevelSolution)
+        try:
+            solution = self.lower.solve(problem, x, warm_start, streams.of(self.lower, "lower", iteration))
+        except Exception as error:
+            note_origin(error, self._lower_label, iteration)
+            raise
+        if before is None or type(solution) is not type(warm_start):
+            check_protocol(f"the answer of {self._lower_label}", solution, LowerLevelSolution)
+        check_tables(self._lower_label, solution)
         if not (solution.status.usable and math.isfinite(solution.residual)):
             status = Status.NON_FINITE if solution.status.usable else solution.status
             raise StepFailed(status, self._lower_label, iteration)
-        hyper = self.estimator.estimate(
-            problem, x, solution, previous, streams.of(self.estimator, "estimator", iteration)
-        )
-        if before is None:
-            _check_protocol(f"the answer of {self._estimator_label}", hyper, HyperGradient)
+        rng = streams.of(self.estimator, "estimator", iteration)
+        try:
+            hyper = self.estimator.estimate(problem, x, solution, previous, rng)
+        except Exception as error:
+            note_origin(error, self._estimator_label, iteration)
+            raise
+        check_protocol(f"the answer of {self._estimator_label}", hyper, HyperGradient)
         self._check_estimate(hyper, x, solution, iteration)
         return OuterState(iteration, x, solution, hyper, optimizer, spent.plus(solution.cost, hyper.cost))
 
     def _check_estimate(self, hyper: HyperGradient, x: Array, solution: Any, iteration: int) -> None:
-        if hyper.gradient.shape != x.shape:
-            label = f"the shape of the gradient from {self._estimator_label}"
-            raise InputError(label, str(hyper.gradient.shape), str(x.shape))
+        check_shape("the gradient's direct part", self._estimator_label, hyper.direct, x.shape)
+        check_shape("the gradient's implicit part", self._estimator_label, hyper.implicit, x.shape)
         finite = math.isfinite(hyper.objective) and all_finite(hyper.gradient)
         if not (hyper.status.usable and finite):
             status = Status.NON_FINITE if hyper.status.usable else hyper.status
@@ -210,10 +194,11 @@ class Algorithm:
         seed: int = 0,
         x: object = None,
         tolerance: float = 0.0,
-        callback: Callback | None = None,
+        callback: Callbacks = None,
         out: str | Path | None = None,
         checkpoint_every: int | None = None,
         checkpoint_seconds: float = 30.0,
+        jobs: Jobs | None = None,
     ) -> Run:
         """Run the outer loop and return all it saw.
 
@@ -224,10 +209,13 @@ class Algorithm:
             x: where to begin, instead of the problem's own starting point.
             tolerance: stop once `‖x − Π_X(x − ∇φ)‖₂` and the residuals of solver and estimator are at most this.
                 0 never stops early.
-            callback: called with every state, the first included.
+            callback: a `Callback`, a function that is called with every state (the first included), or several of
+                either. One that raises an error is left out with a `CallbackWarning`.
             out: a directory to write the run to while it goes on, so that `resume` can go on with it.
             checkpoint_every: iterations from one checkpoint to the next; None: only the time counts.
             checkpoint_seconds: time from one checkpoint to the next.
+            jobs: who does the work of components that divide it, such as sample batches and contexts; see `use_jobs`.
+                It does not change the run.
 
         Returns:
             A `Run`. A failure on the way (a value that is not finite, a diverging component) is told in its status,
@@ -237,20 +225,59 @@ class Algorithm:
             InputError: for a mistake of the caller.
             StepFailed: where not even the starting point can be evaluated.
         """
-        _check_settings(iterations, seed, tolerance)
+        check_settings(iterations, seed, tolerance)
+        check_intervals(checkpoint_every, checkpoint_seconds)
         self.check_compatible(problem)
-        began = time.perf_counter()
+        watchers = Watchers(callback)
         settings = {"iterations": iterations, "seed": seed, "tolerance": float(tolerance)}
-        if out is None:
-            first = self.start(problem, seed=seed, x=x)
-            return self._loop(problem, settings, began, callback, *self._first_row(problem, first))
-        directory = self._directory(out, problem, settings, checkpoint_every, checkpoint_seconds)
-        directory.create(begins_elsewhere=x is not None)
-        try:
-            first, state, history = self._first_row(problem, self.start(problem, seed=seed, x=x))
-            return self._loop(problem, settings, began, callback, first, state, history, directory)
-        finally:
-            directory.close()
+        directory = None
+        if out is not None:
+            every, seconds = checkpoint_every, checkpoint_seconds
+            directory = RunDirectory(out, problem, self, settings, every=every, seconds=seconds)
+        with use_jobs(jobs):
+            return WholeRun(self, problem, settings, watchers, directory).begin(x)
+
+    def run_seeds(
+        self,
+        problem: BilevelProblem,
+        *,
+        seeds: int | Sequence[int],
+        iterations: int,
+        x: object = None,
+        tolerance: float = 0.0,
+        out: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        checkpoint_seconds: float = 30.0,
+        jobs: Jobs | None = None,
+        progress: Progress | None = None,
+    ) -> list[Run]:
+        """Run the outer loop once for each seed: the runs of `run`, bit for bit but for the seconds.
+
+        Args:
+            problem: what to solve.
+            seeds: how many, from seed 0; or the seeds themselves.
+            iterations: the largest number of updates of x in each run.
+            x: see `run`; for all seeds.
+            tolerance: see `run`.
+            out: a directory that gets one for each seed, such as `seed-0`, which `load_run` and `resume` take.
+            checkpoint_every: see `run`.
+            checkpoint_seconds: see `run`.
+            jobs: who does the runs, several at a time; see `use_jobs`. One run is done by one process.
+            progress: called with the number of runs that have ended and of all, each time one does.
+
+        Returns:
+            A run for each seed, in their order. Ctrl-C ends all that are under way, and those are in the list too; what
+            had not begun is missing. `last.hyper.occupancy` is None, as in a run that was loaded.
+
+        Raises:
+            InputError: for a mistake of the caller.
+            Exception: what a run raised, once the others are done; `out` has them.
+        """
+        check_settings(iterations, 0, tolerance)
+        check_intervals(checkpoint_every, checkpoint_seconds)
+        self.check_compatible(problem)
+        plan = Plan(iterations, x, float(tolerance), out, checkpoint_every, checkpoint_seconds)
+        return run_seeds(self, problem, as_seeds(seeds), plan, jobs, progress)
 
     def iterate(self, problem: BilevelProblem, *, seed: int = 0, x: object = None) -> Iterator[OuterState]:
         """The states of a run, the first included, one at a time and without end: what to stop at is the caller's.
@@ -267,22 +294,22 @@ class Algorithm:
 
     def _states(self, problem: BilevelProblem, seed: int, x: object) -> Iterator[OuterState]:
         state, streams = self.start(problem, seed=seed, x=x), Streams(seed)
-        with _quietly():
+        with quietly():
             distance = stationarity(problem.feasible_set, state.x, state.hyper.gradient)
         limit = DIVERGENCE * max(1.0, distance)
         while True:
             yield state
-            state, _ = self._next(problem, state, streams, limit)
+            with quietly():
+                state, _ = self._next(problem, state, streams, limit)
 
     def _next(
         self, problem: BilevelProblem, state: OuterState, streams: Streams, limit: float
     ) -> tuple[OuterState, float]:
         """The next state with its distance to stationarity; raises `StepFailed` where that is beyond the limit."""
-        with _quietly():
-            moved = self._step(problem, state, streams)
-            distance = stationarity(problem.feasible_set, moved.x, moved.hyper.gradient)
+        moved = self._step(problem, state, streams)
+        distance = stationarity(problem.feasible_set, moved.x, moved.hyper.gradient)
         if distance > limit:
-            raise StepFailed(Status.DIVERGED, f"optimizer {self.upper.name!r}", moved.iteration)
+            raise StepFailed(Status.DIVERGED, self._upper_label, moved.iteration)
         return moved, distance
 
     def resume(
@@ -291,9 +318,10 @@ class Algorithm:
         directory: str | Path,
         *,
         iterations: int | None = None,
-        callback: Callback | None = None,
+        callback: Callbacks = None,
         checkpoint_every: int | None = None,
-        checkpoint_seconds: float = 30.0,
+        checkpoint_seconds: float | None = None,
+        jobs: Jobs | None = None,
     ) -> Run:
         """Go on with the run in a directory: bit for bit as if it had never stopped, but for the seconds.
 
@@ -301,158 +329,22 @@ class Algorithm:
             problem: the same as before.
             directory: what `run(out=…)` wrote to.
             iterations: the largest number of updates of x, those already made included; None: as before.
-            callback: called with every state, the one in the checkpoint included.
-            checkpoint_every: see `run`.
-            checkpoint_seconds: see `run`.
+            callback: see `run`; the state in the checkpoint is shown once more.
+            checkpoint_every: see `run`; None: as before.
+            checkpoint_seconds: see `run`; None: as before.
+            jobs: see `run`.
 
         Raises:
             InputError: where there is no run to go on with, or it is that of another problem or algorithm.
         """
         self.check_compatible(problem)
-        began = time.perf_counter()
-        settings = read_settings(Path(directory))
-        if iterations is not None:
-            settings["iterations"] = iterations
-        _check_settings(**settings)
-        held = self._directory(directory, problem, settings, checkpoint_every, checkpoint_seconds)
-        found = held.reopen()
-        try:
-            if found is None:
-                first, state, history = self._first_row(problem, self.start(problem, seed=settings["seed"]))
-            else:
-                first, state, history = found.first, found.last, found.history
-                began -= found.seconds
-            return self._loop(problem, settings, began, callback, first, state, history, held)
-        finally:
-            held.close()
-
-    def _directory(
-        self,
-        path: str | Path,
-        problem: BilevelProblem,
-        settings: dict[str, Any],
-        every: int | None,
-        seconds: float,
-    ) -> RunDirectory:
-        if every is not None:
-            check_count("checkpoint_every", every, at_least=1)
-        if not as_float(seconds) > 0:
-            raise InputError("checkpoint_seconds", value_words(seconds), "a number above 0")
-        return RunDirectory(path, problem, self, settings, every=every, seconds=seconds)
-
-    def _first_row(self, problem: BilevelProblem, first: OuterState) -> tuple[OuterState, OuterState, History]:
-        history = History()
-        with _quietly():
-            history.append(first, stationarity(problem.feasible_set, first.x, first.hyper.gradient))
-        return first, first, history
-
-    def _loop(
-        self,
-        problem: BilevelProblem,
-        settings: dict[str, Any],
-        began: float,
-        callback: Callback | None,
-        first: OuterState,
-        state: OuterState,
-        history: History,
-        directory: RunDirectory | None = None,
-    ) -> Run:
-        iterations, tolerance = settings["iterations"], settings["tolerance"]
-        streams = Streams(settings["seed"])
-        status, stopped_by = Status.BUDGET_SPENT, ""
-        distances = history["stationarity"]
-        limit, distance = DIVERGENCE * max(1.0, float(distances[0])), float(distances[-1])
-        try:
-            if directory is not None:
-                directory.begin(first, state, history)
-            while True:
-                if callback is not None:
-                    callback(state)
-                if tolerance > 0 and _has_converged(state, distance, tolerance):
-                    status = Status.CONVERGED
-                    break
-                if state.iteration >= iterations:
-                    break
-                moved, distance = self._next(problem, state, streams, limit)
-                with _quietly():
-                    history.append(moved, distance)
-                state = moved
-                if directory is not None:
-                    directory.see(state, history)
-        except StepFailed as failure:
-            status, stopped_by = failure.status, f"{failure.component} at iteration {failure.iteration}"
-        except KeyboardInterrupt:
-            status = Status.INTERRUPTED
-            history.keep(state.iteration + 1)
-        except BaseException:
-            if directory is not None:  # a component's own error: what was computed before it is kept
-                history.keep(state.iteration + 1)
-                with contextlib.suppress(OSError, InputError):
-                    directory.finish(state, history, Status.INTERRUPTED, "")
-            raise
-        run = Run(
-            problem=problem,
-            algorithm=self,
-            iterations=iterations,
-            seed=settings["seed"],
-            tolerance=tolerance,
-            first=first,
-            last=state,
-            history=history,
-            status=status,
-            stopped_by=stopped_by,
-            seconds=time.perf_counter() - began,
-        )
-        if directory is not None:
-            run.write_end(directory)
-        return run
-
-
-def _check_settings(iterations: object, seed: object, tolerance: object) -> None:
-    check_count("iterations", iterations, at_least=0)
-    check_count("seed", seed, at_least=0)
-    number = as_float(tolerance)
-    if not (math.isfinite(number) and number >= 0):
-        raise InputError("tolerance", value_words(tolerance), "a finite number of at least 0")
-
-
-def _quietly() -> np.errstate:
-    """A value that is not finite is told once, as a status with its component, without NumPy's warnings before it."""
-    return np.errstate(over="ignore", invalid="ignore")
-
-
-def _has_converged(state: OuterState, distance: float, tolerance: float) -> bool:
-    # An inexact gradient can be small by accident: it counts only once the pieces it is made of are accurate too.
-    residual = state.hyper.residual
-    return (
-        distance <= tolerance and state.solution.residual <= tolerance and (residual is None or residual <= tolerance)
-    )
-
-
-def _check_protocol(field: str, value: object, protocol: Any) -> None:
-    if isinstance(value, type):
-        raise InputError(field, f"the class {value.__name__}", f"an instance, such as {value.__name__}()")
-    if not isinstance(value, protocol):
-        raise InputError(field, kind_words(value), f"a {protocol.__name__}")
-
-
-def _check_requirement(
-    kind: Kind, role: str, component: Any, member: str, problem: BilevelProblem, offered: object
-) -> None:
-    wanted = getattr(component, member)
-    if isinstance(offered, wanted):
-        return
-    alternatives = (SupportsModel, SupportsSampling, PolicyObjective, TrajectoryObjective)
-    has = " and ".join(p.__name__ for p in alternatives if isinstance(offered, p)) or type(offered).__name__
-    working = [
-        repr(entry.name)
-        for entry in registry().of_kind(kind)
-        if isinstance(problem.lower, getattr(entry.component, "requires", object))
-        and isinstance(problem.objective, getattr(entry.component, "requires_objective", object))
-    ]
-    plural = role[0].upper() + role[1:] + "s"
-    advice = f"{plural} that would work: {', '.join(working)}" if working else f"No registered {role} would work"
-    raise IncompatibleError(
-        f"{role} {component.name!r} needs {NEEDS.get(wanted, 'more')} ({wanted.__name__}); "
-        f"problem {problem.name!r} offers only {has}. {advice}"
-    )
+        asked = read_experiment(Path(directory))
+        settings = asked.settings if iterations is None else asked.settings | {"iterations": iterations}
+        every = asked.checkpoint_every if checkpoint_every is None else checkpoint_every
+        seconds = asked.checkpoint_seconds if checkpoint_seconds is None else checkpoint_seconds
+        check_settings(**settings)
+        check_intervals(every, seconds)
+        watchers = Watchers(callback)
+        held = RunDirectory(directory, problem, self, settings, every=every, seconds=seconds)
+        with use_jobs(jobs):
+            return WholeRun(self, problem, settings, watchers, held).go_on(held)

@@ -64,6 +64,11 @@ class ParametricMDP:
         values = {name: self._parts[name](x) if name in self._parts else fixed[name] for name in fixed}
         return SoftMDP(discount=self.discount, temperature=self.temperature, reference=self.reference, **values)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A fixed P may have been given in another form than the one that is kept: it need not travel in both.
+        known = {} if "transitions" in self._parts else {"transitions": self._base.transitions}
+        return {**self.__dict__, **known}
+
     _parts: Any = attrs.field(init=False, repr=False)
     _base: SoftMDP = attrs.field(init=False, repr=False)
     _shape: tuple[int] = attrs.field(init=False, repr=False)

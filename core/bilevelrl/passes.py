@@ -83,12 +83,12 @@ class Passes:
         scaled = _scaled_backup(expectation(before * discount), scaled_rewards)
         if count > 1:
             shift_by_value = maximum_norm(scaled - before) <= SAFE_EXPONENT
-            ones = np.ones(scaled_rewards.shape[1])
+            ones, column = np.ones(scaled_rewards.shape[1]), scaled[:, None]
             for _ in range(count - 1):
                 preferences = expectation(scaled * discount)
                 if shift_by_value:
                     preferences += scaled_rewards
-                    preferences -= scaled[:, None]
+                    preferences -= column
                     np.exp(preferences, preferences)
                     change = preferences.dot(ones)  # sums over actions, faster than a reduction
                     scaled += np.log(change, change)

@@ -18,6 +18,8 @@ import pluggy
 
 from bilevelrl import hookspecs
 from bilevelrl.component_registry import Kind, Plugin, PluginFailure, Registry
+from bilevelrl.notices import Notice
+from bilevelrl.task_scope import in_worker
 from bilevelrl.validation import InputError, UnknownNameError
 
 GROUP = "bilevelrl"
@@ -27,7 +29,7 @@ FIRST_PARTY = "bilevelrl"
 LIMIT_VARIABLE = "BILEVELRL_PLUGINS"
 
 
-class PluginWarning(UserWarning):
+class PluginWarning(Notice):
     """A plugin was left out."""
 
 
@@ -85,7 +87,10 @@ def discover(
 @functools.cache
 def registry() -> Registry:
     """The registry of this process, discovered at first use."""
-    return discover()
+    with warnings.catch_warnings() if in_worker() else contextlib.nullcontext():
+        if in_worker():  # the one who asked has said it
+            warnings.simplefilter("ignore", PluginWarning)
+        return discover()
 
 
 def register(plugin: object, name: str) -> None:

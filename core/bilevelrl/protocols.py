@@ -58,7 +58,7 @@ class Status(enum.Enum):
         return self not in (Status.DIVERGED, Status.NON_FINITE)
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class Cost:
     """What an answer cost, in units that compare algorithms; costs add.
 
@@ -199,7 +199,7 @@ class HyperGradient:
     )
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class OptimizerState:
     """What an optimiser remembers: the number of steps taken and arrays by name."""
 

@@ -29,6 +29,21 @@ def stream(seed: int, role: str, iteration: int = 0, substream: int = 0) -> np.r
     return Streams(seed).at(role, iteration, substream)
 
 
+Key = tuple[int, int]
+"""What a stream is made from: 128 random bits."""
+
+
+def split(rng: np.random.Generator, count: int) -> list[Key]:
+    """Keys of `count` independent streams, drawn from a generator: for tasks that are done anywhere, in any order."""
+    return [(int(first), int(second)) for first, second in rng.integers(2**64, size=(count, 2), dtype=np.uint64)]
+
+
+def keyed(key: Key) -> np.random.Generator:
+    """The stream of a key, from its beginning. Cheaper than `Generator.spawn`, and as small as two integers."""
+    source: Any = _StreamSeed(key)
+    return np.random.Generator(np.random.Philox(source))
+
+
 class Streams:
     """The streams of one seed, for a loop that asks for one every iteration.
 

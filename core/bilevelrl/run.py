@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +14,13 @@ import attrs
 import numpy as np
 
 from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.checkpoint import CheckpointWarning, can_be_saved
+from bilevelrl.checkpoint import Checkpoint, CheckpointWarning, can_be_saved
 from bilevelrl.experiment import Experiment
 from bilevelrl.files import write_atomically
 from bilevelrl.history import COLUMNS as COLUMNS
 from bilevelrl.history import COUNTS, History, OuterState
 from bilevelrl.protocols import Cost, Status
-from bilevelrl.run_directory import SUMMARY, RunDirectory, writable
+from bilevelrl.run_directory import ARRAYS, PICTURE, SUMMARY, RunDirectory, writable
 from bilevelrl.validation import Array, InputError
 
 if TYPE_CHECKING:
@@ -54,6 +56,23 @@ class Run:
     status: Status
     stopped_by: str
     seconds: float
+
+    @classmethod
+    def restored(
+        cls, problem: BilevelProblem, algorithm: Algorithm, settings: Mapping[str, Any], found: Checkpoint
+    ) -> Run:
+        """The run that a checkpoint is of, with its settings: iterations, seed and tolerance."""
+        return cls(
+            problem=problem,
+            algorithm=algorithm,
+            **settings,
+            first=found.first,
+            last=found.last,
+            history=found.history,
+            status=found.status,
+            stopped_by=found.stopped_by,
+            seconds=found.seconds,
+        )
 
     @property
     def x(self) -> Array:
@@ -151,13 +170,13 @@ class Run:
             raise InputError("pandas", "not installed", "pip install 'bilevelrl[pandas]'") from None
         return pandas.DataFrame({c: self.history[c].astype(int if c in COUNTS else float) for c in COLUMNS})
 
-    def save(self, directory: str | Path) -> Path:
+    def save(self, directory: str | Path, *, picture: bool = True) -> Path:
         """Write the run to a directory, which is made where it does not exist.
 
         `experiment.toml` (`bilevelrl run` takes it), `history.csv` (one row an iteration), `summary.json`,
         `state.npz` (x, the gradient's parts, and the follower's policy and values where they are tables),
         `environment.json` (what made it) and, where the follower's answer can be saved, `checkpoint`, from which
-        `load_run` and `resume` start.
+        `load_run` and `resume` start; with `picture`, and where the extra `plot` is installed, `run.png`.
         """
         settings = {"iterations": self.iterations, "seed": self.seed, "tolerance": self.tolerance}
         target = RunDirectory(directory, self.problem, self.algorithm, settings)
@@ -168,6 +187,9 @@ class Run:
                 self._write(target)
         finally:
             target.close()
+        if picture and importlib.util.find_spec("matplotlib") is not None:
+            with writable(target.path):
+                self.plot(target.path / PICTURE)
         return target.path
 
     def write_end(self, directory: RunDirectory) -> None:
@@ -186,7 +208,7 @@ class Run:
         arrays: dict[str, Any] = self._arrays()
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
-        write_atomically(directory.path / "state.npz", buffer.getvalue())
+        write_atomically(directory.path / ARRAYS, buffer.getvalue())
         summary = json.dumps(self._summary(), indent=2, ensure_ascii=False) + "\n"
         write_atomically(directory.path / SUMMARY, summary.encode())
 

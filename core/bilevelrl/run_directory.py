@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import json
 import os
-import platform
+import shlex
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import scipy
 
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.checkpoint import (
@@ -25,11 +21,11 @@ from bilevelrl.checkpoint import (
     decode,
     encode,
 )
-from bilevelrl.component_registry import Kind
-from bilevelrl.experiment import ROLES, SETTINGS, Experiment
+from bilevelrl.directory_lock import Lock, directory_words
+from bilevelrl.environment import environment_of, host_facts, versions_of
+from bilevelrl.experiment import Experiment
 from bilevelrl.files import write_atomically
 from bilevelrl.history import HEADER, History, OuterState
-from bilevelrl.plugins import registry
 from bilevelrl.protocols import Status
 from bilevelrl.validation import InputError, value_words
 
@@ -37,56 +33,9 @@ if TYPE_CHECKING:
     from bilevelrl.outer_loop import Algorithm
 
 EXPERIMENT, HISTORY, ENVIRONMENT, SUMMARY = "experiment.toml", "history.csv", "environment.json", "summary.json"
-NEWEST, PREVIOUS, LOCK = "checkpoint", "checkpoint.previous", "lock"
-
-
-class Lock:
-    """Keeps a directory for one process. The system lets go of it with the process, whatever ends it."""
-
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / LOCK
-        self._handle: int | None = None
-
-    def acquire(self) -> None:
-        """Take the directory; raises `InputError` where another process, or another run of this one, has it.
-
-        A file `lock` that a killed process left behind is no obstacle.
-        """
-        try:
-            import fcntl
-        except ImportError:  # no such locks on this system: the directory is the user's own care
-            return
-        while self._handle is None:
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = os.read(handle, 20).decode("ascii", "replace").strip() or "unknown"
-                os.close(handle)
-                used = f"in use by process {owner}"
-                raise InputError(_label(self._path.parent), used, "one that no other run writes to") from None
-            except OSError:  # a file system without locks
-                os.close(handle)
-                return
-            if self._is_at_its_path(handle):
-                os.ftruncate(handle, 0)
-                os.write(handle, f"{os.getpid()}\n".encode())
-                self._handle = handle
-            else:  # its owner has just removed it
-                os.close(handle)
-
-    def _is_at_its_path(self, handle: int) -> bool:
-        try:
-            return os.path.samestat(os.fstat(handle), self._path.stat())
-        except FileNotFoundError:
-            return False
-
-    def release(self) -> None:
-        """Let go of the directory."""
-        if self._handle is not None:
-            self._path.unlink(missing_ok=True)
-            os.close(self._handle)
-            self._handle = None
+NEWEST, PREVIOUS = "checkpoint", "checkpoint.previous"
+ARRAYS, PICTURE = "state.npz", "run.png"
+OWN_START, GIVEN_START = "the problem's own", "given"
 
 
 class RunDirectory:
@@ -121,12 +70,14 @@ class RunDirectory:
         self._began = self._saved_at = time.monotonic()
         self._rows: int | None = None
         self._newest_is_good = False
+        self._failing = False
         self._lock = Lock(self.path)
 
     @property
     def experiment(self) -> Experiment:
         """What the run was asked to do."""
-        return Experiment.describe(self.problem, self.algorithm, **self.settings)
+        intervals = {"checkpoint_every": self.every, "checkpoint_seconds": self.seconds}
+        return Experiment.describe(self.problem, self.algorithm, **self.settings, **intervals)
 
     @functools.cached_property
     def _tables(self) -> dict[str, dict[str, Any]]:
@@ -153,13 +104,15 @@ class RunDirectory:
         try:
             if not replacing and is_unfinished(self.path):
                 expected = f"another one, or to go on with it (bilevelrl resume {self.path})"
-                raise InputError(_label(self.path), "that of a run that is not finished", expected)
+                raise InputError(directory_words(self.path), "that of a run that is not finished", expected)
             with writable(self.path):
-                for name in (SUMMARY, PREVIOUS, NEWEST):
+                # What another run left goes first, and the experiment, without which there is no run, comes last: a
+                # crash in between must not leave a mixture of the two, nor half of the new one.
+                for name in (EXPERIMENT, PREVIOUS, NEWEST, SUMMARY, PICTURE, ARRAYS):
                     (self.path / name).unlink(missing_ok=True)
-                self.experiment.write(self.path / EXPERIMENT)
                 self._write_environment(begins_elsewhere)
                 write_atomically(self.path / HISTORY, HEADER.encode())
+                self.experiment.write(self.path / EXPERIMENT)
             self._rows = 0
         except BaseException:
             self.close()
@@ -172,21 +125,27 @@ class RunDirectory:
             InputError: where there is no run, it is another one, its checkpoints are damaged, or it is in use.
         """
         if not self.path.is_dir():
-            raise InputError(_label(self.path), "missing", "one that a run was saved to")
+            raise InputError(directory_words(self.path), "missing", "one that a run was saved to")
         with writable(self.path):
             self._lock.acquire()
         try:
             found, self._newest_is_good = read_checkpoint(self.path, self.problem)
+            facts = _read_json(self.path / ENVIRONMENT)
             if found is None:
-                self._check_environment()
+                # It can begin anew, unless it began where only its caller knew.
+                if facts.get("start") != OWN_START:
+                    raise InputError(directory_words(self.path), "without a checkpoint", "one that a run was saved to")
             else:
                 self._check_same(found)
                 self.spent = found.seconds
-                with writable(self.path):
-                    self.experiment.write(self.path / EXPERIMENT)
+            with writable(self.path):
+                self.experiment.write(self.path / EXPERIMENT)
+                self._note_return(facts, 0 if found is None else found.last.iteration)
+                if found is not None:
                     write_atomically(self.path / HISTORY, (HEADER + found.history.lines()).encode())
-                    (self.path / SUMMARY).unlink(missing_ok=True)
-                self._rows = len(found.history)
+                    self._rows = len(found.history)
+                for name in (SUMMARY, PICTURE, ARRAYS):
+                    (self.path / name).unlink(missing_ok=True)
         except BaseException:
             self.close()
             raise
@@ -209,13 +168,32 @@ class RunDirectory:
         try:
             self._save(state, history, Status.INTERRUPTED, "")
         except OSError as error:
-            text = f"the checkpoint of iteration {state.iteration} could not be written ({error.strerror})"
-            warnings.warn(f"{text}; the run goes on, and the one before it is kept", CheckpointWarning, stacklevel=2)
+            if not self._failing:  # one warning for a disk that stays full
+                text = (
+                    f"iteration {state.iteration} could not be saved to {directory_words(self.path)} ({error.strerror})"
+                )
+                text += "; the run goes on, its last good checkpoint is kept, and saving is tried again"
+                warnings.warn(text, CheckpointWarning, stacklevel=2)
+            self._failing = True
+        else:
+            self._failing = False
 
     def finish(self, state: OuterState, history: History, status: Status, stopped_by: str) -> None:
         """Write the last checkpoint and the whole history; raises `OSError` where that fails."""
         self._rows = None
         self._save(state, history, status, stopped_by)
+
+    def rescue(self, state: OuterState, history: History, error: BaseException) -> None:
+        """Save what there is while an error goes on its way, and note on it what is kept and how to go on."""
+        kept = f"its {state.iteration:,} complete iterations are kept"
+        try:
+            self.finish(state, history, Status.INTERRUPTED, "")
+        except (OSError, InputError):
+            if not holds_run(self.path):
+                return
+            kept = "its last good checkpoint is kept"
+        how = f"`bilevelrl resume {shlex.quote(str(self.path))}`"
+        error.add_note(f"This error stopped the run; {kept}: go on with {how}")
 
     def close(self) -> None:
         """Let go of the directory."""
@@ -234,13 +212,15 @@ class RunDirectory:
             stopped_by=stopped_by,
             seconds=self.elapsed,
         )
-        data = encode(checkpoint)
-        self.write_history(history)
-        if self._newest_is_good:
-            self._newest_is_good = False
-            (self.path / NEWEST).replace(self.path / PREVIOUS)
-        write_atomically(self.path / NEWEST, data)
+        # The history is in the checkpoint too, so that a file which falls behind it can be written anew.
+        newest, good = self.path / NEWEST, self._newest_is_good
+        try:
+            write_atomically(newest, encode(checkpoint), previous=self.path / PREVIOUS if good else None)
+        except BaseException:
+            self._newest_is_good = good and newest.exists()
+            raise
         self._newest_is_good = True
+        self.write_history(history)
 
     def write_history(self, history: History) -> None:
         """Bring the file up to date: append what is new, or write it anew where it may be damaged."""
@@ -255,34 +235,28 @@ class RunDirectory:
         self._rows = len(history)
 
     def _write_environment(self, begins_elsewhere: bool) -> None:
-        facts = {
-            "versions": self.versions,
-            "plugins": {plugin.name: plugin.distribution for plugin in registry().plugins},
-            "seed": self.settings["seed"],
-            "start": "given" if begins_elsewhere else "the problem's own",
-            "python": platform.python_version(),
-            "system": platform.platform(),
-            "machine": platform.machine(),
-            "processors": os.cpu_count(),
-        }
-        text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(self.path / ENVIRONMENT, text.encode())
+        facts = environment_of(self.problem, self.algorithm, self.settings["seed"])
+        _write_json(self.path / ENVIRONMENT, facts | {"start": GIVEN_START if begins_elsewhere else OWN_START})
 
-    def _check_environment(self) -> None:
-        """A run without a checkpoint can begin anew, unless it began where only its caller knew."""
-        facts = _read_json(self.path / ENVIRONMENT)
-        if facts.get("start") != "the problem's own":
-            raise InputError(_label(self.path), "without a checkpoint", "one that a run was saved to")
-        self._rows = None
+    def _note_return(self, facts: dict[str, Any], iteration: int) -> None:
+        """A run that goes on may do so on another machine, with other versions."""
+        before = facts.get("resumed")
+        resumed = before if isinstance(before, list) else []
+        here = {"iteration": iteration, "versions": self.versions, **host_facts()}
+        _write_json(self.path / ENVIRONMENT, facts | {"resumed": [*resumed, here]})
 
     def _check_same(self, found: Checkpoint) -> None:
         """The run must be the one in the directory; other versions only deserve a warning."""
+        for key in ("seed", "tolerance"):
+            if self.settings[key] != found.settings.get(key):
+                expected = f"{value_words(found.settings.get(key))}, as in the checkpoint"
+                raise InputError(f"{key} in {str(self.path / EXPERIMENT)!r}", value_words(self.settings[key]), expected)
         for table, entries in self._tables.items():
             saved = found.tables.get(table)
             saved = saved if isinstance(saved, dict) else {}
             for key in sorted(entries.keys() | saved.keys()):
                 if not _equal(entries.get(key), saved.get(key)):
-                    expected = f"{value_words(saved.get(key))}, as in {_label(self.path)}"
+                    expected = f"{value_words(saved.get(key))}, as in the checkpoint in {directory_words(self.path)}"
                     raise InputError(f"{table}.{key}", value_words(entries.get(key)), expected)
         for name, version in found.versions.items():
             here = self.versions.get(name, "not there")
@@ -305,7 +279,11 @@ def read_checkpoint(path: Path, problem: BilevelProblem) -> tuple[Checkpoint | N
         except FileNotFoundError:
             continue
         except DamagedError as error:
-            complaint = complaint or error
+            if complaint is None:
+                complaint = error
+            else:
+                both = f"{complaint.value}, and so is the one before it"
+                complaint = DamagedError(complaint.field, both, complaint.expected)
             continue
         except OSError as error:
             expected = "a file that can be read"
@@ -319,34 +297,26 @@ def read_checkpoint(path: Path, problem: BilevelProblem) -> tuple[Checkpoint | N
     return None, False
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """Iterations, seed and tolerance of the run in a directory; raises `InputError` where there is none."""
+def read_experiment(path: Path) -> Experiment:
+    """What the run in a directory was asked to do; raises `InputError` where there is none."""
     if not (path / EXPERIMENT).exists():
-        raise InputError(_label(path), "without a run", "one that a run was saved to (it has an experiment.toml)")
-    experiment = Experiment.read(path / EXPERIMENT)
-    return {name: getattr(experiment, name) for name in SETTINGS}
+        raise InputError(
+            directory_words(path), "without a run", "one that a run was saved to (it has an experiment.toml)"
+        )
+    return Experiment.read(path / EXPERIMENT)
+
+
+def holds_run(path: Path) -> bool:
+    """Whether a directory holds a run with a checkpoint."""
+    return (path / EXPERIMENT).exists() and any((path / name).exists() for name in (NEWEST, PREVIOUS))
 
 
 def is_unfinished(path: Path) -> bool:
     """Whether a directory holds a run that was cut off, and could go on."""
-    if not any((path / name).exists() for name in (NEWEST, PREVIOUS)):
+    if not holds_run(path):
         return False
     ended = _read_json(path / SUMMARY).get("status", Status.INTERRUPTED.name)
     return bool(ended == Status.INTERRUPTED.name)
-
-
-def versions_of(problem: BilevelProblem, algorithm: Algorithm) -> dict[str, str]:
-    """What a run is made with, by name: bilevelrl, the array libraries, and the plugin of each component."""
-    made = {"bilevelrl": importlib.metadata.version("bilevelrl"), "numpy": np.__version__, "scipy": scipy.__version__}
-    for role in ROLES:
-        component = getattr(algorithm, role)
-        for entry in registry():
-            if entry.component is type(component):
-                made[f"{role} {entry.name!r} from"] = entry.distribution
-    for entry in registry().of_kind(Kind.PROBLEM):
-        if entry.name == problem.name and problem.configuration is not None:
-            made[f"problem {entry.name!r} from"] = entry.distribution
-    return made
 
 
 @contextlib.contextmanager
@@ -356,11 +326,11 @@ def writable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-        raise InputError("out", repr(str(path)), f"a directory that can be written ({reason})") from None
+        raise InputError(directory_words(path), f"not writable ({reason})", "one that can be written") from None
 
 
-def _label(path: Path) -> str:
-    return f"the directory {str(path)!r}"
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

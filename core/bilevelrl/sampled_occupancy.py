@@ -50,6 +50,12 @@ def restarted_occupancy(
     Returns:
         The signed occupancy, and the number of transitions drawn, those past a random end included.
     """
+    # `isinstance(simulator, SupportsVisits)` would take as long as drawing a thousand steps.
+    signed_visits = getattr(simulator, "signed_visits", None)
+    if signed_visits is not None:
+        options = {"truncation": truncation, "common_random_numbers": common_random_numbers}
+        table, drawn = signed_visits(observations, actions, weights, policy, rng, **options)
+        return DenseOccupancy(table), drawn
     discount = simulator.spec.discount
     twin = copy.deepcopy(rng) if common_random_numbers else None
     args = (simulator, policy, observations, weights, discount, truncation)

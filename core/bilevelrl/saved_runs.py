@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.composition import compose_algorithm, compose_problem
@@ -11,8 +11,13 @@ from bilevelrl.experiment import Experiment
 from bilevelrl.outer_loop import Algorithm
 from bilevelrl.plugins import registry
 from bilevelrl.run import Run
-from bilevelrl.run_directory import EXPERIMENT, read_checkpoint, read_settings
+from bilevelrl.run_directory import read_checkpoint, read_experiment
+from bilevelrl.seeds import PREFIX, Plan, run_seeds, seeds_in
 from bilevelrl.validation import InputError
+from bilevelrl.workers import Progress
+
+if TYPE_CHECKING:
+    from bilevelrl.workers import Jobs
 
 
 def load_run(
@@ -29,22 +34,12 @@ def load_run(
         InputError: where there is no run, or it is damaged.
     """
     path = Path(directory)
-    settings = read_settings(path)
-    problem, algorithm = _rebuilt(path, problem, algorithm)
+    experiment = read_experiment(path)
+    problem, algorithm = _rebuilt(experiment, problem, algorithm)
     found, _ = read_checkpoint(path, problem)
     if found is None:
         raise InputError(f"the directory {str(path)!r}", "without a checkpoint", "one that a run was saved to")
-    return Run(
-        problem=problem,
-        algorithm=algorithm,
-        **settings,
-        first=found.first,
-        last=found.last,
-        history=found.history,
-        status=found.status,
-        stopped_by=found.stopped_by,
-        seconds=found.seconds,
-    )
+    return Run.restored(problem, algorithm, experiment.settings, found)
 
 
 def resume_run(directory: str | Path, **options: Any) -> Run:
@@ -55,16 +50,46 @@ def resume_run(directory: str | Path, **options: Any) -> Run:
         options: those of `Algorithm.resume`, such as `iterations`.
     """
     path = Path(directory)
-    read_settings(path)
-    problem, algorithm = _rebuilt(path, None, None)
+    problem, algorithm = _rebuilt(read_experiment(path), None, None)
     return algorithm.resume(problem, path, **options)
 
 
+def resume_seeds(
+    directory: str | Path,
+    *,
+    iterations: int | None = None,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float | None = None,
+    jobs: Jobs | None = None,
+    progress: Progress | None = None,
+) -> list[Run]:
+    """Go on with all the runs in a directory of several seeds; those that have ended are only read.
+
+    Args:
+        directory: what `Algorithm.run_seeds(out=…)` or `bilevelrl run --seeds N --out` wrote.
+        iterations: see `Algorithm.resume`.
+        checkpoint_every: see `Algorithm.run`; None: as before.
+        checkpoint_seconds: see `Algorithm.run`; None: as before.
+        jobs: who does the runs; see `use_jobs`.
+        progress: see `Algorithm.run_seeds`.
+
+    Raises:
+        InputError: where there are no runs, or one of them cannot go on.
+    """
+    path = Path(directory)
+    seeds = seeds_in(path)
+    if not seeds:
+        raise InputError(f"the directory {str(path)!r}", "without runs", "one that several seeds were saved to")
+    plan = Plan(iterations, None, 0.0, path, checkpoint_every, checkpoint_seconds, begun=True)
+    problem, algorithm = _rebuilt(read_experiment(path / f"{PREFIX}{seeds[0]}"), None, None)
+    return run_seeds(algorithm, problem, seeds, plan, jobs, progress)
+
+
 def _rebuilt(
-    path: Path, problem: BilevelProblem | None, algorithm: Algorithm | None
+    experiment: Experiment, problem: BilevelProblem | None, algorithm: Algorithm | None
 ) -> tuple[BilevelProblem, Algorithm]:
     if problem is None or algorithm is None:
-        experiment, known = Experiment.read(path / EXPERIMENT), registry()
+        known = registry()
         problem = compose_problem(experiment, known) if problem is None else problem
         algorithm = compose_algorithm(experiment, known) if algorithm is None else algorithm
     return problem, algorithm

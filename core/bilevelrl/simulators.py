@@ -10,10 +10,8 @@ until the next `reset`.
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import itertools
-import os
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
@@ -21,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bilevelrl.mdp import SoftMDP
+from bilevelrl.threads import over_parts, processors
 from bilevelrl.transitions import alias_entries
 from bilevelrl.validation import Array, Indices, InputError, Mask, as_array, check_count, shape_words
 
@@ -150,6 +149,29 @@ class SupportsRestart(Simulator, Protocol):
 
 
 @runtime_checkable
+class SupportsVisits(SupportsRestart, Protocol):
+    """A simulator that adds up the visits of continuations without recording them."""
+
+    def signed_visits(
+        self,
+        observations: Indices,
+        actions: Indices,
+        weights: Array,
+        policy: Array,
+        rng: np.random.Generator,
+        *,
+        truncation: int | None,
+        common_random_numbers: bool,
+    ) -> tuple[Array, int]:
+        """`Σ_j w_j (d̂_(s_j,a_j) − d̂_(s_j))` (S, A), and the number of transitions drawn for it.
+
+        Each `d̂` counts the visits of one continuation: of T steps, discounted, or of a geometric random length
+        (`truncation` None), undiscounted. In distribution it is what `rollout_from` would give; see
+        `restarted_occupancy`, which uses it.
+        """
+
+
+@runtime_checkable
 class SupportsGroups(Simulator, Protocol):
     """A simulator in which something is drawn once for a group of trajectories: its context."""
 
@@ -173,12 +195,15 @@ def draw_groups(
 
 # Fewer steps than this are drawn before a second thread has started.
 STEPS_WORTH_A_THREAD = 50_000
+# Visits are added up in parts with a table each, and there are so many parts whatever the number of threads: at most
+# this many, whose tables have at most so many numbers.
+MOST_PARTS, LARGEST_TABLES = 64, 1 << 24
 
 
 class TabularSimulator:
     """Samples a `SoftMDP`, dense or sparse, from alias tables: a step takes the same time for any number of successors.
 
-    A trajectory has a random stream of its own, seeded by the generator in order of the index, so the first
+    A trajectory has a random stream of its own, keyed by its index and a few words of the generator, so the first
     trajectories do not depend on how many others there are, nor the first steps on the horizon.
 
     Args:
@@ -222,9 +247,9 @@ class TabularSimulator:
     def rollout(self, policy: Array, count: int, horizon: int, rng: np.random.Generator) -> Trajectories:
         """See `Simulator.rollout`; compiled."""
         check_count("count", count)
-        streams = _streams(rng, count)
-        starts = np.searchsorted(self._initial, _uniforms(streams), side="right")
-        return self._rollout(starts, np.full(count, -1), policy, horizon, streams)
+        key = _key(rng)
+        starts = np.searchsorted(self._initial, rng.random(count), side="right")
+        return self._rollout(starts, None, policy, horizon, key)
 
     def rollout_groups(
         self, policy: Array, groups: int, size: int, horizon: int, rng: np.random.Generator
@@ -236,8 +261,8 @@ class TabularSimulator:
         """
         check_count("groups", groups)
         check_count("size", size)
-        streams = _streams(rng, groups * size)
-        uniforms = _uniforms(streams).reshape(groups, size)
+        key = _key(rng)
+        uniforms = rng.random((groups, size))
         first = np.searchsorted(self._initial, uniforms[:, 0], side="right")
         context = np.searchsorted(self._contexts, first, side="right") - 1
         ends = np.append(0.0, self._initial)[self._contexts]
@@ -246,7 +271,7 @@ class TabularSimulator:
         # Rounding must not carry a number beyond its context.
         uniforms[:, 1:] = np.minimum(inside, np.nextafter(high, low))
         starts = np.searchsorted(self._initial, uniforms.reshape(-1), side="right")
-        return self._rollout(starts, np.full(starts.size, -1), policy, horizon, streams)
+        return self._rollout(starts, None, policy, horizon, key)
 
     def rollout_from(
         self,
@@ -259,52 +284,92 @@ class TabularSimulator:
         """See `SupportsRestart.rollout_from`; compiled."""
         count = np.size(observations)
         starts = checked_indices("observations", observations, count, self._mdp.states)
-        first = np.full(count, -1) if actions is None else checked_indices("actions", actions, count, self._mdp.actions)
-        return self._rollout(starts, first, policy, horizon, _streams(rng, count))
+        first = None if actions is None else checked_indices("actions", actions, count, self._mdp.actions)
+        return self._rollout(starts, first, policy, horizon, _key(rng))
 
     def _rollout(
-        self, starts: Indices, first: Indices, policy: Array, horizon: int, streams: npt.NDArray[np.uint64]
+        self, starts: Indices, first: Indices | None, policy: Array, horizon: int, key: npt.NDArray[np.uint64]
     ) -> Trajectories:
         from bilevelrl.sampling_kernels import rollout
 
         check_count("horizon", horizon)
-        shape = (self._mdp.states, self._mdp.actions)
         count, table = starts.size, self._mdp.transitions.sampling_table
-        policy_table = alias_entries(
-            np.arange(shape[0] + 1) * shape[1],
-            np.tile(np.arange(shape[1]), shape[0]),
-            as_array("policy", policy, shape).reshape(-1),
-        )
+        policy_table = self._policy_table(policy)
+        first = np.full(count, -1) if first is None else first
         visited = np.empty((count, horizon + 1), dtype=np.int64)
         taken = np.empty((count, horizon), dtype=np.int64)
         rewards = np.empty((count, horizon))
 
         def fill(part: slice) -> None:
-            trajectories = (array[part] for array in (streams, starts, first, visited, taken, rewards))
-            rollout(table.starts, table.entries, policy_table, self._rewards, *trajectories)
+            trajectories = (array[part] for array in (starts, first, visited, taken, rewards))
+            rollout(table.starts, table.entries, policy_table, self._rewards, key, part.start, *trajectories)
 
-        threads = min(self._threads or _processors(), 1 + count * horizon // STEPS_WORTH_A_THREAD, count)
-        if threads <= 1:
-            fill(slice(None))
-        else:
-            edges = np.linspace(0, count, threads + 1).astype(int).tolist()
-            with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-                list(pool.map(fill, itertools.starmap(slice, itertools.pairwise(edges))))
+        threads = min(self._threads or processors(), 1 + count * horizon // STEPS_WORTH_A_THREAD, max(count, 1))
+        over_parts(fill, _spans(count, threads), threads)
         return Trajectories(visited, taken, rewards)
 
+    def signed_visits(
+        self,
+        observations: Indices,
+        actions: Indices,
+        weights: Array,
+        policy: Array,
+        rng: np.random.Generator,
+        *,
+        truncation: int | None,
+        common_random_numbers: bool,
+    ) -> tuple[Array, int]:
+        """See `SupportsVisits.signed_visits`; compiled.
 
-def _streams(rng: np.random.Generator, count: int) -> npt.NDArray[np.uint64]:
-    """(count, 5) words for each trajectory: four that seed its stream, one for its first state."""
-    return rng.integers(2**64, size=(count, 5), dtype=np.uint64)
+        With common random numbers the two continuations of a pair are one from where they meet: what would cancel is
+        not drawn.
+        """
+        from bilevelrl.sampling_kernels import signed_visits
+
+        count, shape = np.size(observations), (self._mdp.states, self._mdp.actions)
+        states = checked_indices("observations", observations, count, shape[0])
+        chosen = checked_indices("actions", actions, count, shape[1])
+        paid = np.ascontiguousarray(as_array("weights", weights, (count,)))
+        if truncation is not None:
+            check_count("truncation", truncation)
+        key, discount, size = _key(rng), self._mdp.discount, shape[0] * shape[1]
+        steps = 2 * count * (truncation or 1.0 / (1.0 - discount))
+        most = min(LARGEST_TABLES // size, MOST_PARTS)
+        parts = _spans(count, min(steps // max(STEPS_WORTH_A_THREAD, size), most))
+        tables = np.zeros((len(parts), size))
+        table, kernel = self._mdp.transitions.sampling_table, (self._policy_table(policy), shape[1], key)
+
+        def add(index: int) -> int:
+            part = parts[index]
+            pairs = (part.start, states[part], chosen[part], paid[part])
+            rest = (discount, truncation or 0, common_random_numbers, tables[index])
+            return int(signed_visits(table.starts, table.entries, *kernel, *pairs, *rest))
+
+        drawn = sum(over_parts(add, range(len(parts)), self._threads))
+        return np.add.reduce(tables).reshape(shape), drawn
+
+    def _policy_table(self, policy: Array) -> npt.NDArray[np.void]:
+        """(S·A,) the alias table of the actions in each state."""
+        probabilities = as_array("policy", policy, (self._mdp.states, self._mdp.actions))
+        return alias_entries(*self._action_rows, probabilities.reshape(-1))
+
+    @functools.cached_property
+    def _action_rows(self) -> tuple[Indices, Indices]:
+        """Where each state's actions begin in one flat list of them, and that list."""
+        states, actions = self._mdp.states, self._mdp.actions
+        return np.arange(states + 1) * actions, np.tile(np.arange(actions), states)
 
 
-def _uniforms(streams: npt.NDArray[np.uint64]) -> Array:
-    """(count,) uniform numbers in [0, 1) of 53 bits, of each stream's word for the first state."""
-    return np.asarray((streams[:, -1] >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
+def _spans(count: int, parts: float) -> list[slice]:
+    """`range(count)` in consecutive slices of about equal length, at least one."""
+    number = max(int(parts), 1)
+    edges = [count * index // number for index in range(number + 1)]
+    return list(itertools.starmap(slice, itertools.pairwise(edges)))
 
 
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _key(rng: np.random.Generator) -> npt.NDArray[np.uint64]:
+    """(5,) words that key the random streams of one call's trajectories, and their lengths where they are random."""
+    return rng.bit_generator.random_raw(5)
 
 
 def cumulative_rows(probabilities: Array) -> Array:
@@ -315,14 +380,15 @@ def cumulative_rows(probabilities: Array) -> Array:
 
 
 def checked_indices(field: str, value: object, count: int, size: int) -> npt.NDArray[np.int64]:
-    """A copy of `value` as (count,) integers in [0, size), or an `InputError`."""
+    """`value` as (count,) integers in [0, size), or an `InputError`."""
     array = np.asarray(value)
     if array.shape != (count,):
         raise InputError(f"the shape of {field}", shape_words(array.shape), f"{shape_words((count,))}, one each")
     if array.dtype.kind not in "iu" and array.size:
         raise InputError(field, f"an array of {array.dtype}", "integers")
-    outside = (array < 0) | (array >= size)
-    if outside.any():
-        index = int(outside.argmax())
+    indices = np.ascontiguousarray(array, dtype=np.int64)
+    # As an unsigned number what is negative is far too large.
+    if indices.size and indices.view(np.uint64).max() >= size:
+        index = int(((array < 0) | (array >= size)).argmax())
         raise InputError(f"{field}[{index}]", str(array[index]), f"an index from 0 to {size - 1}")
-    return np.array(array, dtype=np.int64, order="C")
+    return indices

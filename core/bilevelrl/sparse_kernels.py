@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from bilevelrl.compilation import compiled
 from bilevelrl.validation import Array, Indices
 
 # So many states advance side by side, action after action: their exponentials are then computed in vector registers.
@@ -22,10 +22,10 @@ ROUNDER = 6755399441055744.0
 SMALLEST_EXPONENT = -708.0  # e^−708 is a normal number; what is smaller is nothing beside the largest action's one
 
 # Reordering sums must stay forbidden: it would undo the rounding by ROUNDER. NaN must stay NaN.
-_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
+_compiled = compiled(error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
 def _exponentials(exponents: Array, bits: Any, powers: Array) -> None:
     """`e^t` of numbers t ≤ 0 in place, to 1.5 ulp; zero below −708. `bits` and `powers` are scratch of equal memory.
 
@@ -57,7 +57,7 @@ def _exponentials(exponents: Array, bits: Any, powers: Array) -> None:
         exponents[i] *= powers[i]
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
 def soft_backup_rows(
     first: int,
     last: int,
@@ -143,7 +143,7 @@ def soft_backup_rows(
                         chain[np.uint64(slots[e])] += probability * probabilities[e]
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
 def pair_states(pointers: Indices, neighbours: Indices, weights: Array) -> Indices:
     """Labels (S,) of a matching: each state not yet taken with the one it is most strongly tied to, or alone.
 
@@ -170,14 +170,14 @@ def pair_states(pointers: Indices, neighbours: Indices, weights: Array) -> Indic
     return labels
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
 def _sum_row(first: int, last: int, columns: Indices, weights: Array, values: Array, total: float) -> float:
     for e in range(np.uint64(first), np.uint64(last)):
         total += weights[e] * values[np.uint64(columns[e])]
     return total
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
 def sweep_forward(
     pointers: Indices,
     begins: Indices,
@@ -225,7 +225,7 @@ def sweep_forward(
         sums[np.uint64(labels[s])] += left
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_compiled
 def sweep_backward(
     pointers: Indices,
     columns: Indices,

@@ -274,16 +274,20 @@ class PreferenceDatasetObjective:
 
 def discounted_sums(table: Array, trajectories: Trajectories, discount: float) -> Array:
     """(N,) `Σ_h discount^h table[s_h, a_h]` along each trajectory."""
-    sums: Array = table[trajectories.observations[:, :-1], trajectories.actions] @ discount ** np.arange(
-        trajectories.horizon, dtype=np.float64
-    )
+    from bilevelrl.sampling_kernels import discounted_sums
+
+    sums = np.zeros(trajectories.count)
+    discounted_sums(table, trajectories.observations, trajectories.actions, discount, sums)
     return sums
 
 
 def weighted_visits(trajectories: Trajectories, weights: Array, discount: float, shape: tuple[int, ...]) -> Array:
     """(S, A) `Σ_i weights_i Σ_h discount^h 1{(s_h, a_h)}`: the transpose of `discounted_sums`."""
-    paid = weights[:, None] * discount ** np.arange(trajectories.horizon, dtype=np.float64)
-    return trajectories.visits(paid, shape)
+    from bilevelrl.sampling_kernels import discounted_visits
+
+    table = np.zeros(shape)
+    discounted_visits(weights, trajectories.observations, trajectories.actions, discount, table)
+    return table
 
 
 def sigmoid(values: Array) -> Array:

@@ -20,7 +20,20 @@ Mask = npt.NDArray[np.bool_]
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 
-class InputError(ValueError):
+class TravellingError(Exception):
+    """An exception that another process can send: as it was made, whatever its constructor takes."""
+
+    def __reduce__(self) -> Any:
+        return _exception, (type(self), self.args, self.__dict__.copy())
+
+
+def _exception(kind: type[BaseException], arguments: tuple[Any, ...], members: dict[str, Any]) -> BaseException:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(members)
+    return error
+
+
+class InputError(TravellingError, ValueError):
     """An input was rejected; the message names the field, the value and what was expected."""
 
     def __init__(self, field: str, value: str, expected: str) -> None:
@@ -51,6 +64,18 @@ class IncompatibleError(InputError):
 
     def __init__(self, message: str) -> None:
         ValueError.__init__(self, message)
+
+
+class WorkerLost(TravellingError, RuntimeError):
+    """The workers could not do a task: they died of it again and again, or their executor failed.
+
+    Attributes:
+        task: its index; None where no worker could be started.
+    """
+
+    def __init__(self, message: str, task: int | None = None) -> None:
+        self.task = task
+        super().__init__(message)
 
 
 LONGEST_VALUE = 80
@@ -163,7 +188,8 @@ def all_finite(vector: Array) -> bool:
 
 def maximum_norm(array: Array) -> float:
     """`max |a_i|`, NaN where an entry is."""
-    return float(np.maximum.reduce(np.abs(array), None))
+    sizes = np.abs(array)
+    return float(sizes.item(sizes.argmax()))  # for few entries, quicker than a reduction
 
 
 def shape_words(shape: Sequence[int | None]) -> str:
@@ -184,12 +210,13 @@ def as_array(field: str, value: object, shape: Sequence[int | None]) -> Array:
 def as_array_unchecked(field: str, value: object, shape: Sequence[int | None]) -> Array:
     """`value` as a float64 array of the given shape; entries may be non-finite."""
     array = as_real_array(field, value)
-    matches = array.ndim == len(shape) and all(
-        want is None or want == have for want, have in zip(shape, array.shape, strict=True)
-    )
-    if not matches:
+    if array.shape != shape and not _matches(array.shape, shape):
         raise InputError(f"the shape of {field}", shape_words(array.shape), shape_words(shape))
     return array
+
+
+def _matches(have: Sequence[int], want: Sequence[int | None]) -> bool:
+    return len(have) == len(want) and all(b is None or a == b for a, b in zip(have, want, strict=True))
 
 
 def as_real_array(field: str, value: object) -> Array:

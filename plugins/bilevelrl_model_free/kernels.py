@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numba
-
 import bilevelrl as bl
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@bl.compiled
 def _soft_value(
     preferences: bl.Array, action_values: bl.Array, log_reference: bl.Array, temperature: float, state: int
 ) -> float:
@@ -28,7 +26,7 @@ def _soft_value(
     return temperature * (largest + math.log(total)) + surplus / total
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@bl.compiled
 def learn(
     observations: bl.Indices,
     actions: bl.Indices,

@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import attrs
 import numpy as np
-import scipy.linalg
 
 import bilevelrl as bl
 from bilevelrl_rivals.lower_level import LowerLevel, start_distribution
@@ -219,6 +218,8 @@ def _precondition(remainder: bl.Array, metric: bl.Array) -> bl.Array:
 
 
 def _ritz_values(steps: bl.Array, ratios: bl.Array) -> bl.Array:
+    import scipy.linalg
+
     if not (steps.size and np.isfinite(steps).all() and np.isfinite(ratios).all()):
         return np.full(steps.size, np.nan)
     diagonal = 1.0 / steps

@@ -114,43 +114,59 @@ def test_steps_per_second_against_vectorised_numpy(benchmark, name) -> None:
 
 
 class Stopwatch:
-    """A simulator that adds up the time spent in rollouts."""
+    """A simulator that adds up the time spent in drawing, and offers what it is told to."""
 
-    def __init__(self, simulator: bl.TabularSimulator) -> None:
-        self._simulator = simulator
+    def __init__(self, simulator: bl.TabularSimulator, offers: tuple[str, ...]) -> None:
         self.seconds = 0.0
-        self.spec = simulator.spec
-        self.reset, self.step = simulator.reset, simulator.step
+        self.spec, self.reset, self.step = simulator.spec, simulator.reset, simulator.step
+        for name in offers:
+            setattr(self, name, self._timed(getattr(simulator, name)))
 
-    def rollout(self, *arguments: object) -> bl.Trajectories:
-        return self._timed(self._simulator.rollout, *arguments)
+    def _timed(self, call: Any) -> Any:
+        def timed(*arguments: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            answer = call(*arguments, **options)
+            self.seconds += time.perf_counter() - began
+            return answer
 
-    def rollout_from(self, *arguments: object) -> bl.Trajectories:
-        return self._timed(self._simulator.rollout_from, *arguments)
-
-    def _timed(self, call, *arguments: object) -> bl.Trajectories:
-        began = time.perf_counter()
-        answer = call(*arguments)
-        self.seconds += time.perf_counter() - began
-        return answer
+        return timed
 
 
-def test_share_of_a_stochastic_outer_iteration_that_is_not_sampling(benchmark) -> None:
-    """Stoc-SoBiRL's estimate on `gridworld-preferences`: what is left beside the sampler."""
+ROLLOUTS = ("rollout", "rollout_groups", "rollout_from")
+WAYS = {"continuations recorded": ROLLOUTS, "visits added up": (*ROLLOUTS, "signed_visits")}
+BATCHES = (512, 4096)
+
+
+def test_share_of_sampling_in_a_stochastic_estimate(benchmark) -> None:
+    """Stoc-SoBiRL's estimate on `gridworld-preferences`: how long it takes, and how much of that is drawing."""
     problem = bl.problem("gridworld-preferences")
     x = 0.3 * bl.stream(0, "x").standard_normal(problem.dimension)
     answer = bl.lower_level_solver("soft-policy-iteration").solve(problem, x, None, bl.stream(0, "lower"))
-    estimator = bl.hypergradient_estimator("stoc-sobirl", batch=512)
-    watch = Stopwatch(problem.lower.simulator(x))
-    lower = SimpleNamespace(simulator=lambda x: watch, pullback=problem.lower.pullback, dimension=problem.dimension)
-    watched = bl.BilevelProblem(lower, problem.objective)
-    estimator.estimate(watched, x, answer, None, bl.stream(0, "estimator"))
-
-    watch.seconds, began = 0.0, time.perf_counter()
-    for seed in range(20):
-        estimator.estimate(watched, x, answer, None, bl.stream(seed, "estimator"))
-    total = time.perf_counter() - began
-    share = 1.0 - watch.seconds / total
-    benchmark.extra_info["share_not_sampling"] = share
-    print(f"\nstoc-sobirl, 512 pairs: {1e3 * total / 20:.1f} ms an estimate, {share:.0%} of it is not sampling")
-    benchmark.pedantic(estimator.estimate, args=(watched, x, answer, None, bl.stream(0, "estimator")), rounds=3)
+    print(f"\n{'stoc-sobirl':>24} {'pairs':>6} {'ms':>7} {'samples':>9} {'sampling':>9} {'the rest, ms':>13}")
+    for batch in BATCHES:
+        estimator = bl.hypergradient_estimator("stoc-sobirl", batch=batch)
+        for way, offers in WAYS.items():
+            watch = Stopwatch(problem.lower.simulator(x), offers)
+            lower: Any = SimpleNamespace(
+                simulator=lambda x, watch=watch: watch, pullback=problem.lower.pullback, dimension=problem.dimension
+            )
+            watched = bl.BilevelProblem(lower, problem.objective)
+            estimator.estimate(watched, x, answer, None, bl.stream(0, "estimator"))
+            times, drawing, samples = [], [], []
+            for seed in range(ROUNDS):
+                watch.seconds, began = 0.0, time.perf_counter()
+                hyper = estimator.estimate(watched, x, answer, None, bl.stream(seed, "estimator"))
+                times.append(time.perf_counter() - began)
+                drawing.append(watch.seconds)
+                samples.append(hyper.cost.samples)
+            total, share = 1e3 * float(np.median(times)), float(np.median(np.array(drawing) / np.array(times)))
+            rest = 1e3 * float(np.median(np.array(times) - np.array(drawing)))
+            print(f"{way:>24} {batch:>6} {total:>7.1f} {np.mean(samples):>9.0f} {share:>9.0%} {rest:>13.2f}")
+            benchmark.extra_info[f"{way}, {batch}"] = {
+                "ms": total,
+                "samples": float(np.mean(samples)),
+                "share_sampling": share,
+                "rest_ms": rest,
+            }
+    estimator = bl.hypergradient_estimator("stoc-sobirl", batch=BATCHES[0])
+    benchmark.pedantic(estimator.estimate, args=(problem, x, answer, None, bl.stream(0, "estimator")), rounds=5)

@@ -229,7 +229,7 @@ def test_files_that_cannot_be_written_are_told_without_a_traceback(
 ) -> None:
     (tmp_path / "history.csv").mkdir()
     _, err = command(capsys, *FROZEN_LAKE, "--iterations", "1", "--out", str(tmp_path), status=2)
-    assert err.splitlines()[-1].startswith(f"Error: --out is '{tmp_path}'; expected a directory that can be written")
+    assert err.splitlines()[-1].startswith(f"Error: the directory '{tmp_path}' is not writable (Is a directory")
 
 
 @pytest.mark.parametrize(

@@ -195,15 +195,14 @@ def test_two_processes_give_the_same_files_but_for_seconds(tmp_path: Path) -> No
         assert first | {"seconds": ""} == second | {"seconds": ""}
 
 
-def test_any_executor_does() -> None:
-    with concurrent.futures.ThreadPoolExecutor(2) as executor:
-        threads = compare([algorithm("mine")], executor=executor)
-    np.testing.assert_array_equal(threads["mine"].objectives, compare([algorithm("mine")])["mine"].objectives)
-
-
-def test_what_was_composed_in_python_cannot_go_to_another_process() -> None:
-    with pytest.raises(bl.InputError, match="composed in Python; expected registered names, or jobs=1"):
-        bl.compare(bl.problem(**PROBLEM), ["aid"], jobs=2, **SHORT)
+def test_any_executor_does_also_what_was_composed_in_python(processes: concurrent.futures.Executor) -> None:
+    """Problem and algorithms travel as they are, not by their names, which another process may not know."""
+    problem = attrs.evolve(bl.problem(**PROBLEM), name="mine", configuration=None, measures=lambda x, solution: {})
+    expected = bl.compare(problem, [algorithm("mine")], **SHORT)["mine"].objectives
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        for executor in (threads, processes):
+            there = bl.compare(problem, [algorithm("mine")], jobs=executor, **SHORT)
+            assert there["mine"].objectives.tobytes() == expected.tobytes()
 
 
 def test_failed_runs_are_counted_and_keep_their_last_good_state() -> None:

@@ -2,33 +2,111 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import json
+import pickle
+import pydoc
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import bilevelrl as bl
+from bilevelrl.cli import COMMANDS
 
-HEAVY = ("torch", "jax", "matplotlib", "gymnasium", "numba", "hypothesis", "pytest", "rich", "cattrs", "pandas")
+HEAVY = (
+    *("torch", "jax", "matplotlib", "gymnasium", "numba", "hypothesis", "pytest", "rich", "cattrs", "pandas"),
+    *("tensorboard", "dask", "distributed", "cloudpickle", "threadpoolctl", "multiprocessing"),
+    *("scipy.linalg", "scipy.optimize", "concurrent.futures.process"),
+)
 
 
-def test_importing_bilevelrl_loads_no_heavy_library() -> None:
-    """In a fresh interpreter, since this one has loaded half of them."""
-    program = f"import sys, bilevelrl; print([name for name in {HEAVY!r} if name in sys.modules])"
+def loaded(program: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded after the program, since this one has loaded half of them."""
+    program = f"import json, sys\n{program}\nprint(json.dumps(list(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "[]"
+    return set(json.loads(answer.stdout.splitlines()[-1]))
+
+
+def test_importing_bilevelrl_loads_nothing_of_it_before_a_name_is_used() -> None:
+    """Not even NumPy: whoever asks for the version, or for help, waits for neither."""
+    modules = loaded("import bilevelrl; bilevelrl.__version__; dir(bilevelrl)")
+    assert not modules & {*HEAVY, "numpy", "scipy", "attrs"}
+    assert {name for name in modules if name.startswith("bilevelrl.")} == set()
+
+
+def test_the_help_of_the_command_line_loads_no_array_library() -> None:
+    program = "import bilevelrl.cli as c\ntry: c.main(['--help'])\nexcept SystemExit as end: assert end.code == 0"
+    assert not loaded(program) & {*HEAVY, "numpy", "scipy"}
+
+
+def test_a_name_loads_what_it_needs_and_no_more() -> None:
+    modules = loaded("import bilevelrl; bilevelrl.is_real")
+    assert "bilevelrl.validation" in modules
+    assert "bilevelrl.outer_loop" not in modules
+
+
+def test_all_public_names_together_load_no_heavy_library() -> None:
+    assert not loaded("from bilevelrl import *") & set(HEAVY)
 
 
 def test_loading_all_first_party_plugins_loads_none_either() -> None:
     """The registry imports the plugins; their heavy libraries wait for the call that needs them."""
-    program = f"import sys, bilevelrl; bilevelrl.registry(); print([m for m in {HEAVY!r} if m in sys.modules])"
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "[]"
+    assert not loaded("import bilevelrl; bilevelrl.registry()") & set(HEAVY)
 
 
 @pytest.mark.parametrize("name", bl.__all__)
 def test_every_public_name_exists(name: str) -> None:
     assert getattr(bl, name) is not None
+
+
+def test_the_names_are_those_that_type_checkers_read() -> None:
+    """One list: `__init__.pyi` serves mypy and the import alike; each name is re-exported, `Name as Name`."""
+    stub = ast.parse(Path(bl.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    aliases = [alias for node in imports for alias in node.names]
+    assert all(alias.asname == alias.name for alias in aliases)
+    assert sorted([*(alias.name for alias in aliases), "__version__"]) == sorted(bl.__all__)
+    for node in imports:
+        home = importlib.import_module(f"bilevelrl.{node.module}")
+        for alias in node.names:
+            assert getattr(bl, alias.name) is getattr(home, alias.name)
+
+
+def test_a_module_does_not_take_the_place_of_a_name() -> None:
+    """`trajectory_gradient` is a module with a function of this name: importing the one must not hide the other."""
+    program = (
+        "import types, bilevelrl, bilevelrl.trajectory_gradient\n"
+        "assert not [n for n in bilevelrl.__all__ if isinstance(getattr(bilevelrl, n), types.ModuleType)]"
+    )
+    assert "bilevelrl.trajectory_gradient" in loaded(program)
+
+
+def test_dir_star_pickle_and_pydoc_know_the_names() -> None:
+    assert set(bl.__all__) <= set(dir(bl))
+    names: dict[str, object] = {}
+    exec("from bilevelrl import *", names)
+    assert set(bl.__all__) <= set(names)
+    assert pickle.loads(pickle.dumps(bl.Cost(samples=3))) == bl.Cost(samples=3)
+    page = pydoc.plain(pydoc.render_doc(bl))
+    assert "class Algorithm" in page
+    assert "value_and_gradient(" in page
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="Algoritm"):
+        _ = bl.Algoritm
+    with pytest.raises(ImportError, match="Algoritm"):
+        exec("from bilevelrl import Algoritm")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_there_under_its_name(name: str) -> None:
+    """The command line's table of commands stands for modules that it has not imported."""
+    command = getattr(importlib.import_module(f"bilevelrl.cli.{COMMANDS[name][0]}"), f"{name}_command")
+    assert command.name == name
 
 
 def test_the_three_protocols_and_what_they_exchange_are_public() -> None:

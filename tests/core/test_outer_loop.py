@@ -152,7 +152,7 @@ def test_optimizer_that_leaves_the_finite_numbers_is_named() -> None:
 
 
 def test_gradient_of_the_wrong_shape_is_the_components_mistake_and_said_so() -> None:
-    with pytest.raises(bl.InputError, match=r"gradient from estimator 'sabotaged' is \(2,\); expected \(4,\)"):
+    with pytest.raises(bl.InputError, match=r"direct part from estimator 'sabotaged' is \(2,\); expected \(4,\)"):
         exact(estimator=Sabotaged("wrong shape")).run(small_problem(), iterations=50)
 
 

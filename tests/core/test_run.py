@@ -59,7 +59,8 @@ def test_history_has_a_row_for_every_iteration_and_its_costs_only_grow(run: bl.R
 def test_saved_run_is_files_that_other_programs_can_read(run: bl.Run, tmp_path: Path) -> None:
     target = run.save(tmp_path / "runs" / "first")
     tables = {"experiment.toml", "history.csv", "summary.json", "environment.json", "state.npz"}
-    assert {path.name for path in target.iterdir()} == tables | {"checkpoint"}
+    assert {path.name for path in target.iterdir()} == tables | {"checkpoint", "run.png"}
+    assert (target / "run.png").read_bytes().startswith(PNG)
     summary = json.loads((target / "summary.json").read_text(encoding="utf-8"))
     assert (summary["status"], summary["iterations"]) == ("BUDGET_SPENT", 12)
     assert summary["figures"]["objective"] == [run.first.hyper.objective, run.objective]
@@ -70,7 +71,7 @@ def test_saved_run_is_files_that_other_programs_can_read(run: bl.Run, tmp_path: 
 
 
 def test_saved_history_keeps_every_digit(run: bl.Run, tmp_path: Path) -> None:
-    rows = history_of(run.save(tmp_path))
+    rows = history_of(run.save(tmp_path, picture=False))
     for column in rows[0]:
         np.testing.assert_array_equal([float(row[column]) for row in rows], run.history[column], err_msg=column)
 
@@ -78,14 +79,15 @@ def test_saved_history_keeps_every_digit(run: bl.Run, tmp_path: Path) -> None:
 def test_saving_again_replaces_the_files(run: bl.Run, tmp_path: Path) -> None:
     run.save(tmp_path)
     shorter = run.algorithm.run(run.problem, iterations=2)
-    shorter.save(tmp_path)
+    shorter.save(tmp_path, picture=False)
     assert len(history_of(tmp_path)) == 3
+    assert not (tmp_path / "run.png").exists()  # it would be that of another run
 
 
 def test_saved_experiment_run_again_from_the_command_line_is_the_same_run_bit_for_bit(
     run: bl.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run.save(tmp_path / "first")
+    run.save(tmp_path / "first", picture=False)
     with pytest.raises(SystemExit) as ended:
         main(["run", str(tmp_path / "first" / "experiment.toml"), "--out", str(tmp_path / "again")])
     assert ended.value.code in (0, None), capsys.readouterr().err
@@ -101,7 +103,7 @@ def test_failed_run_can_be_saved_with_its_last_good_state(tmp_path: Path) -> Non
     problem = bl.problem("synthetic-quadratic", dimension=5)
     run = bl.algorithm("m-sobirl", step_size=1e200).run(problem, iterations=20)
     assert run.status is bl.Status.NON_FINITE
-    summary = json.loads((run.save(tmp_path) / "summary.json").read_text(encoding="utf-8"))
+    summary = json.loads((run.save(tmp_path, picture=False) / "summary.json").read_text(encoding="utf-8"))
     assert summary["status"] == "NON_FINITE"
     assert summary["stopped_by"] == run.stopped_by != ""
     with np.load(tmp_path / "state.npz", allow_pickle=False) as arrays:

@@ -102,15 +102,18 @@ REPLICATES, PER_PAIR = 400, 600
 
 
 @functools.cache
-def restarted_samples(truncation: int | None, common: bool = True, told: float = DISCOUNT) -> bl.Array:
+def restarted_samples(
+    truncation: int | None, common: bool = True, told: float = DISCOUNT, way: str = "rollouts"
+) -> bl.Array:
     """(R, S, A) replicates, each of `PER_PAIR` pairs of continuations from every (s, a).
 
     Args:
         truncation: T, or None for geometric lengths.
         common: whether a pair's continuations share their random numbers.
         told: the discount that the simulator tells, an error where it is not `DISCOUNT`.
+        way: "rollouts", or "visits" for a simulator that adds them up itself.
     """
-    world: Any = OtherDiscount(told)
+    world: Any = OtherDiscount(told) if way == "rollouts" else bl.TabularSimulator(follower().replace(discount=told))
     states, actions = (np.repeat(index.reshape(-1), PER_PAIR) for index in np.indices((STATES, ACTIONS)))
     weights = np.repeat(WEIGHTS.reshape(-1), PER_PAIR) / PER_PAIR
     tables = []
@@ -124,7 +127,7 @@ def restarted_samples(truncation: int | None, common: bool = True, told: float =
 
 
 class OtherDiscount:
-    """A simulator that may tell another discount than its own."""
+    """A simulator that can be restarted, and no more; it may tell another discount than its own."""
 
     def __init__(self, discount: float) -> None:
         inner = bl.TabularSimulator(follower())
@@ -132,41 +135,50 @@ class OtherDiscount:
         self.rollout_from = inner.rollout_from
 
 
+WAYS = ["rollouts", "visits"]
+
+
 @pytest.mark.parametrize("common", [True, False])
 @pytest.mark.parametrize("truncation", [None, 1, 3, 12])
-def test_restarted_occupancy_has_the_exact_mean(truncation, common):
+@pytest.mark.parametrize("way", WAYS)
+def test_restarted_occupancy_has_the_exact_mean(way, truncation, common):
     """Unbiased with a geometric length; with T steps, the exact T-step occupancy."""
-    samples = restarted_samples(truncation, common)
+    samples = restarted_samples(truncation, common, way=way)
     assert largest_t(samples, exact(truncation), exact()) < threshold(REPLICATES)
 
 
-RESTART_FAULTS: dict[str, Callable[[int | None], bl.Array]] = {
-    "weights times 1.01": lambda truncation: 1.01 * restarted_samples(truncation),
-    "weights times 0.99": lambda truncation: 0.99 * restarted_samples(truncation),
-    "γ^{t+1} for γ^t": lambda truncation: DISCOUNT * restarted_samples(truncation),
-    "the discount 1 % too large": lambda truncation: restarted_samples(truncation, told=1.01 * DISCOUNT),
-    "the discount 1 % too small": lambda truncation: restarted_samples(truncation, told=0.99 * DISCOUNT),
+RESTART_FAULTS: dict[str, Callable[..., bl.Array]] = {
+    "weights times 1.01": lambda *case, **way: 1.01 * restarted_samples(*case, **way),
+    "weights times 0.99": lambda *case, **way: 0.99 * restarted_samples(*case, **way),
+    "γ^{t+1} for γ^t": lambda *case, **way: DISCOUNT * restarted_samples(*case, **way),
+    "the discount 1 % too large": lambda *case, **way: restarted_samples(*case, told=1.01 * DISCOUNT, **way),
+    "the discount 1 % too small": lambda *case, **way: restarted_samples(*case, told=0.99 * DISCOUNT, **way),
 }
 
 
 @pytest.mark.parametrize("fault", RESTART_FAULTS)
 @pytest.mark.parametrize("truncation", [None, 12])
-def test_a_planted_fault_of_restarted_occupancy_is_detected(fault, truncation):
-    samples = RESTART_FAULTS[fault](truncation)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_planted_fault_of_restarted_occupancy_is_detected(way, truncation, fault):
+    samples = RESTART_FAULTS[fault](truncation, way=way)
     assert largest_t(samples, exact(truncation), exact()) > threshold(REPLICATES)
 
 
-def test_forgetting_to_truncate_and_truncating_too_early_are_detected():
-    samples = restarted_samples(3)
+@pytest.mark.parametrize("way", WAYS)
+def test_forgetting_to_truncate_and_truncating_too_early_are_detected(way):
+    samples = restarted_samples(3, way=way)
     assert largest_t(samples, exact(4), exact()) > threshold(REPLICATES)
     assert largest_t(samples, exact(2), exact()) > threshold(REPLICATES)
     assert largest_t(samples, exact(), exact()) > threshold(REPLICATES)
 
 
-def test_common_random_numbers_lower_the_variance():
+@pytest.mark.parametrize("way", WAYS)
+def test_common_random_numbers_lower_the_variance(way):
     """The same mean (above), and at most nine tenths of the total variance on this MDP, where 0.7 is typical."""
     for truncation in (None, 12):
-        common, separate = (restarted_samples(truncation, share).var(axis=0, ddof=1).sum() for share in (True, False))
+        common, separate = (
+            restarted_samples(truncation, share, way=way).var(axis=0, ddof=1).sum() for share in (True, False)
+        )
         assert common / separate < 0.9, f"variance ratio {common / separate:.2f}"
 
 
@@ -206,7 +218,7 @@ def test_truncation_bias_is_within_its_bound_on_a_mixing_chain():
 def test_a_geometric_length_costs_what_is_drawn_in_segments():
     """A length rounded up to segments of L has the mean L/(1−γ^L) and deviates by less: 5.4 deviations (7e-8)."""
     states, actions = (np.repeat(index.reshape(-1), 4000) for index in np.indices((STATES, ACTIONS)))
-    world, weights = bl.TabularSimulator(follower()), np.ones(states.size)
+    world, weights = OtherDiscount(DISCOUNT), np.ones(states.size)
     _, drawn = bl.restarted_occupancy(world, POLICY, states, actions, weights, bl.stream(0, "cost"), truncation=None)
     segment = np.ceil(0.5 / (1 - DISCOUNT))
     mean = segment / (1 - DISCOUNT**segment)
@@ -221,14 +233,16 @@ def test_the_segments_of_a_continuation_do_not_show():
     mdp, policy = bl.SoftMDP(array, np.zeros((5, 1)), 0.95, 1.0), np.ones((5, 1))
     visited = []
 
-    class Recorder(bl.TabularSimulator):
+    class Recorder:
+        spec = bl.TabularSimulator(mdp).spec
+
         def rollout_from(self, *args: Any) -> bl.Trajectories:
-            paths = super().rollout_from(*args)
+            paths = bl.TabularSimulator(mdp).rollout_from(*args)
             visited.append(paths.observations[0, :-1])
             return paths
 
     start = np.array([3])
-    bl.restarted_occupancy(Recorder(mdp), policy, start, start * 0, np.ones(1), bl.stream(0, "t"), truncation=140)
+    bl.restarted_occupancy(Recorder(), policy, start, start * 0, np.ones(1), bl.stream(0, "t"), truncation=140)
     walk = np.concatenate(visited)
     assert np.array_equal(walk, (3 + np.tile(np.arange(140), 2)) % 5)
 

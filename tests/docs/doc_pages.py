@@ -29,6 +29,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,9 +101,11 @@ def page(directory: Path) -> Iterator[Page]:
     plugins.registry.cache_clear()
     os.chdir(directory)
     sys.path.insert(0, str(directory))
+    world = Page(directory)
     try:
-        yield Page(directory)
+        yield world
     finally:
+        world.close()
         sys.path.remove(str(directory))
         os.chdir(before)
         for name in set(sys.modules) - modules:
@@ -119,6 +122,13 @@ class Page:
         self.directory = directory
         self.namespace: dict[str, Any] = {"__name__": "__main__"}
         self.printed: str | None = None
+        self._background: list[subprocess.Popen[bytes]] = []
+
+    def close(self) -> None:
+        """End what the page started and left running, the last first."""
+        for process in reversed(self._background):
+            process.terminate()
+            process.wait(timeout=30)
 
     def run(self, block: Block) -> None:
         """Run one block; raises where it fails or its language is unknown."""
@@ -220,6 +230,19 @@ class Page:
             raise ValueError(f"expected `python docs/examples/name.py`, not {shlex.join(words)!r}")
         return self._subprocess([sys.executable, str(ROOT / words[1]), SHORT_ITERATIONS], environment)
 
+    def dask(self, words: list[str], environment: dict[str, str]) -> tuple[int, str]:
+        """Start a scheduler or workers, which run until the page ends: `$ dask scheduler --scheduler-file name …`."""
+        if words[1] not in ("scheduler", "worker") or "--scheduler-file" not in words:
+            raise ValueError(f"expected a scheduler or a worker with a --scheduler-file, not {shlex.join(words)!r}")
+        command = [sys.executable, "-m", "dask", *words[1:]]
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._background.append(subprocess.Popen(command, cwd=self.directory, env=os.environ | environment, **quiet))
+        file = self.directory / words[words.index("--scheduler-file") + 1]
+        deadline = time.monotonic() + 60
+        while not file.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return (0, "") if file.exists() else (1, "the scheduler did not start")
+
     def make(self, words: list[str], environment: dict[str, str]) -> tuple[int, str]:
         """Check that the Makefile has the targets; running `make test` here would never end."""
         targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
@@ -270,6 +293,7 @@ class Page:
 
 COMMANDS: dict[str, Callable[[Page, list[str], dict[str, str]], tuple[int, str]]] = {
     "bilevelrl": Page.bilevelrl,
+    "dask": Page.dask,
     "make": Page.make,
     "pip": Page.pip,
     "pytest": Page.pytest,

@@ -110,7 +110,7 @@ SHARP = {
     "sobirl": ("sobirl", {"groups": 1_000_000, "truncation": 15}),
     "stoc-sobirl, geometric": ("stoc-sobirl", {"batch": 1_000_000}),
     "hpgd, geometric": ("hpgd", {"batch": 1_000_000}),
-    "stoc-sobirl, independent": ("stoc-sobirl", {"batch": 1_000_000, "common_random_numbers": False}),
+    "stoc-sobirl, independent": ("stoc-sobirl", {"batch": 4_000_000, "common_random_numbers": False}),
 }
 COARSE = {
     "sobirl without baseline": ("sobirl", {"groups": 300_000, "truncation": 15, "baseline": False}),
@@ -242,18 +242,41 @@ def test_reward_to_go_lowers_the_variance(baseline: bool) -> None:
     assert np.linalg.norm(to_go.standard_error) < 0.95 * np.linalg.norm(whole.standard_error)
 
 
-@pytest.mark.parametrize("name", ["sobirl", "stoc-sobirl", "hpgd"])
-def test_same_stream_gives_the_same_estimate_and_the_reported_samples_are_the_drawn_ones(name: str) -> None:
-    options = {"groups" if name == "sobirl" else "batch": 50, "truncation": 7}
-    first, second = estimate(name, **options), estimate(name, **options)
+INDEPENDENT = {"common_random_numbers": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("sobirl", {"groups": 50}), *((name, {"batch": 50} | INDEPENDENT) for name in ("stoc-sobirl", "hpgd"))],
+)
+def test_same_stream_gives_the_same_estimate_and_the_reported_samples_are_the_drawn_ones(
+    name: str, options: dict[str, Any]
+) -> None:
+    first, second = (estimate(name, truncation=7, **options) for _ in range(2))
     np.testing.assert_array_equal(first.gradient, second.gradient)
     assert first.cost.samples == 50 * HORIZON * (1 + 2 * 7)
     np.testing.assert_allclose(problem().lower.pullback(X, first.occupancy), first.implicit)
 
 
+@pytest.mark.parametrize("name", ["stoc-sobirl", "hpgd"])
+def test_continuations_that_meet_are_drawn_no_further_and_the_samples_say_so(name: str, monkeypatch: Any) -> None:
+    """What the simulator says it drew for continuations, and the trajectories themselves; fewer than T steps each."""
+    told, original = [], bl.TabularSimulator.signed_visits
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        answer = original(*arguments, **options)
+        told.append(answer[1])
+        return answer
+
+    monkeypatch.setattr(bl.TabularSimulator, "signed_visits", watched)
+    samples = estimate(name, batch=50, truncation=7).cost.samples
+    assert samples == 50 * HORIZON + sum(told)
+    assert samples < 50 * HORIZON * (1 + 2 * 7)
+
+
 def test_batch_and_truncation_grow_with_the_calls() -> None:
     estimator = bl.hypergradient_estimator(
-        "stoc-sobirl", batch=10, truncation=3, batch_growth=1.0, truncation_growth=2.0
+        "stoc-sobirl", batch=10, truncation=3, batch_growth=1.0, truncation_growth=2.0, **INDEPENDENT
     )
     previous, samples = None, []
     for _ in range(3):

@@ -1,7 +1,11 @@
-"""The command line: `bilevelrl run | resume | compare | check | list | show | plugins`."""
+"""The command line: `bilevelrl run | resume | compare | check | list | show | plugins`.
+
+A command is imported when it is asked for, and nothing of the framework before that.
+"""
 
 from __future__ import annotations
 
+import importlib
 import sys
 import warnings
 from collections.abc import Sequence
@@ -10,25 +14,35 @@ from typing import Any
 import click
 
 import bilevelrl
-from bilevelrl.checkpoint import CheckpointWarning
-from bilevelrl.cli.catalogue import list_command, plugins_command, show_command
-from bilevelrl.cli.check import check_command
-from bilevelrl.cli.compare import compare_command
-from bilevelrl.cli.resume import resume_command
-from bilevelrl.cli.run import INTERRUPTED, run_command
-from bilevelrl.outer_loop import StepFailed
-from bilevelrl.plugins import PluginWarning
-from bilevelrl.validation import InputError
+from bilevelrl.cli.exit_statuses import BAD_INPUT, FAILED, INTERRUPTED
+from bilevelrl.notices import Notice
 
-BAD_INPUT = 2
-SENTENCES = (PluginWarning, CheckpointWarning)
-"""Warnings that speak for themselves."""
-OPTIONS = ("out",)
-"""Arguments of Python that the command line spells with dashes."""
+COMMANDS = {
+    "check": ("check", "Hold a component, a problem or an algorithm to its laws."),
+    "compare": ("compare", "Compare algorithms on a problem, with the same budget."),
+    "list": ("catalogue", "List what is registered."),
+    "plugins": ("catalogue", "List the plugins that were found, and which failed."),
+    "resume": ("resume", "Go on with a run, or the runs of several seeds, as if nothing had stopped."),
+    "run": ("run", "Run an algorithm on a problem."),
+    "show": ("catalogue", "Show what something registered does, and its options."),
+}
+"""Each command's module, which defines `<name>_command`, and what it does."""
 
 
 class _Commands(click.Group):
-    """Ctrl-C outside of a run's iterations, which save what they have, ends with the same exit status as there."""
+    """Stands for its commands by their names and one line each, and imports one when it is asked for.
+
+    Ctrl-C outside of a run's iterations, which save what they have, ends with the same exit status as there.
+    """
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in COMMANDS:
+            module = importlib.import_module(f"bilevelrl.cli.{COMMANDS[name][0]}")
+            command = getattr(module, f"{name}_command")
+        return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -44,30 +58,28 @@ def cli() -> None:
     """Bilevel reinforcement learning: a leader tunes rewards or dynamics, a follower answers optimally."""
 
 
-cli.add_command(run_command)
-cli.add_command(compare_command)
-cli.add_command(resume_command)
-cli.add_command(check_command)
-cli.add_command(list_command)
-cli.add_command(show_command)
-cli.add_command(plugins_command)
+for _name, (_, _words) in COMMANDS.items():
+    cli.add_command(click.Command(_name, short_help=_words))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input is one line on standard error and exit status 2."""
     warnings.showwarning = _show_warning
-    for category in SENTENCES:
-        warnings.simplefilter("always", category)
+    warnings.simplefilter("always", Notice)
     try:
         cli.main(args=arguments, prog_name="bilevelrl")
-    except (InputError, StepFailed) as error:
-        text = f"--{error}" if isinstance(error, InputError) and getattr(error, "field", "") in OPTIONS else error
-        click.echo(f"Error: {text}", err=True)
+    except SystemExit:
+        raise
+    except bilevelrl.WorkerLost as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(FAILED)
+    except (bilevelrl.InputError, bilevelrl.StepFailed) as error:
+        click.echo("\n".join([f"Error: {error}", *getattr(error, "__notes__", [])]), err=True)
         sys.exit(BAD_INPUT)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    if issubclass(category, SENTENCES):
+    if issubclass(category, Notice):
         click.echo(f"Warning: {message}", err=True)
     elif not issubclass(category, DeprecationWarning):
         click.echo(f"Warning: {category.__name__}: {message}", err=True)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bilevelrl import comparison_report as report
-from bilevelrl.cli.run import parse_option
-from bilevelrl.comparison import DEFAULT_CHECKPOINTS, DEFAULT_GRID, Comparison, Progress, compare
+from bilevelrl.cli.run import parse_option, runs_progress
+from bilevelrl.comparison import DEFAULT_CHECKPOINTS, DEFAULT_GRID, Comparison, compare
 from bilevelrl.comparison_picture import CENTRES
 from bilevelrl.experiment import ROLES, Experiment
 from bilevelrl.run_directory import writable
 from bilevelrl.validation import InputError, UnknownNameError
 
 EXAMPLE = "NAME.KEY=VALUE, such as m-sobirl.sweeps=20"
-QUIET_LINES = 10
 
 
 @click.command("compare")
@@ -76,7 +73,7 @@ def compare_command(
         # Before the runs, not after them: a directory that cannot be made must not cost an hour of computing.
         with writable(out):
             out.mkdir(parents=True, exist_ok=True)
-    with _progress() as progress:
+    with runs_progress() as progress:
         comparison = compare(
             {"name": problem} | own,
             algorithms,
@@ -146,27 +143,6 @@ def _factors(grid: str) -> list[float]:
         return [float(word) for word in grid.split(",")]
     except ValueError:
         raise InputError("--grid", repr(grid), "factors with commas between them, such as 0.1,1,10") from None
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on a terminal; elsewhere a few quiet lines."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-
-        def quiet(done: int, total: int) -> None:
-            if done % max(1, total // QUIET_LINES) == 0 or done == total:
-                click.echo(f"run {done:>6,} of {total:,}", err=True)
-
-        yield quiet
-        return
-    with Bar(TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task("")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _print(comparison: Comparison) -> None:

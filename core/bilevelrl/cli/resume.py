@@ -6,29 +6,52 @@ from pathlib import Path
 
 import click
 
-from bilevelrl.cli.run import checkpoint_options, end, progress, stopped_by_signals
-from bilevelrl.run_directory import read_settings
-from bilevelrl.saved_runs import resume_run
+from bilevelrl.cli.log import log_option, loggers
+from bilevelrl.cli.run import (
+    JOBS,
+    checkpoint_options,
+    end,
+    end_seeds,
+    one_run_only,
+    progress,
+    runs_progress,
+    stopped_by_signals,
+)
+from bilevelrl.run_directory import read_experiment
+from bilevelrl.saved_runs import resume_run, resume_seeds
+from bilevelrl.seeds import seeds_in
 
 
 @click.command("resume")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--iterations", type=int, help="The largest number of updates of x, those made included.")
 @checkpoint_options
+@log_option
+@click.option("--jobs", "-j", type=int, default=1, show_default=True, help=JOBS)
 def resume_command(
-    directory: Path, iterations: int | None, checkpoint_every: int | None, checkpoint_seconds: float
+    directory: Path,
+    iterations: int | None,
+    checkpoint_every: int | None,
+    checkpoint_seconds: float | None,
+    logs: tuple[str, ...],
+    jobs: int,
 ) -> None:
-    """Go on with the run in DIRECTORY, as if it had never stopped.
+    """Go on with the run in DIRECTORY, as if it had never stopped, or with those of all its seeds.
 
     It is what `bilevelrl run --out DIRECTORY` wrote, whatever ended it.
     """
-    wanted = read_settings(directory)["iterations"] if iterations is None else iterations
-    with progress(wanted) as callback, stopped_by_signals() as signals:
-        run = resume_run(
-            directory,
-            iterations=iterations,
-            callback=callback,
-            checkpoint_every=checkpoint_every,
-            checkpoint_seconds=checkpoint_seconds,
-        )
-    end(run, directory, signals)
+    often = {"checkpoint_every": checkpoint_every, "checkpoint_seconds": checkpoint_seconds}
+    seeds = seeds_in(directory)
+    if seeds:
+        one_run_only(logs)
+        with stopped_by_signals(directory, ()) as signals:
+            with runs_progress() as told:
+                runs = resume_seeds(directory, iterations=iterations, **often, jobs=jobs, progress=told)
+            end_seeds(runs, len(seeds), directory, signals)
+        return
+    wanted = read_experiment(directory).iterations if iterations is None else iterations
+    watching = loggers(logs, directory)
+    with stopped_by_signals(directory, logs) as signals:
+        with progress(wanted) as bar:
+            run = resume_run(directory, iterations=iterations, callback=[bar, *watching], **often, jobs=jobs)
+        end(run, directory, logs, signals)

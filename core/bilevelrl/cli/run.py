@@ -16,30 +16,31 @@ from typing import Any
 import attrs
 import click
 
+from bilevelrl.cli.exit_statuses import FAILED, INTERRUPTED, TERMINATED
+from bilevelrl.cli.log import log_option, loggers
 from bilevelrl.composition import compose
-from bilevelrl.experiment import ROLES, SETTINGS, TABLES, Experiment, check_setting
+from bilevelrl.directory_lock import directory_words
+from bilevelrl.experiment import INTERVALS, ROLES, SETTINGS, TABLES, Experiment, check_setting
 from bilevelrl.history import OuterState
-from bilevelrl.outer_loop import Callback
 from bilevelrl.plugins import registry
 from bilevelrl.protocols import Status
 from bilevelrl.run import Run
-from bilevelrl.run_directory import SUMMARY, writable
-from bilevelrl.validation import InputError, UnknownNameError
+from bilevelrl.run_directory import PICTURE, SUMMARY, holds_run, writable
+from bilevelrl.seeds import PREFIX, TABLE, figures, seeds_in
+from bilevelrl.validation import InputError, UnknownNameError, check_count
+from bilevelrl.workers import Progress
 
-INTERRUPTED = 130
-FAILED = 1
 QUIET_LINES = 10
-TERMINATED = 143
+JOBS = "Processes that share seeds, sample batches and contexts. The results do not depend on it."
 WRITTEN = "experiment.toml, environment.json, history.csv, summary.json, state.npz, checkpoint"
 
 
 def checkpoint_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say how often a run is written."""
+    """The options that say how often a run is written; what is not given is as in the file, or as before."""
     every = click.option("--checkpoint-every", type=int, metavar="K", help="Write a checkpoint every K iterations.")
     seconds = click.option(
         "--checkpoint-seconds",
         type=float,
-        default=30.0,
         metavar="T",
         help="Write a checkpoint where the last one is T seconds old (default 30).",
     )
@@ -61,9 +62,12 @@ def checkpoint_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--iterations", type=int, help="The largest number of updates of x (default 500).")
 @click.option("--seed", type=int, help="Keys every random stream of the run (default 0).")
+@click.option("--seeds", type=int, metavar="N", help="N runs, with seeds from --seed on, and a table of them all.")
 @click.option("--tolerance", type=float, help="Stop at this distance from stationarity (default 0: never).")
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Write the run here while it goes on.")
 @checkpoint_options
+@log_option
+@click.option("--jobs", "-j", type=int, default=1, show_default=True, help=JOBS)
 def run_command(
     problem: str,
     algorithm: str | None,
@@ -73,10 +77,13 @@ def run_command(
     changes: tuple[str, ...],
     iterations: int | None,
     seed: int | None,
+    seeds: int | None,
     tolerance: float | None,
     out: Path | None,
     checkpoint_every: int | None,
-    checkpoint_seconds: float,
+    checkpoint_seconds: float | None,
+    logs: tuple[str, ...],
+    jobs: int,
 ) -> None:
     """Run an algorithm on PROBLEM, a registered name or a TOML file.
 
@@ -84,37 +91,83 @@ def run_command(
     """
     names = {"algorithm": algorithm, "lower": lower, "estimator": estimator, "upper": upper}
     settings = {"iterations": iterations, "seed": seed, "tolerance": tolerance}
+    settings |= {"checkpoint_every": checkpoint_every, "checkpoint_seconds": checkpoint_seconds}
     experiment = _experiment(problem, names, changes, settings)
     built_problem, built_algorithm = compose(experiment, registry())
-    with progress(experiment.iterations) as callback, stopped_by_signals() as signals:
-        run = built_algorithm.run(
-            built_problem,
-            iterations=experiment.iterations,
-            seed=experiment.seed,
-            tolerance=experiment.tolerance,
-            callback=callback,
-            out=out,
-            checkpoint_every=checkpoint_every,
-            checkpoint_seconds=checkpoint_seconds,
-        )
-    end(run, out, signals)
+    if seeds is not None:
+        check_count("--seeds", seeds)
+        one_run_only(logs)
+        with stopped_by_signals(out, ()) as signals:
+            with runs_progress() as told:
+                runs = built_algorithm.run_seeds(
+                    built_problem,
+                    seeds=range(experiment.seed, experiment.seed + seeds),
+                    iterations=experiment.iterations,
+                    tolerance=experiment.tolerance,
+                    **experiment.intervals,
+                    out=out,
+                    jobs=jobs,
+                    progress=told,
+                )
+            end_seeds(runs, seeds, out, signals)
+        return
+    watching = loggers(logs, out)
+    with stopped_by_signals(out, logs) as signals:
+        with progress(experiment.iterations) as bar:
+            run = built_algorithm.run(
+                built_problem,
+                **experiment.settings,
+                **experiment.intervals,
+                callback=[bar, *watching],
+                out=out,
+                jobs=jobs,
+            )
+        end(run, out, logs, signals)
 
 
-def end(run: Run, out: Path | None, signals: list[int]) -> None:
+def one_run_only(logs: tuple[str, ...]) -> None:
+    """Raise `InputError` where several runs would write one log."""
+    if logs:
+        raise InputError("--log", repr(logs[0]), "one run, not several seeds; `--out` keeps the history of each")
+
+
+def end(run: Run, out: Path | None, logs: tuple[str, ...], signals: list[int]) -> None:
     """Report a run, draw it into its directory, and leave with its exit status."""
     _report(run)
     if out is not None:
         _draw(run, out)
-    if run.status is Status.INTERRUPTED:
-        if out is not None:
-            click.echo(f"Interrupted: go on with `bilevelrl resume {shlex.quote(str(out))}`", err=True)
-        sys.exit(TERMINATED if signal.SIGTERM in signals else INTERRUPTED)
-    if not run.status.usable:
+    leave(run.status is Status.INTERRUPTED, not run.status.usable, out, logs, signals)
+
+
+def leave(interrupted: bool, failed: bool, out: Path | None, logs: tuple[str, ...], signals: list[int]) -> None:
+    """End with the exit status of what has happened, having said how to go on."""
+    if interrupted:
+        _leave_interrupted(out, logs, signals)
+    if failed:
         sys.exit(FAILED)
 
 
+def end_seeds(runs: list[Run], wanted: int, out: Path | None, signals: list[int]) -> None:
+    """Report the runs of several seeds, and leave with their exit status."""
+    if runs:
+        _report_seeds(runs)
+    if out is not None and runs:
+        click.echo(f"  saved to {out}: {TABLE}, and for each seed, as in {PREFIX}{runs[0].seed}: {WRITTEN}")
+    interrupted = len(runs) < wanted or any(run.status is Status.INTERRUPTED for run in runs)
+    leave(interrupted, any(not run.status.usable for run in runs), out, (), signals)
+
+
+def _leave_interrupted(out: Path | None, logs: tuple[str, ...], signals: list[int]) -> None:
+    if out is None or not (holds_run(out) or seeds_in(out)):
+        click.echo("Interrupted: nothing was saved.", err=True)
+    else:
+        words = ["bilevelrl", "resume", str(out), *(word for log in logs for word in ("--log", log))]
+        click.echo(f"Interrupted: go on with `{shlex.join(words)}`", err=True)
+    sys.exit(TERMINATED if signal.SIGTERM in signals else INTERRUPTED)
+
+
 @contextlib.contextmanager
-def stopped_by_signals() -> Iterator[list[int]]:
+def stopped_by_signals(out: Path | None, logs: tuple[str, ...]) -> Iterator[list[int]]:
     """SIGTERM ends the run as Ctrl-C does, after the last complete iteration; the signals that came."""
     came: list[int] = []
 
@@ -128,11 +181,8 @@ def stopped_by_signals() -> Iterator[list[int]]:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield came
-    except KeyboardInterrupt:  # outside of the iterations
-        if came:
-            click.echo("Terminated.", err=True)
-            sys.exit(TERMINATED)
-        raise
+    except KeyboardInterrupt:  # outside of the iterations, or while they were being saved
+        _leave_interrupted(out, logs, came)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -172,8 +222,8 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
         raise InputError("--set", repr(change), "KEY=VALUE, such as lower.sweeps=20")
     if table not in TABLES:
         raise UnknownNameError(f"the part before the dot in --set {change!r}", table, TABLES)
-    if key in SETTINGS and table == "algorithm":
-        raise InputError("--set", repr(change), f"the option --{key}")
+    if key in SETTINGS | INTERVALS and table == "algorithm":
+        raise InputError("--set", repr(change), f"the option --{key.replace('_', '-')}")
     return table, key, value
 
 
@@ -195,7 +245,7 @@ def _parse_value(text: str) -> Any:
 
 
 @contextlib.contextmanager
-def progress(iterations: int) -> Iterator[Callback]:
+def progress(iterations: int) -> Iterator[Callable[[OuterState], None]]:
     """A bar on a terminal; elsewhere a few quiet lines."""
     from rich.console import Console
 
@@ -223,6 +273,27 @@ def progress(iterations: int) -> Iterator[Callback]:
         yield draw
 
 
+@contextlib.contextmanager
+def runs_progress() -> Iterator[Progress]:
+    """Of several runs: a bar on a terminal; elsewhere a few quiet lines."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+
+        def quiet(done: int, total: int) -> None:
+            if done % max(1, total // QUIET_LINES) == 0 or done == total:
+                click.echo(f"run {done:>6,} of {total:,}", err=True)
+
+        yield quiet
+        return
+    with Bar(TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def _figures(state: OuterState) -> str:
     norm = math.hypot(*state.hyper.gradient.tolist())  # which scales: 1e200 has a norm, though not a square
     return f"objective {state.hyper.objective:.6g}  gradient norm {norm:.3g}"
@@ -245,13 +316,39 @@ def _report(run: Run) -> None:
         console.print(f"  [bold]{label}[/bold]  {text}", soft_wrap=True, highlight=False)
 
 
+def _report_seeds(runs: list[Run]) -> None:
+    """A row for each seed, then the mean and the standard deviation of each figure."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    every = figures(runs)
+    shown = [label for label in every if not label.startswith(" ")]
+    shown = [*shown[: shown.index("objective")][:2], "objective", "distance to stationarity"]
+    columns = {label.removeprefix("distance to "): every[label] for label in shown}
+    title = f"{runs[0].algorithm.name} on {runs[0].problem.name}, {len(runs)} seeds"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("seed", justify="right")
+    for label in columns:
+        table.add_column(label, justify="right")
+    table.add_column("status")
+    for index, run in enumerate(runs):
+        told = [f"{values[index]:.5g}" for values in columns.values()]
+        table.add_row(str(run.seed), *told, run.status.name.lower().replace("_", " "), end_section=run is runs[-1])
+    table.add_row("mean", *(f"{values.mean():.5g}" for values in columns.values()))
+    if len(runs) > 1:
+        table.add_row("deviation", *(f"{values.std(ddof=1):.3g}" for values in columns.values()))
+    Console().print(table)
+
+
 def _draw(run: Run, out: Path) -> None:
     if not (out / SUMMARY).exists():
-        raise InputError("--out", repr(str(out)), "a directory that can be written, to its end")
+        kept = f"its last good checkpoint is kept: go on with `bilevelrl resume {shlex.quote(str(out))}`"
+        raise InputError(directory_words(out), "not written to the run's end", f"one that can be written; {kept}")
     written = WRITTEN
     with writable(out):
         try:
-            picture = run.plot(out / "run.png")
+            picture = run.plot(out / PICTURE)
         except InputError as error:
             click.echo(f"No picture: {error}", err=True)
         else:

@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 
 from bilevelrl.bellman import Linearization
-from bilevelrl.simulators import FollowerSpec, Step, SupportsRestart, Trajectories
+from bilevelrl.simulators import FollowerSpec, Step, SupportsRestart, SupportsVisits, Trajectories
 from bilevelrl.testing.violation import NotApplicable
 from bilevelrl.transitions import DenseTransitions, SparseTransitions, Transitions
 from bilevelrl.validation import Array, Indices
@@ -82,6 +82,11 @@ class _CountedDense(_Counted, DenseTransitions):  # type: ignore[override]
 class _CountedSparse(_Counted, SparseTransitions):
     """Counts, and passes for the sparse kernel that it stands for."""
 
+    @property
+    def chains(self) -> Any:  # type: ignore[override]
+        """Which entries the chains have, not what is in them."""
+        return self.original.chains
+
 
 def counted_transitions(original: Transitions, tally: Tally) -> Transitions:
     """The same kernel, of the same class as far as `isinstance` can tell."""
@@ -140,12 +145,14 @@ def counting_linear_algebra(tally: Tally) -> Iterator[None]:
 
 
 class CountingSimulator:
-    """A simulator that counts the transitions it hands out; it can be restarted where the original can."""
+    """A simulator that counts the transitions it hands out, or says it drew; it can do what the original can."""
 
     def __init__(self, original: Any, tally: Tally) -> None:
         self._original, self._tally = original, tally
         if isinstance(original, SupportsRestart):
             self.rollout_from = self._rollout_from
+        if isinstance(original, SupportsVisits):
+            self.signed_visits = self._signed_visits
 
     @property
     def spec(self) -> FollowerSpec:
@@ -176,3 +183,8 @@ class CountingSimulator:
         drawn: Trajectories = self._original.rollout_from(observations, actions, policy, horizon, rng)
         self._tally.samples += drawn.samples
         return drawn
+
+    def _signed_visits(self, *arguments: Any, **options: Any) -> tuple[Array, int]:
+        table, drawn = self._original.signed_visits(*arguments, **options)
+        self._tally.samples += drawn
+        return table, drawn

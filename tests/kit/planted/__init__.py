@@ -110,6 +110,7 @@ LINEAR = ("pullback_is_linear",)
 VALID = ("model_is_valid",)
 FUNCTION = ("model_is_a_function_of_x",)
 SIMULATES = ("simulator_agrees_with_the_model",)
+VISITS = ("visits_agree_with_the_model",)
 REPEATS = ("simulator_repeats_itself",)
 OBJECTIVE = ("objective_gradients_are_derivatives",)
 LOSS = ("loss_gradient_is_the_derivative",)
@@ -1138,6 +1139,24 @@ FOLLOWERS = _faults(
         _by_trajectories(problems.SimulatorNeverEnds),
         SIMULATES,
         "No step is terminated, though the model's last state absorbs.",
+    ),
+    (
+        "simulator overstates visits",
+        _by_trajectories(problems.SimulatorOverstatesVisits),
+        VISITS,
+        "The sums of visits are three tenths too large.",
+    ),
+    (
+        "simulator cuts random lengths",
+        _by_trajectories(problems.SimulatorCutsRandomLengths),
+        VISITS,
+        "A continuation of random length has two steps.",
+    ),
+    (
+        "simulator adds up visits by itself",
+        _by_trajectories(problems.SimulatorVisitsByItself),
+        VISITS,
+        "The generator that it is given is not used for continuations.",
     ),
     (
         "simulator seeds itself",

@@ -365,6 +365,43 @@ class _KeepsItsGenerator(_Changed):
         return self.kept
 
 
+class _VisitsTooLarge(bl.TabularSimulator):
+    """Its sums of visits are too large."""
+
+    def signed_visits(self, *arguments, **options):
+        table, drawn = super().signed_visits(*arguments, **options)
+        return 1.3 * table, drawn
+
+
+class _VisitsWithoutTheRest(bl.TabularSimulator):
+    """Where it should draw a random length it takes two steps."""
+
+    def signed_visits(self, *arguments, truncation, common_random_numbers):
+        return super().signed_visits(
+            *arguments, truncation=truncation or 2, common_random_numbers=common_random_numbers
+        )
+
+
+class _VisitsByItsOwnGenerator(bl.TabularSimulator):
+    def signed_visits(self, observations, actions, weights, policy, rng, **options):
+        return super().signed_visits(observations, actions, weights, policy, np.random.default_rng(), **options)
+
+
+class SimulatorOverstatesVisits(FixedKernelFollower):
+    def simulator(self, x):
+        return _VisitsTooLarge(self.model(x))
+
+
+class SimulatorCutsRandomLengths(FixedKernelFollower):
+    def simulator(self, x):
+        return _VisitsWithoutTheRest(self.model(x))
+
+
+class SimulatorVisitsByItself(FixedKernelFollower):
+    def simulator(self, x):
+        return _VisitsByItsOwnGenerator(self.model(x))
+
+
 class SimulatorPaysForTheNextState(FixedKernelFollower):
     def simulator(self, x):
         return _PaysForTheNextState(self.model(x))

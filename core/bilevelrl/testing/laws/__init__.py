@@ -10,6 +10,7 @@ from bilevelrl.testing.laws import (
     optimizer_laws,
     problem_laws,
     sampling_laws,
+    simulator_laws,
     solver_laws,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "optimizer_laws",
     "problem_laws",
     "sampling_laws",
+    "simulator_laws",
     "solver_laws",
 ]

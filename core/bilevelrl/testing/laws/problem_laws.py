@@ -11,10 +11,9 @@ from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.component_registry import Kind
 from bilevelrl.occupancy import DenseOccupancy
 from bilevelrl.protocols import PolicyObjective, SupportsModel, SupportsSampling, TrajectoryObjective
-from bilevelrl.testing.exact import dense_kernel, point_of, solved
+from bilevelrl.testing.exact import point_of, solved
 from bilevelrl.testing.law import law
 from bilevelrl.testing.question import rng_of
-from bilevelrl.testing.snapshots import arrays_of
 from bilevelrl.testing.violation import NotApplicable, expect, expect_close, expect_same
 from bilevelrl.validation import Array
 
@@ -155,7 +154,7 @@ def _shape(subject: Any, x: Array) -> tuple[int, int]:
     return spec.states, spec.actions
 
 
-def _policies(subject: Any, x: Array) -> list[Array]:
+def policies_at(subject: Any, x: Array) -> list[Array]:
     """Inside the simplex, where f is smooth: the follower's own where there is a model, and one drawn."""
     rng, shape = rng_of(24), _shape(subject, x)
     drawn = 0.5 * rng.dirichlet(np.ones(shape[1]), size=shape[0]) + 0.5 / shape[1]
@@ -172,7 +171,7 @@ def objective_gradients_are_derivatives(subject: Any, problem: Any = None) -> No
     """
     rng = rng_of(25)
     for x in _points(subject)[:2]:
-        for policy in _policies(subject, x):
+        for policy in policies_at(subject, x):
             value, by_x, by_policy = subject.objective.value_and_gradients(x, policy)
             direction = _unit(rng, x.size)
 
@@ -199,7 +198,7 @@ def loss_gradient_is_the_derivative(subject: Any, problem: Any = None) -> None:
     """The gradient of `loss_and_gradient` is that of the mean loss of the same trajectories, by central differences."""
     objective, x = subject.objective, point_of(subject)
     groups = 7
-    policy = _policies(subject, x)[0]
+    policy = policies_at(subject, x)[0]
     drawn = subject.lower.simulator(x).rollout(policy, groups * objective.trajectories, objective.horizon, rng_of(26))
 
     def mean_loss(point: Array) -> float:
@@ -252,7 +251,7 @@ def _asked(subject: Any, x: Array, policy: Array, weights: Array, after: Array) 
 def inputs_are_not_mutated(subject: Any, problem: Any = None) -> None:
     """`pullback`, the objective and the projection leave x, π and the occupancy as they were."""
     rng, x = rng_of(34), 3 * point_of(subject) + 1.0
-    policy = _policies(subject, point_of(subject))[0]
+    policy = policies_at(subject, point_of(subject))[0]
     policy = 0.01 * policy + 0.99 * np.eye(policy.shape[1])[policy.argmax(axis=1)]
     weights = rng.normal(size=policy.shape)
     after = np.asarray(rng.normal(size=policy.shape[0]))
@@ -267,7 +266,7 @@ def inputs_are_not_mutated(subject: Any, problem: Any = None) -> None:
 def calls_are_independent(subject: Any, problem: Any = None) -> None:
     """What the problem answers does not depend on what it was asked before."""
     rng, (x, other, *_) = rng_of(35), _points(subject)
-    policy = _policies(subject, x)[0]
+    policy = policies_at(subject, x)[0]
     weights, after = rng.normal(size=policy.shape), np.asarray(rng.normal(size=policy.shape[0]))
     expected = _asked(subject, x, policy, weights, np.asarray(after))
     _asked(subject, other, np.roll(policy, 1, axis=0), -weights, np.asarray(after + 1.0))
@@ -279,7 +278,7 @@ def calls_are_independent(subject: Any, problem: Any = None) -> None:
 def memory_layout_does_not_matter(subject: Any, problem: Any = None) -> None:
     """Column-major and strided arrays of the same numbers give the same answers, to rounding."""
     rng, x = rng_of(36), point_of(subject)
-    policy = _policies(subject, x)[0]
+    policy = policies_at(subject, x)[0]
     weights, after = rng.normal(size=policy.shape), np.asarray(rng.normal(size=policy.shape[0]))
     expected = _asked(subject, x, policy, weights, after)
     strided = np.repeat(x, 2)[::2]
@@ -287,72 +286,6 @@ def memory_layout_does_not_matter(subject: Any, problem: Any = None) -> None:
     for name, array in came.items():
         size = 1 + float(np.abs(expected[name]).max(initial=0.0))
         expect_close(f"{name} with arrays laid out otherwise", array, expected[name], 1e-9 * size)
-
-
-@law(PROBLEM, with_simulator)
-def simulator_repeats_itself(subject: Any, problem: Any = None) -> None:
-    """The same generator gives the same trajectories, bit for bit, and x is left as it was."""
-    x = point_of(subject)
-    kept, policy = x.copy(), _policies(subject, x)[0]
-    first = subject.lower.simulator(x).rollout(policy, 20, 10, rng_of(31))
-    again = subject.lower.simulator(x).rollout(policy, 20, 10, rng_of(31))
-    for name, array in arrays_of(first, "trajectories"):
-        expect_same(f"{name} drawn again", dict(arrays_of(again, "trajectories"))[name], array)
-    expect_same("x after simulator(x)", x, kept)
-
-
-@law(PROBLEM, with_model, with_simulator)
-def simulator_agrees_with_the_model(subject: Any, problem: Any = None) -> None:
-    """Visited frequencies are P's and ρ's, rewards are r's, and only absorbing states end an episode.
-
-    Each count is compared with its binomial expectation at five standard errors.
-    """
-    x = point_of(subject)
-    mdp, simulator = subject.lower.model(x), subject.lower.simulator(x)
-    spec = simulator.spec
-    told = {"states": mdp.states, "actions": mdp.actions, "discount": mdp.discount, "temperature": mdp.temperature}
-    for name, expected in told.items():
-        expect_close(f"spec.{name}", getattr(spec, name), expected, 0)
-    policy = np.full((mdp.states, mdp.actions), 1.0 / mdp.actions)
-    drawn = simulator.rollout(policy, TRAJECTORIES, HORIZON, rng_of(32))
-    before, taken, after = drawn.observations[:, :-1], drawn.actions, drawn.observations[:, 1:]
-    paid = np.abs(drawn.rewards - mdp.rewards[before, taken])
-    worst = np.unravel_index(int(paid.argmax()), paid.shape)
-    s, a = int(before[worst]), int(taken[worst])
-    came, wanted = float(drawn.rewards[worst]), float(mdp.rewards[s, a])
-    expect_close(f"the reward of action {a} in state {s}", came, wanted, 1e-9 * (1 + abs(wanted)))
-    measure = np.ones(mdp.rewards.shape) if mdp.reference is None else mdp.reference
-    expect_close("spec.reference", np.ones(mdp.rewards.shape) if spec.reference is None else spec.reference, measure, 0)
-    starts = np.bincount(drawn.observations[:, 0], minlength=mdp.states)
-    _compare_counts("starts in state", starts[None].astype(float), mdp.initial[None])
-    _compare_counts("actions in state", _counts(before, taken, mdp.states, mdp.actions), policy)
-    pairs = before * mdp.actions + taken
-    kernel = dense_kernel(mdp).reshape(-1, mdp.states)
-    _compare_counts("transitions from (s, a)", _counts(pairs, after, mdp.states * mdp.actions, mdp.states), kernel)
-    _compare_ends(simulator, mdp, policy)
-
-
-def _counts(rows: Any, columns: Any, height: int, width: int) -> Array:
-    flat = np.bincount((rows * width + columns).reshape(-1), minlength=height * width)
-    return np.asarray(flat.reshape(height, width), float)
-
-
-def _compare_counts(what: str, counts: Array, chances: Array) -> None:
-    """Counts of a row against its probabilities; one that cannot happen must not have."""
-    totals = counts.sum(axis=1, keepdims=True)
-    expected = totals * chances
-    allowed = CONFIDENCE * np.sqrt(expected * (1 - chances)) + CONFIDENCE**2 * (chances > 0) + 1e-6
-    expect_close(f"the number of {what}", counts, expected, allowed)
-
-
-def _compare_ends(simulator: Any, mdp: Any, policy: Array) -> None:
-    rng = rng_of(33)
-    here = simulator.reset(200, rng)
-    for _ in range(HORIZON):
-        step = simulator.step(rng.integers(mdp.actions, size=here.size), rng)
-        here = step.observations
-        expected = mdp.transitions.absorbing[here]
-        expect_same("terminated, beside which states absorb", step.terminated, expected)
 
 
 @law(PROBLEM, with_model)

@@ -1,0 +1,36 @@
+"""`--log`: from the name of a logger to a callback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from bilevelrl.callbacks import Callback
+from bilevelrl.tensorboard_log import TensorBoard
+from bilevelrl.validation import InputError, UnknownNameError
+
+LOGGERS: dict[str, Callable[[Path], Callback]] = {"tensorboard": TensorBoard}
+
+log_option = click.option(
+    "--log",
+    "logs",
+    metavar="NAME[=DIR]",
+    multiple=True,
+    help="Log every iteration: `tensorboard`, into DIR or else into a folder of --out. Repeatable.",
+)
+
+
+def loggers(logs: tuple[str, ...], out: Path | None) -> list[Callback]:
+    """The callbacks that `--log` asks for; raises `InputError` for a name or a directory that is missing."""
+    made = []
+    for log in logs:
+        name, given, text = log.partition("=")
+        if name not in LOGGERS:
+            raise UnknownNameError("--log", name, LOGGERS)
+        directory = Path(text) if text else None if given or out is None else out / name
+        if directory is None:
+            raise InputError("--log", repr(log), f"a directory, such as {name}=runs/log, or the option --out")
+        made.append(LOGGERS[name](directory))
+    return made

@@ -1,0 +1,5 @@
+"""Warnings for whoever runs a command, as opposed to whoever writes the code."""
+
+
+class Notice(UserWarning):
+    """A warning in a sentence of its own: the command line shows it each time, without the class and the line."""

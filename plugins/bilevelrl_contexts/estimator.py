@@ -1,0 +1,210 @@
+"""Any hyper-gradient estimator, context by context."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+
+import bilevelrl as bl
+from bilevelrl_contexts.answers import Answer, below
+from bilevelrl_contexts.inner import (
+    SEVERITY,
+    OfInner,
+    check_contexts,
+    is_mapping,
+    is_sum,
+    problem_of,
+    stream_or_idle,
+    streams,
+    total,
+    worst,
+)
+
+
+@attrs.frozen
+class PerContextEstimator:
+    """Differentiates each context's objective by itself, in a task for the workers in force (`bilevelrl.use_jobs`).
+
+        ∇φ(x) = Σ_c w_c ∇φ_c(x)
+
+    with `φ_c = f_c(x, π*_c(x))`; likewise the direct part, the implicit part, the objective and the signed occupancy
+    `w_c r̄_c` in the rows of c. Residual and status are the worst, counts the sum over the contexts. A stochastic
+    estimator draws a batch for each context, not one for all: strata, whose errors are independent,
+    `SE² = Σ_c w_c² SE_c²`. What has no weight is not asked. A problem without contexts, or with an objective that is no
+    sum over them, is differentiated as the estimator inside does it.
+
+    Args:
+        estimator: the name of a hyper-gradient estimator.
+        options: its options.
+    """
+
+    name: ClassVar[str] = "per-context"
+    requires: ClassVar[type] = OfInner(bl.SupportsModel)  # type: ignore[assignment]  # a type, on either side
+    requires_objective: ClassVar[type] = OfInner(bl.PolicyObjective)  # type: ignore[assignment]
+
+    estimator: str = attrs.field(default="implicit", validator=attrs.validators.instance_of(str))
+    options: Mapping[str, Any] = attrs.field(factory=dict, validator=is_mapping)
+    inner: Any = attrs.field(init=False, eq=False, repr=False)
+
+    @inner.default
+    def _inner(self) -> bl.HyperGradientEstimator:
+        return bl.hypergradient_estimator(self.estimator, **self.options)
+
+    @property
+    def tags(self) -> Any:
+        """Those of the estimator inside."""
+        return getattr(self.inner, "tags", None)
+
+    @property
+    def bias_bound(self) -> Any:
+        """That of the estimator inside, where it has one."""
+        return self.inner.bias_bound
+
+    def uncounted(self, hyper: bl.HyperGradient) -> bl.Cost:
+        """What the estimator inside does not count, for each context."""
+        uncounted = getattr(self.inner, "uncounted", None)
+        if uncounted is None:
+            return bl.Cost()
+        if "figures" not in hyper.carry:
+            cost: bl.Cost = uncounted(hyper)
+            return cost
+        return bl.Cost().plus(*(uncounted(part) for part in _remembered(hyper) if part is not None))
+
+    def estimate(
+        self,
+        problem: bl.BilevelProblem,
+        x: bl.Array,
+        solution: Any,
+        previous: bl.HyperGradient | None,
+        rng: np.random.Generator,
+    ) -> bl.HyperGradient:
+        """`∇φ(x)`. `carry` has each context's own, and what it answered, from which the next call starts."""
+        lower = problem.lower
+        if not (isinstance(lower, bl.ContextualMDP) and is_sum(problem)):
+            whole: bl.HyperGradient = self.inner.estimate(problem, x, solution, previous, rng)
+            return whole
+        began = time.perf_counter()
+        check_contexts(f"estimator {self.name!r}", self.inner, problem)
+        given, count = Answer.of(solution), len(lower.contexts)
+        before = [None] * count if previous is None else _remembered(previous)
+        asked = [context for context in range(count) if lower.weights[context] > 0]
+        drawn = streams(self.inner, rng, count)
+        tasks = [
+            (context, given.of_context(lower.rows(context), context), before[context], drawn[context])
+            for context in asked
+        ]
+        answers = bl.parallel_map(_estimate, (problem, _Question(self.inner, x)), tasks)
+        parts: list[bl.HyperGradient | None] = [None] * count
+        for context, answer in zip(asked, answers, strict=True):
+            parts[context] = answer
+        weights = [float(lower.weights[context]) for context in asked]
+        residuals = [part.residual for part in answers if part.residual is not None]
+        return bl.HyperGradient(
+            _weighted(weights, [part.direct for part in answers]),
+            _weighted(weights, [part.implicit for part in answers]),
+            float(sum(weight * part.objective for weight, part in zip(weights, answers, strict=True))),
+            _occupancy(lower, {context: part.occupancy for context, part in zip(asked, answers, strict=True)}),
+            total([part.cost for part in answers], time.perf_counter() - began),
+            worst([part.status for part in answers]),
+            residual=float(np.max(residuals)) if residuals else None,
+            standard_error=_standard_error(weights, answers),
+            carry=_memory(x, parts),
+        )
+
+
+@attrs.frozen(eq=False)
+class _Question:
+    """What is asked of all contexts: by whom, and where."""
+
+    estimator: Any
+    x: bl.Array
+
+
+Task = tuple[int, Answer, bl.HyperGradient | None, np.random.Generator | None]
+
+
+def _estimate(shared: tuple[bl.BilevelProblem, _Question], task: Task) -> bl.HyperGradient:
+    """One context's hyper-gradient, its occupancy a table."""
+    (problem, question), (context, given, before, stream) = shared, task
+    own, x = problem_of(problem, context), question.x
+    solution = given.rebuilt(own.lower, x)
+    hyper: bl.HyperGradient = question.estimator.estimate(own, x, solution, before, stream_or_idle(stream))
+    if hyper.occupancy is None:
+        return hyper
+    return attrs.evolve(hyper, occupancy=hyper.occupancy.dense(*given.tables["policy"].shape))
+
+
+def _weighted(weights: Sequence[float], vectors: Sequence[bl.Array]) -> bl.Array:
+    """`Σ_c w_c v_c`, in the order of the contexts."""
+    sums = np.zeros_like(vectors[0])
+    for weight, vector in zip(weights, vectors, strict=True):
+        sums += weight * vector
+    return sums
+
+
+def _standard_error(weights: Sequence[float], parts: Sequence[bl.HyperGradient]) -> bl.Array | None:
+    errors = [part.standard_error for part in parts if part.standard_error is not None]
+    if len(errors) < len(parts):
+        return None
+    return np.asarray(np.sqrt(_weighted([weight**2 for weight in weights], [error**2 for error in errors])))
+
+
+def _occupancy(lower: bl.ContextualMDP, measures: Mapping[int, Any]) -> bl.DenseOccupancy | None:
+    """The signed occupancy of the direct sum whose pullback is `Σ_c w_c` times the contexts' own."""
+    if any(measure is None for measure in measures.values()):
+        return None
+
+    def stacked(name: str, weighted: bool) -> Any:
+        tables = {context: getattr(measure, name) for context, measure in measures.items()}
+        known = {context: table for context, table in tables.items() if table is not None}
+        if not known:
+            return None
+        whole = np.zeros((int(lower.starts[-1]), *next(iter(known.values())).shape[1:]))
+        for context, table in known.items():
+            whole[lower.rows(context)] = lower.weights[context] * table if weighted else table
+        return whole
+
+    return bl.DenseOccupancy(stacked("weights", True), stacked("continuation", False), stacked("initial", False))
+
+
+def _memory(x: bl.Array, parts: Sequence[bl.HyperGradient | None]) -> dict[str, bl.Array]:
+    """What the next call starts from, as arrays that a checkpoint holds; NaN for a context that was not asked."""
+    figures = np.full((4, len(parts)), np.nan)
+    gradients = np.full((2, len(parts), x.size), np.nan)
+    carry: dict[str, bl.Array] = {}
+    for context, part in enumerate(parts):
+        if part is None:
+            continue
+        residual = np.nan if part.residual is None else part.residual
+        figures[:, context] = part.objective, residual, part.residual is not None, SEVERITY.index(part.status)
+        gradients[:, context] = part.direct, part.implicit
+        carry |= {f"{context}/{name}": np.asarray(array) for name, array in part.carry.items()}
+    return carry | {"figures": figures, "gradients": gradients}
+
+
+def _remembered(hyper: bl.HyperGradient) -> list[bl.HyperGradient | None]:
+    """Each context's last hyper-gradient, but for its occupancy, cost and standard error."""
+    figures, gradients = hyper.carry["figures"], hyper.carry["gradients"]
+    parts: list[bl.HyperGradient | None] = []
+    for context in range(figures.shape[1]):
+        objective, residual, has_residual, status = figures[:, context]
+        if np.isnan(status):
+            parts.append(None)
+            continue
+        parts.append(
+            bl.HyperGradient(
+                gradients[0, context],
+                gradients[1, context],
+                float(objective),
+                None,
+                bl.Cost(),
+                SEVERITY[int(status)],
+                residual=float(residual) if has_residual else None,
+                carry=below(hyper.carry, context),
+            )
+        )
+    return parts

@@ -1,0 +1,95 @@
+"""What solver and estimator have in common: a component inside, and the problem of one context."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+
+import bilevelrl as bl
+
+
+class OfInner:
+    """A member of the component inside, where there is one; of the class itself, what its default one has."""
+
+    def __init__(self, default: type) -> None:
+        self._default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self._default if instance is None else getattr(instance.inner, self._name)
+
+
+def is_mapping(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """An attrs validator for options by name."""
+    if not isinstance(value, Mapping):
+        raise bl.InputError(attribute.name, repr(value), "a table of options")
+
+
+def draws(component: Any) -> bool:
+    """Whether a component may draw random numbers."""
+    tags = getattr(component, "tags", None)
+    return tags is None or bool(tags.stochastic)
+
+
+def streams(component: Any, rng: np.random.Generator, count: int) -> list[np.random.Generator | None]:
+    """A stream for each context; none where nothing is drawn, since they take longer than a small solve."""
+    return list(rng.spawn(count)) if draws(component) else [None] * count
+
+
+def stream_or_idle(stream: np.random.Generator | None) -> np.random.Generator:
+    """The stream of a task, or one for a component that does not draw."""
+    return bl.stream(0, "idle") if stream is None else stream
+
+
+def problem_of(problem: bl.BilevelProblem, context: int) -> bl.BilevelProblem:
+    """A context's own problem: its follower, its objective where each context has one."""
+    objective = problem.objective.objectives[context] if is_sum(problem) else problem.objective
+    return attrs.evolve(
+        problem,
+        lower=problem.lower.contexts[context],
+        objective=objective,
+        name=f"{problem.name}, context {context}",
+        start=None,
+        measures=None,
+        picture=None,
+        configuration=None,
+    )
+
+
+def is_sum(problem: bl.BilevelProblem) -> bool:
+    """Whether the objective is `Σ_c w_c f_c` over the contexts of the follower."""
+    kinds = bl.ContextualObjective | bl.ContextualTrajectoryObjective
+    return isinstance(problem.objective, kinds) and problem.objective.lower is problem.lower
+
+
+def check_contexts(label: str, component: Any, problem: bl.BilevelProblem) -> None:
+    """Raise `IncompatibleError` where a context does not offer what the component inside needs."""
+    for index, context in enumerate(problem.lower.contexts):
+        if not isinstance(context, component.requires):
+            needed = f"{label} needs {component.requires.__name__} of each context for {component.name!r}"
+            raise bl.IncompatibleError(f"{needed}; context {index} of problem {problem.name!r} does not offer it")
+
+
+SEVERITY = (
+    bl.Status.CONVERGED,
+    bl.Status.BUDGET_SPENT,
+    bl.Status.STAGNATED,
+    bl.Status.INTERRUPTED,
+    bl.Status.DIVERGED,
+    bl.Status.NON_FINITE,
+)
+
+
+def worst(statuses: Sequence[bl.Status]) -> bl.Status:
+    """The one that a reader must hear of."""
+    return max(statuses, key=SEVERITY.index)
+
+
+def total(costs: Sequence[bl.Cost], seconds: float) -> bl.Cost:
+    """All counts added; the seconds are those that went by here."""
+    return attrs.evolve(bl.Cost().plus(*costs), seconds=seconds)

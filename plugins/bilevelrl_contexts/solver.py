@@ -1,0 +1,82 @@
+"""Any lower-level solver, context by context."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+
+import bilevelrl as bl
+from bilevelrl_contexts.answers import Answer
+from bilevelrl_contexts.inner import OfInner, check_contexts, is_mapping, problem_of, stream_or_idle, streams
+
+
+@attrs.frozen
+class PerContextSolver:
+    """Solves each context's follower by itself, in a task for the workers in force (`bilevelrl.use_jobs`).
+
+    The answer is that of the direct sum: the contexts' rows one after another, the largest residual, the worst status.
+    Counts are the sum over the contexts: a context's backup is a pass over its own P, and a solve one of its own size.
+    Each context stops when its own accuracy is met, where the direct sum goes on for the slowest of them. A problem
+    without contexts is solved as the solver inside does it.
+
+    Args:
+        solver: the name of a lower-level solver.
+        options: its options.
+    """
+
+    name: ClassVar[str] = "per-context"
+    requires: ClassVar[type] = OfInner(bl.SupportsModel)  # type: ignore[assignment]  # a type, on either side
+
+    solver: str = attrs.field(default="soft-policy-iteration", validator=attrs.validators.instance_of(str))
+    options: Mapping[str, Any] = attrs.field(factory=dict, validator=is_mapping)
+    inner: Any = attrs.field(init=False, eq=False, repr=False)
+
+    @inner.default
+    def _inner(self) -> bl.LowerLevelSolver:
+        return bl.lower_level_solver(self.solver, **self.options)
+
+    @property
+    def tags(self) -> Any:
+        """Those of the solver inside."""
+        return getattr(self.inner, "tags", None)
+
+    def solve(
+        self, problem: bl.BilevelProblem, x: bl.Array, warm_start: Any | None, rng: np.random.Generator
+    ) -> bl.LowerLevelSolution:
+        """The followers' answers, warm-started each by its own last one."""
+        lower = problem.lower
+        if not isinstance(lower, bl.ContextualMDP):
+            answer: bl.LowerLevelSolution = self.inner.solve(problem, x, warm_start, rng)
+            return answer
+        began = time.perf_counter()
+        check_contexts(f"solver {self.name!r}", self.inner, problem)
+        before = None if warm_start is None else Answer.of(warm_start)
+        tasks = [
+            (context, None if before is None else before.of_context(lower.rows(context), context), stream)
+            for context, stream in enumerate(streams(self.inner, rng, len(lower.contexts)))
+        ]
+        answers = bl.parallel_map(_solve, (problem, _Question(self.inner, x)), tasks)
+        joint: bl.LowerLevelSolution = Answer.joined(answers, time.perf_counter() - began).rebuilt(lower, x)
+        return joint
+
+
+@attrs.frozen(eq=False)
+class _Question:
+    """What is asked of all contexts: by whom, and where."""
+
+    solver: Any
+    x: bl.Array
+
+
+def _solve(
+    shared: tuple[bl.BilevelProblem, _Question], task: tuple[int, Answer | None, np.random.Generator | None]
+) -> Answer:
+    """One context's answer."""
+    (problem, question), (context, before, stream) = shared, task
+    own, x = problem_of(problem, context), question.x
+    warm_start = None if before is None else before.rebuilt(own.lower, x)
+    return Answer.of(question.solver.solve(own, x, warm_start, stream_or_idle(stream)))

@@ -1,0 +1,104 @@
+"""A real Dask cluster of two worker processes, on this machine's own network, one of which is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import distributed
+import numpy as np
+import pytest
+
+import bilevelrl as bl
+import worker_tasks as tasks
+from worker_tasks import Counted, Elsewhere
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[distributed.Client]:
+    """Of two workers of one thread each, with nannies, which start a worker anew when it dies."""
+    local: dict[str, Any] = {"host": "127.0.0.1", "dashboard_address": None, "silence_logs": 50}
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, **local) as cluster,
+        distributed.Client(cluster) as connected,
+    ):
+        yield connected
+
+
+def processes_of(client: distributed.Client) -> set[int]:
+    """The two workers, once there are two."""
+    client.wait_for_workers(2, timeout=60)
+    return set(client.run(os.getpid).values())
+
+
+class Killer:
+    """A callback that kills a worker at the third iteration, while its tasks are on their way or under way."""
+
+    def __init__(self, client: distributed.Client) -> None:
+        self.victim = min(processes_of(client))
+        self.killed = False
+
+    def __call__(self, state: bl.OuterState) -> None:
+        if state.iteration == 3:
+            os.kill(self.victim, signal.SIGKILL)
+            self.killed = True
+
+
+@pytest.mark.parametrize("recipe", ["per-context", "stoc-sobirl"])
+def test_a_run_whose_worker_is_killed_ends_with_the_same_answer(client: distributed.Client, recipe: str) -> None:
+    """Contexts in the one case, sample batches in the other: bit for bit what one process finds alone."""
+    if recipe == "per-context":
+        problem, algorithm = bl.problem("four-rooms"), bl.algorithm(recipe)
+    else:
+        problem = bl.problem("gridworld-preferences", size=3, horizon=6)
+        algorithm = bl.algorithm(recipe, batch=64, samples=500)
+    alone = algorithm.run(problem, iterations=8, seed=1)
+    killer = Killer(client)
+    run = algorithm.run(problem, iterations=8, seed=1, jobs=client.get_executor(), callback=killer)
+    assert killer.killed
+    assert run.x.tobytes() == alone.x.tobytes()
+    assert run.history["objective"].tobytes() == alone.history["objective"].tobytes()
+    assert killer.victim not in processes_of(client)
+
+
+def test_tasks_under_way_in_a_killed_worker_are_done_again(client: distributed.Client, tmp_path: Path) -> None:
+    """By Dask itself, which knows what was lost."""
+    before = processes_of(client)
+    with bl.use_jobs(client.get_executor()):
+        assert bl.parallel_map(tasks.dies_once, tmp_path / "killed", range(12)) == [task**2 for task in range(12)]
+    assert processes_of(client) != before
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["on this machine", "on other machines"])
+def test_what_is_shared_comes_to_each_worker_once(client: distributed.Client, tmp_path: Path, elsewhere: bool) -> None:
+    workers, shared = processes_of(client), Counted(tmp_path / "log")
+    executor = client.get_executor()
+    with bl.use_jobs(Elsewhere(executor) if elsewhere else executor):
+        deadline = time.monotonic() + 60
+        while set(shared.deliveries()) != workers:
+            assert time.monotonic() < deadline
+            bl.parallel_map(tasks.process_of, shared, [0.05] * 8)
+        bl.parallel_map(tasks.process_of, (shared, 1), [0.0] * 8)
+    assert Counter(shared.deliveries()) == dict.fromkeys(workers, 1)
+
+
+def test_seeds_and_comparisons_take_a_cluster_too(client: distributed.Client) -> None:
+    """The same argument, the same answers."""
+    problem = bl.problem("synthetic-quadratic", states=4, actions=3, dimension=3)
+    executor, algorithm = client.get_executor(), bl.algorithm("m-sobirl")
+    here = algorithm.run_seeds(problem, seeds=3, iterations=4)
+    there = algorithm.run_seeds(problem, seeds=3, iterations=4, jobs=executor)
+    assert [run.x.tobytes() for run in there] == [run.x.tobytes() for run in here]
+    options: dict[str, Any] = {"seeds": 2, "budget": "iterations=3", "grid": [1.0], "checkpoints": 2}
+    one, other = (bl.compare(problem, ["m-sobirl"], jobs=jobs, **options) for jobs in (1, executor))
+    assert one["m-sobirl"].objectives.tobytes() == other["m-sobirl"].objectives.tobytes()
+
+
+def test_a_worker_s_error_is_the_task_s_own(client: distributed.Client) -> None:
+    with bl.use_jobs(client.get_executor()), pytest.raises(bl.InputError, match="the second task is late"):
+        bl.parallel_map(tasks.fails, np.zeros(3), range(4))

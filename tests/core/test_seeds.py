@@ -1,0 +1,200 @@
+"""Several seeds of one algorithm: each run as if it had been alone, whoever did it, and whatever happened to him."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import csv
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+
+import bilevelrl as bl
+from bilevelrl.cli import main
+from bilevelrl.history import COLUMNS
+from worker_tasks import DiesOnce, Fussy, OwnSolver
+
+Executor = concurrent.futures.Executor
+SMALL = {"states": 4, "actions": 3, "dimension": 3}
+PREFERENCES: dict[str, Any] = {"batch": 4, "samples": 500}
+
+
+def small() -> bl.BilevelProblem:
+    return bl.problem("synthetic-quadratic", **SMALL)
+
+
+def composed(upper: Any, lower: Any = None) -> bl.Algorithm:
+    solver = bl.lower_level_solver("soft-value-iteration", sweeps=5) if lower is None else lower
+    return bl.Algorithm(solver, bl.hypergradient_estimator("implicit"), upper)
+
+
+def assert_same(run: bl.Run, other: bl.Run) -> None:
+    """Bit for bit, but for the clock."""
+    assert run.seed == other.seed
+    for column in COLUMNS[:-1]:
+        assert run.history[column].tobytes() == other.history[column].tobytes(), column
+    for state, twin in ((run.first, other.first), (run.last, other.last)):
+        assert state.x.tobytes() == twin.x.tobytes()
+        assert state.solution.policy.tobytes() == twin.solution.policy.tobytes()
+        assert state.hyper.gradient.tobytes() == twin.hyper.gradient.tobytes()
+        assert attrs.evolve(state.cost, seconds=0) == attrs.evolve(twin.cost, seconds=0)
+    assert (run.status, run.stopped_by) == (other.status, other.stopped_by)
+
+
+@pytest.mark.parametrize("name", ["m-sobirl", "stoc-sobirl"])
+def test_runs_are_complete_and_those_of_run_bit_for_bit(name: str, processes: Executor) -> None:
+    """With measures, solution, histories and handles, as if `run` had been called for each seed."""
+    problem = small() if name == "m-sobirl" else bl.problem("gridworld-preferences", size=3, horizon=6)
+    algorithm = bl.algorithm(name, **({} if name == "m-sobirl" else PREFERENCES))
+    alone = [algorithm.run(problem, iterations=4, seed=seed) for seed in (3, 1, 2)]
+    for jobs in (None, processes):
+        runs = algorithm.run_seeds(problem, seeds=[3, 1, 2], iterations=4, jobs=jobs)
+        assert [run.seed for run in runs] == [3, 1, 2]
+        for run, other in zip(runs, alone, strict=True):
+            assert_same(run, other)
+            assert (run.problem, run.algorithm) == (problem, algorithm)
+            assert run.comparison() == other.comparison()
+            continued = algorithm.step(problem, run.last, seed=run.seed)
+            assert continued.x.tobytes() == algorithm.step(problem, other.last, seed=run.seed).x.tobytes()
+
+
+def test_a_number_of_seeds_counts_from_zero_and_progress_is_told() -> None:
+    told: list[tuple[int, int]] = []
+    runs = bl.algorithm("m-sobirl").run_seeds(
+        small(), seeds=3, iterations=2, progress=lambda *counts: told.append(counts)
+    )
+    assert [run.seed for run in runs] == [0, 1, 2]
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_answers_of_a_class_of_their_own_come_back_too(processes: Executor) -> None:
+    algorithm = composed(bl.upper_level_optimizer("adam"), OwnSolver())
+    here = algorithm.run_seeds(small(), seeds=2, iterations=3)
+    there = algorithm.run_seeds(small(), seeds=2, iterations=3, jobs=processes)
+    for run, other in zip(here, there, strict=True):
+        assert_same(run, other)
+        assert type(other.solution) is OwnSolver().solve(small(), run.x, None, None).__class__
+
+
+def test_every_seed_has_a_directory_that_can_be_loaded_and_gone_on_with(processes: Executor, tmp_path: Path) -> None:
+    problem, algorithm = small(), bl.algorithm("m-sobirl")
+    longer = algorithm.run_seeds(problem, seeds=2, iterations=6)
+    short = algorithm.run_seeds(problem, seeds=2, iterations=3, jobs=processes, out=tmp_path, checkpoint_every=2)
+    for run in short:
+        assert_same(bl.load_run(tmp_path / f"seed-{run.seed}"), run)
+    for run, expected in zip(bl.resume_seeds(tmp_path, iterations=6, jobs=processes), longer, strict=True):
+        assert_same(run, expected)
+    with (tmp_path / "seeds.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["objective"]) for row in rows] == [run.objective for run in longer]
+
+
+def test_a_directory_without_seeds_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(bl.InputError, match=r"is without runs; expected one that several seeds were saved to"):
+        bl.resume_seeds(tmp_path)
+
+
+def test_an_unfinished_run_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    problem, algorithm = small(), bl.algorithm("m-sobirl")
+    algorithm.run_seeds(problem, seeds=2, iterations=3, out=tmp_path)
+    (tmp_path / "seed-1" / "summary.json").unlink()  # as if it had been killed
+    before = (tmp_path / "seed-1" / "checkpoint").read_bytes()
+    with pytest.raises(bl.InputError, match=r"seed-1' is that of a run that is not finished"):
+        algorithm.run_seeds(problem, seeds=2, iterations=3, out=tmp_path)
+    assert (tmp_path / "seed-1" / "checkpoint").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("seeds", "complaint"),
+    [(0, "seeds is 0"), ([], "seeds is []"), ([1, 1], "none twice"), ([-1], "a seed is -1"), ("3", "seeds is '3'")],
+    ids=str,
+)
+def test_seeds_that_are_none_are_rejected(seeds: Any, complaint: str) -> None:
+    with pytest.raises(bl.InputError) as caught:
+        bl.algorithm("m-sobirl").run_seeds(small(), seeds=seeds, iterations=1)
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_seed_that_fails_does_not_cost_the_others(parallel: bool, processes: Executor, tmp_path: Path) -> None:
+    """Its error is raised when they have ended; their directories have them."""
+    problem, algorithm = small(), composed(Fussy())
+    starts = {seed: problem.initial_point(bl.stream(seed, "start"))[0] for seed in range(6)}
+    fine = [seed for seed, start in starts.items() if start <= 0]
+    assert 0 < len(fine) < 6
+    with pytest.raises(ZeroDivisionError, match="above zero"):
+        algorithm.run_seeds(problem, seeds=6, iterations=5, out=tmp_path, jobs=processes if parallel else 1)
+    for seed in fine:
+        saved = bl.load_run(tmp_path / f"seed-{seed}", problem=problem, algorithm=algorithm)
+        assert_same(saved, algorithm.run(problem, iterations=5, seed=seed))
+
+
+def test_a_seed_whose_worker_is_killed_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    """By SIGKILL in the tenth of its iterations: the run is the one that nobody killed."""
+    problem = small()
+    marker = tmp_path / "killed"
+    killed = composed(DiesOnce(marker=str(marker)))
+    runs = killed.run_seeds(problem, seeds=3, iterations=20, jobs=2, out=tmp_path / "runs", checkpoint_every=3)
+    assert marker.exists()
+    for run in runs:
+        assert_same(run, composed(DiesOnce()).run(problem, iterations=20, seed=run.seed))
+
+
+def test_seeds_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["run", "synthetic-quadratic", "--set", "problem.dimension=3", "--iterations", "4", "--seed", "5"]
+    _main([*given, "--seeds", "3", "--jobs", "2", "--out", str(tmp_path)])
+    told = capsys.readouterr()
+    assert "run      3 of 3" in told.err
+    rows = [line.split() for line in told.out.splitlines()]
+    runs = [bl.load_run(tmp_path / f"seed-{seed}") for seed in (5, 6, 7)]
+    objectives = np.array([run.objective for run in runs])
+    for run in runs:
+        assert [str(run.seed), f"{run.objective:.5g}"] in [row[:2] for row in rows]
+    assert ["mean", f"{objectives.mean():.5g}"] in [row[:2] for row in rows]
+    assert ["deviation", f"{objectives.std(ddof=1):.3g}"] in [row[:2] for row in rows]
+    _main(["resume", str(tmp_path), "--iterations", "6"])
+    assert "3 seeds" in capsys.readouterr().out
+    assert bl.load_run(tmp_path / "seed-7").last.iteration == 6
+
+
+def _main(arguments: list[str]) -> None:
+    """The command line, which leaves with status 0."""
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code in (0, None)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_signal_saves_all_seeds_and_says_how_to_go_on(
+    tmp_path: Path, jobs: int, number: signal.Signals, status: int
+) -> None:
+    """The signal goes to the command alone, which has its workers save what they have."""
+    out = tmp_path / "runs"
+    words = ["run", "synthetic-quadratic", "--set", "problem.dimension=3", "--iterations", "1000000", "--seeds", "2"]
+    command = [sys.executable, "-m", "bilevelrl", *words, "--jobs", str(jobs), "--out", str(out)]
+    running = subprocess.Popen(
+        [*command, "--checkpoint-every", "50"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    awaited = [out / f"seed-{seed}" / "checkpoint" for seed in range(jobs)]
+    deadline = time.monotonic() + 60
+    while not all(path.exists() for path in awaited):
+        assert time.monotonic() < deadline
+        assert running.poll() is None
+        time.sleep(0.02)
+    running.send_signal(number)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == status, errors
+    assert f"Interrupted: go on with `bilevelrl resume {out}`" in errors
+    reached = [bl.load_run(path.parent) for path in awaited]
+    assert all(run.status is bl.Status.INTERRUPTED for run in reached)
+    more = max(run.last.iteration for run in reached) + 5
+    problem = bl.problem("synthetic-quadratic", dimension=3)
+    for run in bl.resume_seeds(out, iterations=more):
+        assert_same(run, bl.algorithm("m-sobirl").run(problem, iterations=more, seed=run.seed))

@@ -1,0 +1,86 @@
+"""What happens when a directory is in use, or holds another run: every test is a section of the page."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import bilevelrl as bl
+from faults.children import wait_until
+from faults.page import Section
+from faults.runs import assert_same, assert_whole_on_disk, small
+from faults.terminal import ENDLESS, OUT, RUN, Terminal, newest, start
+
+
+def test_another_process_writes_to_the_directory(terminal: Terminal, section: Section) -> None:
+    """Neither `resume` nor `run` touches it; the other goes on undisturbed."""
+    process = start(*RUN, *ENDLESS, "--checkpoint-every", "50", "--out", str(OUT))
+    wait_until(lambda: newest(OUT) > 0)
+    for arguments in (("resume", str(OUT)), (*RUN, "--out", str(OUT))):
+        came = terminal(*arguments, status=2)
+        assert f"in use by process {process.pid};" in came
+        section.check(came)
+    before = newest(OUT)
+    wait_until(lambda: newest(OUT) > before)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def test_a_killed_process_left_its_lock_behind(terminal: Terminal, section: Section) -> None:
+    process = start(*RUN, *ENDLESS, "--checkpoint-every", "50", "--out", str(OUT))
+    wait_until(lambda: newest(OUT) > 0)
+    process.kill()
+    process.communicate(timeout=60)
+    assert (OUT / "lock").read_text(encoding="utf-8") == f"{process.pid}\n"
+    iterations = bl.load_run(OUT).last.iteration + 3
+    assert terminal("resume", str(OUT), "--iterations", str(iterations)) == ""
+    section.check_nothing_is_shown()
+    algorithm, problem = small()
+    assert_whole_on_disk(OUT, algorithm.run(problem, iterations=iterations, seed=1))
+
+
+def test_a_lock_names_a_process_of_another_kind(terminal: Terminal, section: Section) -> None:
+    """Numbers of processes come again: what counts is who holds the lock, not whose number it has."""
+    algorithm, problem = small()
+    algorithm.run(problem, iterations=3, seed=1, out=OUT)
+    (OUT / "lock").write_text(f"{os.getppid()}\n", encoding="utf-8")
+    assert terminal("resume", str(OUT)) == ""
+    section.check_nothing_is_shown()
+    assert not (OUT / "lock").exists()
+
+
+def test_a_new_run_is_given_the_directory_of_one_that_could_go_on(terminal: Terminal, section: Section) -> None:
+    algorithm, problem = small()
+    algorithm.run(problem, iterations=3, seed=1, out=OUT)
+    (OUT / "summary.json").unlink()  # as after a crash
+    section.check(terminal(*RUN, "--iterations", "5", "--out", str(OUT), status=2))
+    assert_same(bl.load_run(OUT), algorithm.run(problem, iterations=3, seed=1))
+
+
+def test_a_new_run_is_given_the_directory_of_one_that_has_ended(terminal: Terminal, section: Section) -> None:
+    """The new one takes its place, and nothing of the old one is left."""
+    terminal(*RUN, "--iterations", "9", "--out", str(OUT), "--checkpoint-every", "2")
+    assert (OUT / "run.png").exists()
+    algorithm, problem = small()
+    whole = algorithm.run(problem, iterations=3, out=OUT)
+    section.check_nothing_is_shown()
+    assert_whole_on_disk(OUT, whole)
+    assert not (OUT / "run.png").exists()
+
+
+def test_a_run_that_has_ended_is_to_go_on(terminal: Terminal, section: Section) -> None:
+    """It says what it says, and does nothing."""
+    algorithm, problem = small()
+    whole = algorithm.run(problem, iterations=3, seed=1, out=OUT)
+    assert terminal("resume", str(OUT)) == ""
+    section.check_nothing_is_shown()
+    assert "iterations  3 of 3" in terminal.out
+    assert_whole_on_disk(OUT, whole)
+
+
+def test_the_directory_is_a_file(terminal: Terminal, section: Section) -> None:
+    Path("runs").mkdir()
+    OUT.write_text("", encoding="utf-8")
+    section.check(terminal(*RUN, "--out", str(OUT), status=2))

@@ -1,0 +1,151 @@
+"""What happens when something stops the process: every test is a section of the page."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bilevelrl as bl
+from faults.children import ENDLESS, ITERATIONS, Child, end_at_operation, go_on, go_on_watched, wait_until
+from faults.injected import Operations, watched
+from faults.page import Section
+from faults.runs import assert_same, assert_whole_on_disk, history_of, small, subject
+from faults.terminal import ENDLESS as ENDLESS_RUN
+from faults.terminal import OUT, RUN, Terminal, newest, start, told
+
+# In all fifty.
+KILLS = {"m-sobirl": 14, "adam": 12, "sobirl": 12, "stoc-sobirl": 12}
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_the_process_is_killed(name: str, here: Path, section: Section) -> None:
+    """SIGKILL at 50 random moments in all: while it starts, computes, or writes; then it may end."""
+    algorithm, problem = subject(name)
+    moments, directory = random.Random(name), here / "run"
+    for kill in range(KILLS[name]):
+        before = newest(directory)
+        child = Child(go_on, directory, name, ENDLESS, 1)
+        if kill % 2:  # as it goes on; otherwise most are killed as they start, where the machine is busy
+            wait_until(lambda before=before: newest(directory) not in (0, before))
+        time.sleep(moments.uniform(0.0, 0.1))
+        assert child.kill() == -signal.SIGKILL
+    reached = bl.load_run(directory, problem=problem, algorithm=algorithm).last.iteration
+    assert reached >= KILLS[name] // 2
+    assert Child(go_on, directory, name, reached + 3, 1).wait() == 0
+    assert_whole_on_disk(directory, algorithm.run(problem, iterations=reached + 3, seed=1))
+    section.check_nothing_is_shown()
+
+
+def check_every_operation(how: str, memory: Path) -> None:
+    """Stop the run at each of its operations on files in turn, and go on."""
+    algorithm, problem = subject("adam")
+    whole = algorithm.run(problem, iterations=ITERATIONS, seed=1)
+    count = go_on_watched("adam", memory / "counted", lambda *_: None)
+    assert count > 40
+    for number in range(1, count + 1):
+        directory = memory / f"operation-{number}"
+        assert Child(end_at_operation, directory, "adam", how, number).wait() == -signal.SIGKILL, number
+        go_on("adam", ITERATIONS, 3, directory)
+        assert_whole_on_disk(directory, whole)
+
+
+def test_the_process_is_killed_in_the_middle_of_a_write(memory: Path, section: Section) -> None:
+    """Before each operation on a file, and in the middle of each write: there is no moment that is not one of these."""
+    check_every_operation("kill", memory)
+    section.check_nothing_is_shown()
+
+
+def test_the_machine_loses_power(memory: Path, section: Section) -> None:
+    """The same, and what had not been synchronised with the disk is lost."""
+    check_every_operation("power", memory)
+    section.check_nothing_is_shown()
+
+
+def test_the_process_is_killed_before_its_first_checkpoint(terminal: Terminal, section: Section) -> None:
+    """Without a checkpoint a run begins anew, unless only its caller knew where."""
+    algorithm, problem = small()
+    algorithm.run(problem, iterations=3, out=OUT)
+    (OUT / "checkpoint").unlink()
+    (OUT / "checkpoint.previous").unlink()
+    assert terminal("resume", str(OUT)) == ""
+    assert_whole_on_disk(OUT, algorithm.run(problem, iterations=3))
+
+    algorithm.run(problem, iterations=3, x=np.full(problem.dimension, 0.1), out=OUT)
+    (OUT / "checkpoint").unlink()
+    (OUT / "checkpoint.previous").unlink()
+    section.check(terminal("resume", str(OUT), status=2))
+
+
+def check_signal(number: signal.Signals, status: int, section: Section) -> None:
+    process = start(*RUN, *ENDLESS_RUN, "--checkpoint-every", "50", "--out", str(OUT))
+    wait_until(lambda: newest(OUT) > 0)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    section.check(told(err))
+    assert "interrupted: was interrupted; the last complete iteration is kept" in out
+    saved = bl.load_run(OUT)
+    assert saved.status is bl.Status.INTERRUPTED
+    assert len(history_of(OUT)) == saved.last.iteration + 1
+    algorithm, problem = small()
+    target = saved.last.iteration + 5
+    assert_same(bl.resume_run(OUT, iterations=target), algorithm.run(problem, iterations=target, seed=1))
+
+
+def test_ctrl_c_is_pressed(here: Path, section: Section) -> None:
+    check_signal(signal.SIGINT, 130, section)
+
+
+def test_sigterm_comes(here: Path, section: Section) -> None:
+    check_signal(signal.SIGTERM, 143, section)
+
+
+def test_ctrl_c_is_pressed_while_the_run_is_being_saved(
+    terminal: Terminal, section: Section, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The impatient second Ctrl-C, at every operation of the end's saving in turn."""
+    algorithm, problem = small()
+    whole = algorithm.run(problem, iterations=3, seed=1)
+    write_end, begun = bl.Run.write_end, []
+
+    def end(self: bl.Run, directory: Any) -> None:
+        begun.append(True)
+        write_end(self, directory)
+
+    monkeypatch.setattr(bl.Run, "write_end", end)
+
+    def save(directory: Path, number: int | None, status: int) -> tuple[str, int]:
+        begun.clear()
+        operations = 0
+
+        def act(watch: Operations, _: int) -> None:
+            nonlocal operations
+            if not begun or watch.path.endswith("run.png"):
+                return
+            operations += 1
+            if operations == number:
+                raise KeyboardInterrupt
+
+        with watched(directory, act):
+            return terminal(*RUN, "--iterations", "3", "--out", str(directory), status=status), operations
+
+    _, count = save(Path("runs/counted"), None, 0)
+    assert count > 15
+    for number in range(1, count + 1):
+        directory = Path(f"runs/{number}/long")
+        came, _ = save(directory, number, 130)
+        section.check(came.replace(str(directory), str(OUT)))
+        assert_same(bl.resume_run(directory), whole)
+
+    def draw(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bl.Run, "plot", draw)
+    section.check(terminal(*RUN, "--iterations", "3", "--out", str(OUT), status=130))
+    assert_whole_on_disk(OUT, whole)
