@@ -1,7 +1,7 @@
 """The hyper-gradient of a drawn problem in extended precision: what certificates are held against.
 
-x86's long doubles have 64 bits of mantissa, eleven more than a double: what is lost to rounding here is a two-thousandth
-of what double precision loses. The follower's tables are those that the library computed, to the last bit; all that is
+x86's long doubles have 64 bits of mantissa, eleven more than a double: rounding loses a two-thousandth of what it does
+in double precision. The follower's tables are those that the library computed, to the last bit; all that is
 made of them, and their derivatives, is computed anew.
 """
 
@@ -72,9 +72,7 @@ def objective_gradients(objective: Any, drawn: DrawnProblem, x: Any, policy: Any
         return by_x, long(objective.policy_weight) * (policy - target)
     if isinstance(objective, bl.LogLikelihoodObjective):
         shown = objective.demonstrations > 0
-        return np.zeros_like(x), -np.divide(
-            objective.demonstrations, policy, out=np.zeros_like(policy), where=shown
-        )
+        return np.zeros_like(x), -np.divide(objective.demonstrations, policy, out=np.zeros_like(policy), where=shown)
     if isinstance(objective, bl.WeightedSum):
         by_x, by_policy = np.zeros_like(x), np.zeros_like(policy)
         for weight, term in objective.terms:

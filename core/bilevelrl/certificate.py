@@ -18,17 +18,18 @@ from bilevelrl.bellman import (
 )
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.derivative_bounds import Unbounded
-from bilevelrl.gradient_error import ComputedGradient, ErrorBound, FollowerError, error_bound
+from bilevelrl.gradient_error import ComputedGradient, FollowerError, error_bound
 from bilevelrl.mdp import SoftMDP
-from bilevelrl.occupancy import DenseOccupancy, SampledOccupancy
+from bilevelrl.occupancy import DenseOccupancy
 from bilevelrl.passes import Backup
 from bilevelrl.protocols import Cost, HyperGradient, PolicyObjective, SupportsModel
 from bilevelrl.rounding import EPSILON, backup_rounding, row_defect
-from bilevelrl.validation import Array, check_count, check_shape, kind_words
+from bilevelrl.validation import Array, check_count, check_shape
 
 # What the residual of a system solved by iteration may be: a correction need not be exact, since what it leaves is
 # measured, and the adjoint's is part of the bound.
 CORRECTION, ADJOINT = 1e-6, 1e-12
+PARTS = ("measured", "follower", "objective", "adjoint", "rounding")
 # A residual that no longer falls, and is this near to rounding, is not going to.
 NEAR_ROUNDING = 100.0
 
@@ -68,8 +69,7 @@ class Certificate:
     def __str__(self) -> str:
         if not self.holds:
             return f"no bound: {self.reason}"
-        names = ("measured", "follower", "objective", "adjoint", "rounding")
-        parts = ", ".join(f"{name} {getattr(self, name):.3g}" for name in names)
+        parts = ", ".join(f"{name} {getattr(self, name):.3g}" for name in PARTS)
         return f"‖gradient − ∇φ(x)‖₂ ≤ {self.bound:.3g} ({parts})"
 
 
@@ -122,28 +122,103 @@ def _certificate(
     if not isinstance(problem.objective, PolicyObjective):
         raise _NoBound(f"the objective of problem {problem.name!r} is not one of the policy (PolicyObjective)")
     model = problem.lower.model(x)
-    values = getattr(solution, "values", None)
-    if not (isinstance(values, np.ndarray) and values.shape == (model.states,) and np.isfinite(values).all()):
-        if not corrections:
-            raise _NoBound("the follower's answer has no finite table of values; allow corrections")
-        values = np.zeros(model.states)
-    start = _Point.at(model, values)
-    point, steps, cost = _corrected(start, corrections)
+    point, steps, cost = _corrected(_Point.at(model, _values(solution, model, corrections)), corrections)
     follower = FollowerError.of(model, point.values, point.backup, row_defect(model.transitions))
     if not follower.growth < 1.0:
         raise _NoBound(f"discount {model.discount!r} is so near to 1 that rounding leaves nothing of 1 − γ")
     computed, spent = _computed(problem, x, point, None if corrections else hyper)
-    distance = float(np.linalg.norm(hyper.gradient - computed.gradient))
-    measured = distance * (1.0 + (x.size + 8) * EPSILON)
+    measured = float(np.linalg.norm(hyper.gradient - computed.gradient)) * (1.0 + (x.size + 8) * EPSILON)
     try:
-        bound = error_bound(problem, x, computed, follower)
+        error = error_bound(problem, x, computed, follower)
     except Unbounded as missing:
         raise _NoBound(str(missing)) from None
-    total = (measured + bound.total) * (1.0 + 16.0 * EPSILON)
-    if math.isnan(total):
-        raise _NoBound("a value is not finite")
-    if total == math.inf:
-        raise _NoBound(_beyond(bound))
-    return Certificate(
-        total, measured, bound.follower, bound.objective, bound.adjoint, bound.rounding, steps, cost + spent
-    )
+    bound = (measured + error.total) * (1.0 + 16.0 * EPSILON)
+    parts = (measured, error.follower, error.objective, error.adjoint, error.rounding)
+    if not math.isfinite(bound):
+        raise _NoBound(_not_finite(parts))
+    return Certificate(bound, *parts, steps, cost + spent)
+
+
+def _values(solution: Any, model: SoftMDP, corrections: int) -> Array:
+    """The follower's values, or zeros where the answer has none and Newton's method may find them."""
+    values = getattr(solution, "values", None)
+    if isinstance(values, np.ndarray) and values.shape == (model.states,) and np.isfinite(values).all():
+        return values
+    if not corrections:
+        raise _NoBound("the follower's answer has no finite table of values; allow corrections")
+    return np.zeros(model.states)
+
+
+@attrs.frozen(eq=False)
+class _Point:
+    """Where Newton's method is: v, its backup, and `I − γP^π(v)`."""
+
+    model: SoftMDP
+    values: Array
+    backup: Backup
+    system: Linearization
+
+    @classmethod
+    def at(cls, model: SoftMDP, values: Array) -> _Point:
+        return cls(model, values, *linearized_backup(model, values))
+
+    @property
+    def span(self) -> float:
+        """`max δ − min δ` for `δ = Tv − v`: a constant moves no policy."""
+        change = self.backup.values - self.values
+        return float(change.max() - change.min())
+
+    def step(self) -> _Point:
+        correction = self.system.solve(self.backup.values - self.values, tolerance=CORRECTION)
+        return _Point.at(self.model, self.values + correction)
+
+
+def _corrected(start: _Point, corrections: int) -> tuple[_Point, int, Cost]:
+    """The best of the points that Newton's method visits, the steps taken, and their cost."""
+    best = point = start
+    steps, cost = 0, Cost(backups=1)
+    while steps < corrections and not point.span <= (floor := backup_rounding(point.model, point.values)):
+        after = point.step()
+        iterated = point.system.iterated
+        steps, cost = steps + 1, cost + Cost(backups=1, linear_solves=0 if iterated else 1, products=iterated)
+        if not math.isfinite(after.span) or point.span <= min(after.span, NEAR_ROUNDING * floor):
+            break
+        point = after
+        best = min(best, point, key=lambda each: each.span)
+    return best, steps, cost
+
+
+def _computed(
+    problem: BilevelProblem, x: Array, point: _Point, hyper: HyperGradient | None
+) -> tuple[ComputedGradient, Cost]:
+    """The gradient at v of the estimate's own occupancy; where none is given, of one that is solved for here."""
+    model, values, policy = point.model, point.values, point.backup.policy
+    _, direct, by_policy = problem.objective.value_and_gradients(x, policy)
+    if hyper is None:
+        occupancy, cost = _solved_occupancy(point, by_policy)
+    elif hyper.occupancy is None:
+        raise _NoBound("the estimate has no occupancy; allow corrections")
+    else:
+        own = hyper.occupancy.dense(model.states, model.actions)
+        occupancy, cost = DenseOccupancy(own.weights, model.discount * values), Cost(products=2)
+    implicit = problem.lower.pullback(x, occupancy)
+    return ComputedGradient(model, values, point.backup, occupancy.weights, by_policy, direct, implicit), cost
+
+
+def _solved_occupancy(point: _Point, by_policy: Array) -> tuple[DenseOccupancy, Cost]:
+    model, policy, system = point.model, point.backup.policy, point.system
+    centred = by_policy - (policy * by_policy).sum(axis=1, keepdims=True)
+    cotangent = policy_cotangent(model, policy, centred)
+    before = system.iterated
+    adjoint = system.solve_transpose(adjoint_right_hand_side(model, cotangent), tolerance=ADJOINT)
+    iterated = system.iterated - before
+    cost = Cost(linear_solves=0 if iterated else 1, products=2 + iterated)
+    return adjoint_occupancy(model, policy, point.values, cotangent, adjoint), cost
+
+
+def _not_finite(parts: tuple[float, ...]) -> str:
+    infinite = [name for name, part in zip(PARTS, parts, strict=True) if part == math.inf]
+    if not infinite:
+        return "a value is not finite"
+    told = f"no finite bound of the part named {' or '.join(infinite)}"
+    return f"{told}: the follower's answer is too far from optimal, or one of its probabilities too near to zero"

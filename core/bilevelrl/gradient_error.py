@@ -27,7 +27,7 @@ from bilevelrl.derivative_bounds import derivative_norms, gradient_change
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.nearby_policies import NearbyPolicies
 from bilevelrl.passes import Backup
-from bilevelrl.rounding import EPSILON, TINY, backup_rounding, sum_rounding
+from bilevelrl.rounding import EPSILON, TINY, backup_rounding, pullback_rounding, sum_rounding
 from bilevelrl.validation import Array, maximum_norm
 
 
@@ -145,11 +145,12 @@ def error_bound(problem: Any, x: Array, computed: ComputedGradient, follower: Fo
     """
     model, policy, weights = computed.model, computed.backup.policy, computed.weights
     temperature, discount = model.temperature, model.discount
-    sizes, rounding = np.abs(weights), sum_rounding(model, x.size)
+    sizes, rounding = np.abs(weights), pullback_rounding(model, x.size)
     oscillation = follower.oscillation(temperature)
     nearby = NearbyPolicies(policy, np.full(model.states, oscillation))
     slopes = _Slopes.of(problem.lower, x, computed, follower, nearby)
 
+    of_flow = sum_rounding(model.states * model.actions)
     scaled = computed.by_policy / temperature
     shift = weights.sum(axis=1) - (policy * scaled).sum(axis=1)
     potential = scaled + shift[:, None]
@@ -161,7 +162,7 @@ def error_bound(problem: Any, x: Array, computed: ComputedGradient, follower: Fo
     likely = np.minimum(policy + nearby.entries, 1.0)
     of_objective = gradient_change(problem.objective, x, nearby, likely * slopes.advantages / temperature)
     adjoint = float((leftover * slopes.advantages).sum()) + float(np.abs(missed).sum()) * slopes.values
-    rounded = float((lost * slopes.advantages).sum()) + rounding * 2.0 * float(sizes.sum()) * slopes.values
+    rounded = float((lost * slopes.advantages).sum()) + 2.0 * of_flow * float(sizes.sum()) * slopes.values
     rounded += rounding * float((sizes * slopes.sizes).sum())
     rounded += 4.0 * EPSILON * float(np.linalg.norm(computed.direct) + np.linalg.norm(computed.implicit))
     parts = moved + sum(of_objective) + adjoint + rounded
@@ -193,14 +194,14 @@ class _Slopes:
         """`‖∇V*‖ ≤ max_s Σ_a π*‖∇q‖/(1−γ)`, and `∇(Q* − V*)_a = Σ_b π*_b (∇Q*_a − ∇Q*_b)`."""
         discount, values = computed.model.discount, computed.values
         shifted, radius = discount * (values + follower.centre), discount * follower.half_range
-        lost = sum_rounding(computed.model) * (maximum_norm(shifted) + discount * abs(follower.centre))
+        lost = sum_rounding(computed.model.states) * (maximum_norm(shifted) + discount * abs(follower.centre))
         there = derivative_norms(lower, x, shifted, radius + lost)
         between = derivative_norms(lower, x, np.full_like(values, discount * follower.centre), radius)
         slope = there.rewards.norms + there.transitions.norms
         mean = ((computed.backup.policy + nearby.entries) * slope).sum(axis=1)
         of_values = min(float(mean.max()), float(slope.max())) / (1.0 - follower.growth)
         of_action_values = slope + follower.growth * of_values
-        others = np.minimum(1.0 - computed.backup.policy + nearby.entries, 1.0)
+        others = np.minimum(nearby.others + nearby.entries, 1.0)
         advantages = others * (of_action_values + of_action_values.max(axis=1, keepdims=True))
         # The continuation that was pulled back is the sum of the two asked about.
         sizes = there.rewards.sizes + there.transitions.sizes + between.transitions.sizes

@@ -10,7 +10,7 @@ import numpy as np
 from bilevelrl.derivative_bounds import derivative_norms
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.nearby_policies import NearbyPolicies
-from bilevelrl.rounding import EPSILON, row_defect, sum_rounding
+from bilevelrl.rounding import EPSILON, pullback_rounding, row_defect, sum_rounding
 from bilevelrl.validation import Array, maximum_norm
 
 
@@ -54,15 +54,16 @@ class JudgedReturn:
         and either matrix has an inverse of norm at most `1/(1−γ̄)`: what the solves missed counts as what π did.
         """
         mdp, policy, visited = self.mdp, nearby.policy, np.abs(self.visits)
-        growth, rounding = mdp.discount * (1.0 + row_defect(mdp.transitions)), sum_rounding(mdp)
+        growth = mdp.discount * (1.0 + row_defect(mdp.transitions))
         if not growth < 1.0:
             return ReturnChange(np.inf, np.inf, np.inf)
-        of_sums = rounding * (maximum_norm(mdp.rewards) + growth * maximum_norm(self.values))
+        largest = maximum_norm(mdp.rewards) + growth * maximum_norm(self.values)
+        of_sums = sum_rounding(mdp.states + mdp.actions) * largest
         missed = np.abs((policy * self.action_values).sum(axis=1) - self.values)
         of_values = float((missed + nearby.mean_change(self.action_values)).max() + 2.0 * of_sums) / (1.0 - growth)
         inflow = mdp.discount * mdp.transitions.transpose_expectation(self.visits[:, None] * policy)
         missed_visits = float(np.abs(mdp.initial + inflow - self.visits).sum())
-        missed_visits += rounding * (1.0 + 2.0 * float(visited.sum()))
+        missed_visits += sum_rounding(mdp.states * mdp.actions) * (1.0 + 2.0 * float(visited.sum()))
         of_visits = (missed_visits + growth * float(nearby.totals @ visited)) / (1.0 - growth)
         return ReturnChange(growth * of_values + of_sums, of_values, of_visits)
 
@@ -92,7 +93,7 @@ class JudgedReturn:
         if not np.isfinite(change.values):
             return float("inf")
         continuation, radius = mdp.discount * self.values, mdp.discount * change.values
-        rounding = sum_rounding(mdp, x.size)
+        rounding = pullback_rounding(mdp, x.size)
         norms = derivative_norms(lower, x, continuation, radius + rounding * maximum_norm(continuation))
         moved = derivative_norms(lower, x, np.zeros_like(continuation), radius).transitions.norms
         slope, occupancy = norms.rewards.norms + norms.transitions.norms, visited[:, None] * nearby.policy

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse
 
 from bilevelrl.derivative_bounds import RowNorms, array_norms
-from bilevelrl.parametric import ParametricArray, check_feature_rows, feature_lengths, feature_matrix
+from bilevelrl.parametric import ParametricArray, check_feature_rows, feature_lengths, feature_matrix, steepness
 from bilevelrl.transitions import DenseTransitions, SparseTransitions, Transitions, as_transitions
 from bilevelrl.validation import (
     PROBABILITY_TOLERANCE,
@@ -73,8 +73,7 @@ class SoftmaxPolicy:
         if self.features is not None:
             lengths = feature_lengths(self.features).reshape(policy.shape)
         norms = policy * (lengths + (policy * lengths).sum(axis=1, keepdims=True))
-        logits = x if self.features is None else self.features @ x
-        return RowNorms(norms, norms * (1.0 + float(np.abs(logits).max())))
+        return RowNorms(norms, norms * steepness(self.features, x))
 
 
 def _weights(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:

@@ -33,10 +33,19 @@ class NearbyPolicies:
         `π'_a = π_a e^(ℓ_a) / Σ_b π_b e^(ℓ_b)` is extreme where ℓ is ω at a and zero elsewhere, or the reverse.
         """
         growth = np.expm1(np.minimum(self.oscillation, LARGEST_OSCILLATION))[:, None]
-        policy, others = self.policy + TINY, np.maximum(1.0 - self.policy, 0.0) + self._unnormalised
+        policy, others = self.policy + TINY, self.others + TINY
         change = policy * others * growth / (1.0 + np.minimum(policy, others) * growth)
         change = np.where(self.oscillation[:, None] > LARGEST_OSCILLATION, 1.0, np.minimum(change, 1.0))
         return np.asarray(change + self._unnormalised * self.policy)
+
+    @cached_property
+    def others(self) -> Array:
+        """(S, A) `1 − π_sa`, as the sum over the other actions: of a policy near 1 it keeps its digits."""
+        sums = np.zeros((self.policy.shape[0], self.policy.shape[1] + 1))
+        before, after = sums.copy(), sums
+        np.cumsum(self.policy, axis=1, out=before[:, 1:])
+        np.cumsum(self.policy[:, ::-1], axis=1, out=after[:, 1:])
+        return np.asarray(before[:, :-1] + after[:, -2::-1])
 
     @cached_property
     def totals(self) -> Array:
@@ -61,4 +70,4 @@ class NearbyPolicies:
     @property
     def _unnormalised(self) -> float:
         """By how much a row of a computed policy may miss the sum one, and more."""
-        return 2.0 * (self.policy.shape[1] + 2) * EPSILON
+        return float(2.0 * (self.policy.shape[1] + 2) * EPSILON)

@@ -11,9 +11,9 @@ import numpy as np
 
 from bilevelrl.bellman import Linearization
 from bilevelrl.derivative_bounds import gradient_change
+from bilevelrl.judged_returns import JudgedReturn
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.nearby_policies import NearbyPolicies
-from bilevelrl.judged_returns import JudgedReturn
 from bilevelrl.occupancy import DenseOccupancy
 from bilevelrl.protocols import PolicyObjective, SupportsModel
 from bilevelrl.rounding import EPSILON

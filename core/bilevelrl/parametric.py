@@ -13,7 +13,6 @@ from typing import Any, Protocol, runtime_checkable
 import attrs
 import numpy as np
 import scipy.sparse
-import scipy.sparse.linalg
 
 from bilevelrl.derivative_bounds import ARRAY_NORMS, TRANSITION_NORMS, RowNorms, Unbounded, ask
 from bilevelrl.linear_systems import EPSILON
@@ -157,8 +156,14 @@ def feature_matrix(value: Any) -> Any:
 def feature_lengths(features: Any) -> Array:
     """`‖φ_i‖₂` of each row of a matrix of features, dense or sparse."""
     if scipy.sparse.issparse(features):
-        return np.asarray(scipy.sparse.linalg.norm(features, axis=1))
-    return np.sqrt(np.einsum("ik,ik->i", features, features))
+        return np.asarray(np.sqrt(features.multiply(features).sum(axis=1))).reshape(-1)
+    return np.asarray(np.sqrt(np.einsum("ik,ik->i", features, features)))
+
+
+def steepness(features: Any, x: Array, base: Array | float = 0.0) -> float:
+    """By how much an exponential multiplies the rounding of its exponent `base + φx`, at most."""
+    sizes = np.abs(x) if features is None else abs(features) @ np.abs(x)
+    return 1.0 + float((np.abs(base) + sizes).max())
 
 
 def check_feature_rows(name: str, features: Any, rows: int) -> None:
@@ -264,11 +269,8 @@ class SoftmaxTransitions:
         """The number of features, or of non-zero entries."""
         return int(self._rows.size if self.features is None else self.features.shape[1])
 
-    def _logits(self, x: Array) -> Array:
-        return np.asarray(self._log_base + (x if self.features is None else self.features @ x))
-
     def _probabilities(self, x: Array) -> Array:
-        logits = self._logits(x)
+        logits = self._log_base + (x if self.features is None else self.features @ x)
         logits = logits - np.maximum.reduceat(logits, self._starts)[self._rows]
         np.exp(logits, out=logits)
         return np.asarray(logits / np.add.reduceat(logits, self._starts)[self._rows])
@@ -306,8 +308,7 @@ class SoftmaxTransitions:
         mean = np.add.reduceat(probabilities * worth, self._starts)[self._rows]
         # One entry of u moves the difference to the mean by 1 − P of itself; the others, together, by as much.
         apart = np.abs(worth - mean) + 2.0 * radius * (1.0 - probabilities + EPSILON)
-        # A probability is the exponential of its logit, whose rounding it multiplies.
-        steep = 1.0 + float(np.abs(self._logits(x)).max())
+        steep = steepness(self.features, x, self._log_base)
         whole = steep * (np.abs(worth) + np.abs(mean) + 2.0 * radius)
         shape = (self.base.states, self.base.actions)
         if self.features is None:
@@ -365,8 +366,7 @@ class SoftmaxInitial:
         distribution = self(x)
         lengths = np.ones(self.base.size) if self.features is None else feature_lengths(self.features)
         norms = distribution * (lengths + distribution @ lengths)
-        exponents = x if self.features is None else self.features @ x
-        return RowNorms(norms, norms * (1.0 + float(np.abs(exponents).max())))
+        return RowNorms(norms, norms * steepness(self.features, x))
 
 
 @attrs.frozen(eq=False)

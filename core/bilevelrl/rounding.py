@@ -30,8 +30,13 @@ def row_defect(transitions: Transitions) -> float:
     return float(np.abs(sums - 1.0).max()) + (transitions.states + 1) * EPSILON
 
 
-def sum_rounding(mdp: SoftMDP, dimension: int = 0) -> float:
-    """The relative error of a sum with a term for each entry of r, P, ρ and x, of its terms' absolute values."""
+def sum_rounding(terms: int) -> float:
+    """The error of a sum of so many products, relative to that of their absolute values (Higham 2002, section 3.1)."""
+    return float(terms + 32) * EPSILON
+
+
+def pullback_rounding(mdp: SoftMDP, dimension: int) -> float:
+    """That of a pullback: a term for each entry of r, P and ρ, and for each of x in the logits of a part."""
     kernel = mdp.transitions
     entries = kernel.probabilities.nnz if isinstance(kernel, SparseTransitions) else mdp.states**2 * mdp.actions
-    return float(entries + mdp.states * mdp.actions + mdp.states + dimension + 32) * EPSILON
+    return sum_rounding(entries + mdp.states * mdp.actions + mdp.states + dimension)
