@@ -217,8 +217,10 @@ def _solved_occupancy(point: _Point, by_policy: Array) -> tuple[DenseOccupancy, 
 
 
 def _not_finite(parts: tuple[float, ...]) -> str:
-    infinite = [name for name, part in zip(PARTS, parts, strict=True) if part == math.inf]
-    if not infinite:
+    name = next((name for name, part in zip(PARTS, parts, strict=True) if part == math.inf), None)
+    if name is None:
         return "a value is not finite"
-    told = f"no finite bound of the part named {' or '.join(infinite)}"
-    return f"{told}: the follower's answer is too far from optimal, or one of its probabilities too near to zero"
+    return (
+        f"the part named {name} has no finite bound: the follower's answer is too far from optimal, or one of its "
+        "probabilities too near to zero"
+    )

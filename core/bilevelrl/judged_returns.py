@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -102,3 +103,29 @@ class JudgedReturn:
         sizes = float((occupancy * (norms.rewards.sizes + norms.transitions.sizes)).sum())
         sizes += float(np.abs(self.values) @ norms.initial.sizes)
         return total + rounding * sizes
+
+
+def stage_changes(stages: Sequence[JudgedReturn], nearby: NearbyPolicies) -> list[ReturnChange]:
+    """How far the arrays of the stages h = 0, …, H−1 of a finite horizon are, at most, from those of a nearby policy.
+
+        Q'_h − Q̂_h = γ̄P̄(V'_{h+1} − V̂_{h+1}),    V'_h − V̂_h = Σ_a (π' − π)Q̂_h + Σ_a π'(Q'_h − Q̂_h)
+        d'_{h+1} − d̂_{h+1} = γ̄P̄ᵀ(π'(d'_h − d̂_h) + (π' − π)d̂_h)
+
+    What rounding adds at each stage is an ulp of its largest sum a term.
+    """
+    mdp = stages[0].mdp
+    growth, sums = mdp.discount * (1.0 + row_defect(mdp.transitions)), sum_rounding(mdp.states + mdp.actions)
+    flow, largest = sum_rounding(mdp.states * mdp.actions), maximum_norm(mdp.rewards)
+    ahead, worth = [(0.0, 0.0)], 0.0
+    for stage in reversed(stages):
+        lost = sums * (largest + growth * worth)
+        of_action_values = growth * ahead[-1][1] + lost
+        worth = maximum_norm(stage.values)
+        of_values = float(nearby.mean_change(stage.action_values).max()) + of_action_values + lost
+        ahead.append((of_action_values, of_values))
+    changes, of_visits = [], 0.0
+    for stage, (of_action_values, of_values) in zip(stages, ahead[:0:-1], strict=True):
+        changes.append(ReturnChange(of_action_values, of_values, of_visits))
+        visited = np.abs(stage.visits)
+        of_visits = growth * (of_visits + float(nearby.totals @ visited)) + flow * float(visited.sum())
+    return changes
