@@ -89,7 +89,7 @@ def certify(
         solution: the follower's answer there. Of an answer without values (a model-free solver's) nothing is used.
         hyper: the estimate.
         corrections: the most Newton steps; they end where rounding leaves nothing to correct. 0: no system is solved;
-            the solution must then have values, and the estimate a dense occupancy.
+            the solution must then have values, and the estimate an occupancy.
 
     Returns:
         A `Certificate`. Where there is no bound (the objective or a part does not say how far it can move, γ is so near

@@ -27,7 +27,7 @@ from bilevelrl.derivative_bounds import derivative_norms, gradient_change
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.nearby_policies import NearbyPolicies
 from bilevelrl.passes import Backup
-from bilevelrl.rounding import EPSILON, TINY, backup_rounding, pullback_rounding, sum_rounding
+from bilevelrl.rounding import EPSILON, TINY, backup_rounding, column_terms, pullback_rounding, row_terms, sum_rounding
 from bilevelrl.validation import Array, maximum_norm
 
 
@@ -150,7 +150,7 @@ def error_bound(problem: Any, x: Array, computed: ComputedGradient, follower: Fo
     nearby = NearbyPolicies(policy, np.full(model.states, oscillation))
     slopes = _Slopes.of(problem.lower, x, computed, follower, nearby)
 
-    of_flow = sum_rounding(model.states * model.actions)
+    of_flow = sum_rounding(column_terms(model.transitions) + model.actions)
     scaled = computed.by_policy / temperature
     shift = weights.sum(axis=1) - (policy * scaled).sum(axis=1)
     potential = scaled + shift[:, None]
@@ -194,7 +194,9 @@ class _Slopes:
         """`‖∇V*‖ ≤ max_s Σ_a π*‖∇q‖/(1−γ)`, and `∇(Q* − V*)_a = Σ_b π*_b (∇Q*_a − ∇Q*_b)`."""
         discount, values = computed.model.discount, computed.values
         shifted, radius = discount * (values + follower.centre), discount * follower.half_range
-        lost = sum_rounding(computed.model.states) * (maximum_norm(shifted) + discount * abs(follower.centre))
+        lost = sum_rounding(row_terms(computed.model.transitions)) * (
+            maximum_norm(shifted) + discount * abs(follower.centre)
+        )
         there = derivative_norms(lower, x, shifted, radius + lost)
         between = derivative_norms(lower, x, np.full_like(values, discount * follower.centre), radius)
         slope = there.rewards.norms + there.transitions.norms

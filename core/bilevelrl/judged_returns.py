@@ -11,7 +11,7 @@ import numpy as np
 from bilevelrl.derivative_bounds import derivative_norms
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.nearby_policies import NearbyPolicies
-from bilevelrl.rounding import EPSILON, pullback_rounding, row_defect, sum_rounding
+from bilevelrl.rounding import EPSILON, column_terms, pullback_rounding, row_defect, row_terms, sum_rounding
 from bilevelrl.validation import Array, maximum_norm
 
 
@@ -59,12 +59,12 @@ class JudgedReturn:
         if not growth < 1.0:
             return ReturnChange(np.inf, np.inf, np.inf)
         largest = maximum_norm(mdp.rewards) + growth * maximum_norm(self.values)
-        of_sums = sum_rounding(mdp.states + mdp.actions) * largest
+        of_sums = sum_rounding(row_terms(mdp.transitions) + mdp.actions) * largest
         missed = np.abs((policy * self.action_values).sum(axis=1) - self.values)
         of_values = float((missed + nearby.mean_change(self.action_values)).max() + 2.0 * of_sums) / (1.0 - growth)
         inflow = mdp.discount * mdp.transitions.transpose_expectation(self.visits[:, None] * policy)
         missed_visits = float(np.abs(mdp.initial + inflow - self.visits).sum())
-        missed_visits += sum_rounding(mdp.states * mdp.actions) * (1.0 + 2.0 * float(visited.sum()))
+        missed_visits += sum_rounding(column_terms(mdp.transitions) + mdp.actions) * (1.0 + 2.0 * float(visited.sum()))
         of_visits = (missed_visits + growth * float(nearby.totals @ visited)) / (1.0 - growth)
         return ReturnChange(growth * of_values + of_sums, of_values, of_visits)
 
@@ -114,8 +114,11 @@ def stage_changes(stages: Sequence[JudgedReturn], nearby: NearbyPolicies) -> lis
     What rounding adds at each stage is an ulp of its largest sum a term.
     """
     mdp = stages[0].mdp
-    growth, sums = mdp.discount * (1.0 + row_defect(mdp.transitions)), sum_rounding(mdp.states + mdp.actions)
-    flow, largest = sum_rounding(mdp.states * mdp.actions), maximum_norm(mdp.rewards)
+    growth, sums = (
+        mdp.discount * (1.0 + row_defect(mdp.transitions)),
+        sum_rounding(row_terms(mdp.transitions) + mdp.actions),
+    )
+    flow, largest = sum_rounding(column_terms(mdp.transitions) + mdp.actions), maximum_norm(mdp.rewards)
     ahead, worth = [(0.0, 0.0)], 0.0
     for stage in reversed(stages):
         lost = sums * (largest + growth * worth)
