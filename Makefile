@@ -3,20 +3,25 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+BENCH_READY := .venv/.ready-bench
 WORKERS ?= 2
 MINUTES ?= 10
+SECONDS ?= 60
 SEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-thorough lint format bench laws soak clean
+.PHONY: help demo test test-thorough coverage fuzz mutants soak lint format bench laws clean
 
 help:
 	@echo "make demo            M-SoBiRL designs shaping rewards for FrozenLake 8x8; writes runs/demo/run.png"
 	@echo "make test            run the tests (quick Hypothesis profile)"
 	@echo "make test-thorough   run the tests with many more examples"
+	@echo "make coverage        the tests, and how much of core/ they reach; fails below 95 % by branch"
+	@echo "make fuzz            every reader of files, on files made to hurt (SECONDS=60 SEED=0)"
+	@echo "make mutants         changes the source in small ways, to see what no test notices (MODULES=bilevelrl.mdp)"
 	@echo "make lint            ruff, mypy --strict, import-linter"
 	@echo "make format          let ruff format and fix what it can"
-	@echo "make bench           benchmarks: ratios against hand-written NumPy"
+	@echo "make bench           benchmarks: ratios against NumPy, JAX and compiled loops; writes .benchmarks.json"
 	@echo "make soak            kills, faults and fuzzing for MINUTES=10, with a table of what they showed"
 	@echo "make laws            everything registered, and every planted fault, against every law; writes a docs page"
 
@@ -26,11 +31,26 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(READY)
 
+$(BENCH_READY): $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $(BENCH_READY)
+
 demo: $(READY)
 	@$(BIN)/bilevelrl run frozenlake-shaping --algorithm m-sobirl --iterations 3000 --out runs/demo
 
 test: $(READY)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+coverage: $(READY)
+	@$(BIN)/coverage erase
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --ignore=tests/docs --cov --cov-report=
+	@$(BIN)/coverage report --include='core/*' --fail-under=95
+
+fuzz: $(READY)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS) --seed $(SEED)
+
+mutants: $(READY)
+	@$(BIN)/python tests/mutants.py $(MODULES)
 
 test-thorough: $(READY)
 	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
@@ -45,7 +65,7 @@ format: $(READY)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY)
+bench: $(BENCH_READY)
 	@$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' --benchmark-only \
 		--benchmark-columns=min,median,rounds --benchmark-sort=name --benchmark-json=.benchmarks.json -s
 

@@ -1,4 +1,5 @@
-"""Hypothesis profiles: a quick one for every run, a thorough one on demand (HYPOTHESIS_PROFILE=thorough)."""
+"""Hypothesis profiles: a quick one for every run, a thorough one on demand (HYPOTHESIS_PROFILE=thorough), and one for
+mutation testing, whose every run must be the same."""
 
 import concurrent.futures
 import multiprocessing
@@ -12,6 +13,7 @@ COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, Heal
 
 settings.register_profile("quick", max_examples=40, **COMMON)
 settings.register_profile("thorough", max_examples=1000, **COMMON)
+settings.register_profile("mutants", max_examples=10, database=None, derandomize=True, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 

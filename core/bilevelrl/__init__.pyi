@@ -99,6 +99,9 @@ from .linear_systems import (
 from .mdp import (
     SoftMDP as SoftMDP,
 )
+from .memory import (
+    check_fits as check_fits,
+)
 from .mixtures import (
     MixtureReward as MixtureReward,
     MixtureTransitions as MixtureTransitions,

@@ -19,6 +19,7 @@ from bilevelrl.linear_systems import Factorization, solve_with_refinement
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.occupancy import DenseOccupancy
 from bilevelrl.passes import Backup, passes_over
+from bilevelrl.products import times
 from bilevelrl.transitions import Chain, Transitions
 from bilevelrl.validation import Array
 
@@ -106,14 +107,14 @@ class Linearization:
 
     def apply(self, values: Array) -> Array:
         """`(I − γP^π) v`."""
-        product: Array = self.chain.dot(values)
+        product: Array = times(self.chain, values)
         product *= -self.discount
         product += values
         return product
 
     def apply_transpose(self, weights: Array) -> Array:
         """`(I − γP^π)ᵀ w`."""
-        product: Array = self.chain.T.dot(weights)
+        product: Array = times(self.chain.T, weights)
         product *= -self.discount
         product += weights
         return product

@@ -8,9 +8,12 @@ from typing import Any
 
 import attrs
 import numpy as np
+import scipy.sparse
 
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.history import OuterState
+from bilevelrl.iterative import can_be_factored
+from bilevelrl.linear_systems import factorization_work
 from bilevelrl.protocols import Cost, SupportsModel
 from bilevelrl.transitions import DenseTransitions, Transitions
 from bilevelrl.validation import Array, InputError, UnknownNameError, as_float, is_real, value_words
@@ -119,18 +122,14 @@ class ExchangeRates:
 
     @classmethod
     def _of_kernel(cls, kernel: Transitions) -> ExchangeRates:
-        import scipy.sparse.linalg
-
         states, actions = kernel.states, kernel.actions
         if isinstance(kernel, DenseTransitions):
             return cls(states / (3.0 * actions) + 1.0 + 1.0 / actions, 1.0 / actions)
         # The pattern of P^π, and so the fill of its factors, is the same for every policy that takes all actions.
         chain = scipy.sparse.csr_array(kernel.under(np.full((states, actions), 1.0 / actions)))
         entries = max(1, len(kernel.stored()[2]))
-        factors: Any = scipy.sparse.linalg.splu(scipy.sparse.csc_array(scipy.sparse.eye_array(states) - 0.5 * chain))
-        below = np.diff(factors.L.tocsc().indptr) - 1.0
-        right = np.diff(factors.U.tocsr().indptr) - 1.0
-        work = float(below @ right) + factors.L.nnz + factors.U.nnz
+        # What is too large to be factored is solved by iteration, which counts products; this price is for who insists.
+        work = factorization_work(chain) if can_be_factored(kernel) else states**3 / 3.0
         return cls(work / entries + 1.0, chain.nnz / entries)
 
     def backups(self, cost: Cost) -> float:

@@ -6,8 +6,9 @@
     <JSON>                              numbers, words, and where each array lies
     <arrays>                            their bytes, little-endian, one after another
 
-An array is as long as its bytes in the file, so that no file can ask for more memory than it fills itself. Handles
-(the model, the simulator, factorisations) are never in it: they are rebuilt from the problem and x.
+An array is as long as its bytes in the file, so that no file can ask for more memory than it fills itself; JSON is
+read where its values fit into memory, however small they are written. Handles (the model, the simulator,
+factorisations) are never in it: they are rebuilt from the problem and x.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from typing import Any
 import attrs
 import numpy as np
 
+from bilevelrl.archives import KINDS, MOST_DIMENSIONS
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.history import COLUMNS, History, OuterState
+from bilevelrl.memory import memory_limit
 from bilevelrl.notices import Notice
 from bilevelrl.protocols import (
     Cost,
@@ -35,14 +38,14 @@ from bilevelrl.protocols import (
     SupportsSampling,
     TabularSolution,
 )
-from bilevelrl.validation import Array, InputError, kind_words, value_words
+from bilevelrl.validation import Array, InputError, kind_words, printable, value_words
 
 MAGIC = b"bilevelrl checkpoint "
 FORMAT = 1
-KINDS = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"})
-"""The types of array that a checkpoint holds."""
+LARGEST_COUNT = 2**63 - 1
 
-MOST_DIMENSIONS = 32
+JSON_BLOAT = 40
+"""Bytes of memory that a byte of JSON can take: `[[],[],…]` is 3 bytes a list of 56, and its place in a list."""
 
 
 class CheckpointWarning(Notice):
@@ -114,7 +117,8 @@ def decode(data: bytes, name: str, problem: BilevelProblem) -> Checkpoint:
         InputError: for a newer format, and for another problem than the one it was written for.
     """
     content, arrays = unpack(data, name)
-    with _damage(name, "incomplete"):
+    # A run that diverges may be saved at an x whose square overflows.
+    with _damage(name, "incomplete"), np.errstate(over="ignore", invalid="ignore"):
         if tuple(content["columns"]) != COLUMNS:
             raise ValueError("columns")
         solved = content["tables"]["problem"]["name"]
@@ -129,9 +133,9 @@ def decode(data: bytes, name: str, problem: BilevelProblem) -> Checkpoint:
             History.of(table),
             _mapping(content["settings"]),
             _mapping(content["tables"]),
-            _mapping(content["versions"]),
+            {printable(key): printable(version) for key, version in _mapping(content["versions"]).items()},
             Status[content["status"]],
-            str(content["stopped_by"]),
+            printable(content["stopped_by"]),
             float(content["seconds"]),
         )
         if len(table) != checkpoint.last.iteration + 1:
@@ -167,15 +171,17 @@ def unpack(data: bytes, name: str) -> tuple[dict[str, Any], dict[str, Array]]:
     if int(version) > FORMAT:
         raise InputError(name, f"of format {int(version)}", f"format {FORMAT} or older; update bilevelrl to read it")
     digest, _, _ = rest.partition(b"\n")
-    payload = data[len(first) + len(digest) + 2 :]
+    payload = memoryview(data)[len(first) + len(digest) + 2 :]
     if hashlib.sha256(payload).hexdigest().encode() != digest:
         raise DamagedError(name, "damaged (its checksum does not fit)", "a file as it was written")
     with _damage(name, "malformed"):
-        length, _, _ = payload[:32].partition(b"\n")
+        length, _, _ = bytes(payload[:32]).partition(b"\n")
         begin = len(length) + 1
         end = begin + int(length)
-        told = json.loads(payload[begin:end])
-        return _mapping(told["content"]), _cut(told["arrays"], memoryview(payload)[end:])
+        if not begin <= end <= len(payload) or (end - begin) * JSON_BLOAT > memory_limit():
+            raise ValueError("length")
+        told = json.loads(bytes(payload[begin:end]))
+        return _mapping(told["content"]), _cut(told["arrays"], payload[end:])
 
 
 def _cut(places: Any, payload: memoryview) -> dict[str, Array]:
@@ -268,9 +274,10 @@ def _below(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
 
 
 def _restore_state(told: Any, name: str, arrays: Mapping[str, Array], problem: BilevelProblem) -> OuterState:
-    x, hyper = problem.point(arrays[f"{name}.x"]), told["hyper"]
-    direct, implicit = arrays[f"{name}.hyper.direct"], arrays[f"{name}.hyper.implicit"]
-    if not x.shape == direct.shape == implicit.shape:
+    x, hyper = problem.point(_numbers(arrays, f"{name}.x")), told["hyper"]
+    direct, implicit = (_numbers(arrays, f"{name}.hyper.{part}") for part in ("direct", "implicit"))
+    error = _numbers(arrays, f"{name}.hyper.standard_error") if f"{name}.hyper.standard_error" in arrays else None
+    if not x.shape == direct.shape == implicit.shape or (error is not None and error.shape != x.shape):
         raise ValueError("gradient")
     return OuterState(
         _count(told["iteration"]),
@@ -284,7 +291,7 @@ def _restore_state(told: Any, name: str, arrays: Mapping[str, Array], problem: B
             _cost(hyper["cost"]),
             Status[hyper["status"]],
             None if hyper["residual"] is None else float(hyper["residual"]),
-            arrays.get(f"{name}.hyper.standard_error"),
+            error,
             _below(arrays, f"{name}.hyper.carry."),
         ),
         OptimizerState(_count(told["optimizer"]["steps"]), _below(arrays, f"{name}.optimizer.arrays.")),
@@ -296,11 +303,12 @@ def _restore_solution(
     told: Any, name: str, arrays: Mapping[str, Array], problem: BilevelProblem, x: Array
 ) -> TabularSolution | SampledSolution:
     residual, status, cost = float(told["residual"]), Status[told["status"]], _cost(told["cost"])
-    policy, action_values = arrays[f"{name}.policy"], arrays[f"{name}.action_values"]
+    policy, action_values = _numbers(arrays, f"{name}.policy"), _numbers(arrays, f"{name}.action_values")
     lower = problem.lower
     if told["kind"] == "tabular" and isinstance(lower, SupportsModel):
-        model, values = lower.model(x), arrays[f"{name}.values"]
-        _check_tables(problem, (model.states, model.actions), policy, action_values, values)
+        model, values = lower.model(x), _numbers(arrays, f"{name}.values")
+        _check_tables(problem, (model.states, model.actions), policy, action_values)
+        _check_tables(problem, (model.states,), values)
         steps = _count(told["iterations"])
         return TabularSolution(model, policy, values, action_values, residual, steps, status, cost)
     if told["kind"] == "sampled" and isinstance(lower, SupportsSampling):
@@ -311,9 +319,9 @@ def _restore_solution(
     raise InputError("the follower's answer in the checkpoint", value_words(told["kind"]), "one that its problem has")
 
 
-def _check_tables(problem: BilevelProblem, shape: tuple[int, int], *tables: Array) -> None:
+def _check_tables(problem: BilevelProblem, shape: tuple[int, ...], *tables: Array) -> None:
     for table in tables:
-        if table.shape not in (shape, shape[:1]):
+        if table.shape != shape:
             label = "the shape of the follower's tables in the checkpoint"
             raise InputError(label, str(table.shape), f"the {shape} of problem {problem.name!r}")
 
@@ -324,6 +332,14 @@ def _cost(told: Any) -> Cost:
 
 
 def _count(value: Any) -> int:
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value <= LARGEST_COUNT:
         raise ValueError("count")
     return value
+
+
+def _numbers(arrays: Mapping[str, Array], name: str) -> Array:
+    """An array that is computed with: with flags, arithmetic would mean something else."""
+    array = arrays[name]
+    if array.dtype.kind not in "fiu":
+        raise ValueError("type")
+    return array

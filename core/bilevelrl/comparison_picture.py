@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from bilevelrl.plotting import check_suffix, require_matplotlib, tidy
+from bilevelrl.plotting import check_suffix, require_matplotlib, save_figure, tidy
 from bilevelrl.validation import Array, UnknownNameError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def plot_comparison(comparison: Comparison, path: Path, centre: str = "mean") ->
     axes.set_xlabel(f"{comparison.budget.unit} spent")
     axes.set_ylabel("leader's objective, re-evaluated")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
     return path
 
 

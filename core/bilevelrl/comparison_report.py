@@ -110,6 +110,8 @@ def _markdown(rows: list[list[str]]) -> str:
 def write(comparison: Comparison, directory: Path) -> Path:
     """See `Comparison.save`."""
     directory.mkdir(parents=True, exist_ok=True)
+    for name in ("table.md", "checkpoints.csv", "runs.csv", "summary.json"):
+        (directory / name).unlink(missing_ok=True)  # what is written goes through no link that lies there
     (directory / "table.md").write_text(markdown(comparison) + "\n", encoding="utf-8")
     _write_checkpoints(comparison, directory / "checkpoints.csv")
     _write_runs(comparison, directory / "runs.csv")

@@ -6,6 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from bilevelrl.files import open_own
 from bilevelrl.validation import InputError
 
 LOCK = "lock"
@@ -33,8 +34,7 @@ class Lock:
         except ImportError:  # no such locks on this system: the directory is the user's own care
             return
         while self._handle is None:
-            # A link in a directory from elsewhere must not have its target emptied.
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            handle = open_own(self._path)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

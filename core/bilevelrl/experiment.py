@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +14,10 @@ import attrs
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.component_registry import Kind
 from bilevelrl.configuration import options_of
-from bilevelrl.files import write_atomically
+from bilevelrl.files import read, write_atomically
+from bilevelrl.memory import size_words
 from bilevelrl.plugins import registry
-from bilevelrl.validation import InputError, UnknownNameError, as_float, value_words
+from bilevelrl.validation import InputError, UnknownNameError, as_float, printable, value_words
 
 if TYPE_CHECKING:
     from bilevelrl.outer_loop import Algorithm
@@ -36,6 +39,11 @@ INTERVALS: dict[str, tuple[type, str]] = {
     "checkpoint_seconds": (float, "a number above 0"),
 }
 """How often it is saved."""
+LARGEST_FILE = 1 << 20
+"""Bytes of an experiment's file; one that is written by hand has a few hundred."""
+
+LONGEST_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){17}""")
+"""More parts than the key of any experiment has (`[algorithm.lower]` has two): tomllib takes their number squared."""
 
 
 @attrs.frozen
@@ -75,19 +83,28 @@ class Experiment:
     def read(cls, path: Path) -> Experiment:
         """Read a TOML file; raises `InputError` for one that is malformed or has an unknown key or a wrong type."""
         try:
-            return cls.parse(tomllib.loads(path.read_text(encoding="utf-8")))
-        except tomllib.TOMLDecodeError as error:
-            raise InputError(str(path), f"not TOML ({error})", "a TOML file") from None
-        except UnicodeDecodeError:
-            raise InputError(str(path), "not text in UTF-8", "a TOML file") from None
+            data = read(path, at_most=LARGEST_FILE)
         except OSError as error:
-            raise InputError(str(path), f"unreadable ({error.strerror})", "a TOML file") from None
-        except InputError:
-            raise
-        except ValueError as error:  # a null byte in the path, an integer of thousands of digits
-            raise InputError(value_words(str(path)), f"unreadable ({error})", "a TOML file") from None
+            raise InputError(printable(str(path)), f"unreadable ({error.strerror})", "a TOML file") from None
+        return cls.decode(data, str(path))
+
+    @classmethod
+    def decode(cls, data: bytes, label: str) -> Experiment:
+        """The experiment in the bytes of a TOML file; see `read`."""
+        try:
+            text = data.decode("utf-8")
+            if LONGEST_KEY.search(text):
+                raise RecursionError
+            content = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(label, f"not TOML ({error})", "a TOML file") from None
+        except UnicodeDecodeError:
+            raise InputError(label, "not text in UTF-8", "a TOML file") from None
+        except ValueError as error:  # an integer of thousands of digits
+            raise InputError(label, f"unreadable ({error})", "a TOML file") from None
         except RecursionError:
-            raise InputError(str(path), "nested too deeply", "a TOML file") from None
+            raise InputError(label, "nested too deeply", "a TOML file") from None
+        return cls.parse(content)
 
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> Experiment:
@@ -131,7 +148,10 @@ class Experiment:
 
     def write(self, path: Path) -> None:
         """Write the experiment as TOML."""
-        write_atomically(path, self.to_toml().encode())
+        text = self.to_toml().encode()
+        if len(text) > LARGEST_FILE:  # before a run is made that could not be read again
+            raise InputError(str(path), f"of {size_words(len(text))}", f"at most {size_words(LARGEST_FILE)} of options")
+        write_atomically(path, text)
 
     def entries(self, table: str) -> tuple[str | None, dict[str, Any]]:
         """A table's name (None where it has none) and its options."""
@@ -152,6 +172,8 @@ def check_setting(key: str, value: Any) -> Any:
     accepted = (int, float) if kind is float else (int,)
     if isinstance(value, bool) or not isinstance(value, accepted):
         raise InputError(key, value_words(value), expected)
+    if not math.isfinite(as_float(value)):
+        raise InputError(key, value_words(value), f"{expected} and within the range of float64")
     return as_float(value) if kind is float else value
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from bilevelrl.judged_returns import JudgedReturn, stage_changes
 from bilevelrl.mdp import SoftMDP
+from bilevelrl.memory import check_fits
 from bilevelrl.nearby_policies import NearbyPolicies
 from bilevelrl.rounding import EPSILON
 from bilevelrl.simulators import Trajectories
@@ -45,6 +46,10 @@ class FiniteHorizonReturnObjective:
     def _check(self, attribute: attrs.Attribute[Any], value: Any) -> None:
         if not isinstance(value, SoftMDP):
             raise InputError("FiniteHorizonReturnObjective.true_mdp", kind_words(value), "a SoftMDP")
+
+    def __attrs_post_init__(self) -> None:
+        # Of every step the action values are kept, for the way back.
+        check_fits("the steps of FiniteHorizonReturnObjective", (self.horizon, *self.true_mdp.rewards.shape))
 
     @cached_property
     def _sampled(self) -> TrajectoryReturnObjective:

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from bilevelrl.simulators import FollowerSpec, Step, Trajectories, checked_indices, cumulative_rows
+from bilevelrl.simulators import FollowerSpec, Step, Trajectories, check_batch, checked_indices, cumulative_rows
 from bilevelrl.validation import Array, Indices, InputError, as_array, check_count, is_integer, value_words
 
 LARGEST_SEED = 2**31
@@ -103,8 +103,7 @@ class GymnasiumSimulator:
 
     def rollout(self, policy: Array, count: int, horizon: int, rng: np.random.Generator) -> Trajectories:
         """See `Simulator.rollout`."""
-        check_count("count", count)
-        check_count("horizon", horizon)
+        check_batch(count, horizon)
         uniforms = rng.random((count, 1 + horizon))
         cumulative = cumulative_rows(as_array("policy", policy, (self.spec.states, self.spec.actions)))
         visited = np.empty((count, horizon + 1), dtype=np.int64)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
 
+from bilevelrl.files import read
+from bilevelrl.memory import memory_limit
 from bilevelrl.protocols import Cost, HyperGradient, OptimizerState
-from bilevelrl.validation import Array, UnknownNameError
+from bilevelrl.validation import Array, InputError, UnknownNameError, value_words
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -71,6 +74,34 @@ class History:
         """A history from its rows (K, 14), such as `table` gives them."""
         history = cls()
         history._rows = [tuple(_TYPES[i](value) for i, value in enumerate(row)) for row in table.tolist()]
+        return history
+
+    @classmethod
+    def read_csv(cls, path: str | Path) -> History:
+        """The history in a run's `history.csv`, of a run that still goes on too.
+
+        A last line without its end is left out: it is being written, or was cut off.
+
+        Raises:
+            InputError: where the file cannot be read, or is no history; the message names the line and the column.
+        """
+        label = value_words(str(path))
+        try:
+            data = read(Path(path), at_most=memory_limit() // BLOAT)
+        except OSError as error:
+            raise InputError(label, f"unreadable ({error.strerror})", "a history.csv") from None
+        return cls.decode(data, label)
+
+    @classmethod
+    def decode(cls, data: bytes, label: str) -> History:
+        """The history in the bytes of a `history.csv`; see `read_csv`."""
+        complete, _, _ = data.rpartition(b"\n")
+        lines = complete.replace(b"\r\n", b"\n").removesuffix(b"\r").split(b"\n")
+        if lines[0] != HEADER.strip().encode():
+            raise InputError(label, "no history", f"the columns {COLUMNS[0]}, {COLUMNS[1]}, … in its first line")
+        history = cls()
+        for number, line in enumerate(lines[1:]):
+            history._rows.append(_row(line, number, f"line {number + 2} of {label}"))
         return history
 
     def append(self, state: OuterState, distance: float) -> None:
@@ -136,6 +167,30 @@ class History:
 
 HEADER = ",".join(COLUMNS) + "\r\n"
 """The first line of a history's file."""
+
+WHOLE = re.compile(rb"[0-9]{1,18}")
+REAL = re.compile(rb"[-+]?(?:[0-9]+(?:\.[0-9]*)?(?:e[-+]?[0-9]+)?|inf|nan)")
+
+BLOAT = 40
+"""Bytes of memory that a byte of a history can take: a line of 29 bytes makes fourteen numbers and their row."""
+
+
+def _row(line: bytes, iteration: int, label: str) -> tuple[float, ...]:
+    cells = line.split(b",")
+    if len(cells) != len(COLUMNS):
+        raise InputError(label, f"of {len(cells)} columns", str(len(COLUMNS)))
+    row = tuple(_cell(cell, i, label) for i, cell in enumerate(cells))
+    if row[0] != iteration:
+        raise InputError(f"iteration in {label}", str(row[0]), f"{iteration}, a line each")
+    return row
+
+
+def _cell(cell: bytes, column: int, label: str) -> float:
+    form = WHOLE if _TYPES[column] is int else REAL
+    if form.fullmatch(cell) is None:
+        expected = "a whole number of at least 0" if form is WHOLE else "a number"
+        raise InputError(f"{COLUMNS[column]} in {label}", value_words(cell.decode("utf-8", "replace")), expected)
+    return _TYPES[column](cell)
 
 
 def _norm(vector: Array) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 from bilevelrl.chain_patterns import COARSEST, ChainStructure
 from bilevelrl.linear_systems import EPSILON
 from bilevelrl.multilevel import Aggregation
+from bilevelrl.products import times
 from bilevelrl.transitions import Chain, SparseTransitions, Transitions
 from bilevelrl.validation import Array, maximum_norm
 
@@ -21,8 +22,12 @@ MAXIMUM_CALLS = 8
 # A call that leaves more of the residual than this has stagnated.
 REDUCTION_WANTED = 0.5
 
-# From so many states on iteration is faster than factoring, whatever γ: see docs/explanation/speed.md for the table.
-LARGEST_FACTORED_DENSE, LARGEST_FACTORED_SPARSE = 400, 5_000
+# What is larger is solved faster by iteration, whatever γ: states of a dense kernel; of a sparse one, what a
+# factorisation may take, and states, since more cost as much to order. The table is in docs/explanation/speed.md.
+LARGEST_FACTORED_DENSE = 300
+MOST_FACTORING, LARGEST_FACTORED_SPARSE = 5e6, 50_000
+# A sparse chain of so few states fits into memory however its factors fill.
+SURELY_FITS = 5_000
 
 # The most iterations of a call, each of two multiplications: so many cost about half as much as a factorisation.
 DENSE_ITERATIONS, SPARSE_ITERATIONS = 40, 300
@@ -39,9 +44,11 @@ def iterates(transitions: Transitions, method: str) -> bool:
     """
     if method != "auto":
         return method == "iterative"
-    if isinstance(transitions, SparseTransitions):
-        return transitions.states > LARGEST_FACTORED_SPARSE
-    return transitions.states > LARGEST_FACTORED_DENSE
+    if not isinstance(transitions, SparseTransitions) or transitions.states <= LARGEST_FACTORED_DENSE:
+        return transitions.states > LARGEST_FACTORED_DENSE
+    if transitions.states > LARGEST_FACTORED_SPARSE:
+        return True
+    return transitions.chains.pattern.envelope_work > MOST_FACTORING
 
 
 def structure_of(transitions: Transitions) -> ChainStructure | None:
@@ -52,8 +59,7 @@ def structure_of(transitions: Transitions) -> ChainStructure | None:
 def can_be_factored(transitions: Transitions) -> bool:
     """Whether an LU factorisation will fit: not where a sparse chain's aggregates are tied to nearly all others."""
     structure = structure_of(transitions)
-    small = transitions.states <= LARGEST_FACTORED_SPARSE
-    return structure is None or small or structure.levels[-1].pattern.size <= COARSEST
+    return structure is None or transitions.states <= SURELY_FITS or structure.levels[-1].pattern.size <= COARSEST
 
 
 @attrs.frozen(eq=False)
@@ -118,7 +124,7 @@ class Iteration:
 
     def _multiplication(self, chain: Chain) -> LinearMap:
         def apply(vector: Array) -> Array:
-            product: Array = chain.dot(vector)
+            product: Array = times(chain, vector)
             product *= -self._discount
             product += vector
             return product

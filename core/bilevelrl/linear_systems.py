@@ -29,12 +29,10 @@ class Factorization:
     def of(cls, chain: Chain, discount: float) -> Factorization:
         """Factor `I − γ·chain`: LAPACK for an ndarray, SuperLU for a sparse array."""
         import scipy.linalg
-        import scipy.sparse.linalg
 
         size = chain.shape[0]
         if scipy.sparse.issparse(chain):
-            matrix = scipy.sparse.csc_array(scipy.sparse.eye_array(size) - discount * chain)
-            factors: Any = scipy.sparse.linalg.splu(matrix, **_superlu_options(chain))
+            factors = _superlu(chain, discount)
             return cls(lambda b, transpose: factors.solve(b, "T" if transpose else "N"))
         matrix = chain * -discount
         matrix.flat[:: size + 1] += 1.0
@@ -42,6 +40,21 @@ class Factorization:
         # No finiteness check: a non-finite model must surface as a status, not as an exception from LAPACK.
         dense = scipy.linalg.lu_factor(matrix.T, overwrite_a=True, check_finite=False)
         return cls(lambda b, transpose: scipy.linalg.lu_solve(dense, b, trans=int(not transpose), check_finite=False))
+
+
+def factorization_work(chain: Any) -> float:
+    """Multiplications that factoring a sparse `I − γ·chain` takes, and one solve with the factors."""
+    factors = _superlu(chain, 0.5)
+    below = np.diff(factors.L.tocsc().indptr) - 1.0
+    right = np.diff(factors.U.tocsr().indptr) - 1.0
+    return float(below @ right) + float(factors.L.nnz + factors.U.nnz)
+
+
+def _superlu(chain: Any, discount: float) -> Any:
+    import scipy.sparse.linalg
+
+    matrix = scipy.sparse.csc_array(scipy.sparse.eye_array(chain.shape[0]) - discount * chain)
+    return scipy.sparse.linalg.splu(matrix, **_superlu_options(chain))
 
 
 def _superlu_options(chain: Any) -> dict[str, Any]:

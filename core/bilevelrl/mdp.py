@@ -11,6 +11,9 @@ import numpy as np
 from bilevelrl.transitions import Transitions, as_transitions
 from bilevelrl.validation import Array, InputError, as_array, as_distribution, is_real, read_only
 
+SMALLEST_TEMPERATURE = 1e-300
+"""Below it no reward of ordinary size could be divided by the temperature."""
+
 
 @attrs.frozen(slots=False, eq=False, repr=False)
 class SoftMDP:
@@ -24,7 +27,7 @@ class SoftMDP:
         transitions: P, an array (S, A, S), a scipy sparse array (S·A, S), or a `Transitions`.
         rewards: r, (S, A), finite.
         discount: γ in [0, 1).
-        temperature: τ > 0, in the units of the reward.
+        temperature: τ ≥ 1e-300, in the units of the reward.
         initial: ρ, (S,), sums to one. Default: uniform.
         reference: μ, (S, A), strictly positive. None means μ = 1 (Shannon entropy, as in Yang, Gao and Yuan 2025);
             a policy gives the KL divergence to that policy. It need not be normalised.
@@ -36,7 +39,7 @@ class SoftMDP:
     transitions: Transitions = attrs.field(converter=as_transitions)
     rewards: Array
     discount: float = attrs.field(validator=is_real(at_least=0.0, below=1.0))
-    temperature: float = attrs.field(validator=is_real(above=0.0))
+    temperature: float = attrs.field(validator=[is_real(above=0.0), is_real(at_least=SMALLEST_TEMPERATURE)])
     initial: Array = attrs.field(default=None)
     reference: Array | None = None
 

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse
 
 from bilevelrl.derivative_bounds import RowNorms, array_norms
+from bilevelrl.memory import SPARSE_KERNEL, check_fits
 from bilevelrl.parametric import ParametricArray, check_feature_rows, feature_lengths, feature_matrix, steepness
 from bilevelrl.transitions import DenseTransitions, SparseTransitions, Transitions, as_transitions
 from bilevelrl.validation import (
@@ -219,8 +220,10 @@ def _joint_kernel(kernels: tuple[Transitions, ...]) -> Transitions:
     states, actions, choices = kernels[0].states, kernels[0].actions, len(kernels)
     if all(isinstance(kernel, DenseTransitions) for kernel in kernels):
         tables: Any = [kernel.probabilities for kernel in kernels]  # type: ignore[attr-defined]
+        shape = (states, choices * actions, states)
+        check_fits("the kernels of MixtureTransitions together", shape, instead=SPARSE_KERNEL)
         stacked = np.stack(tables, axis=1)
-        return DenseTransitions.trusted(stacked.reshape(states, choices * actions, states))
+        return DenseTransitions.trusted(stacked.reshape(shape))
     rows, columns, data = [], [], []
     for choice, kernel in enumerate(kernels):
         row, successor, probability = kernel.stored()

@@ -1,4 +1,4 @@
-"""Passes over P that end in a soft Bellman backup: on whole arrays, in blocks, or compiled, as the kernel asks for.
+"""Passes over P that end in a soft Bellman backup: on whole arrays or compiled, as the kernel asks for.
 
 Whatever is wanted of a pass, the backup, its policy, the policy's chain, a large P is read once for all of it.
 """
@@ -16,9 +16,6 @@ from bilevelrl.validation import Array, maximum_norm, read_only
 
 # e^±500 leaves room on both sides of float64's range for a sum over actions.
 SAFE_EXPONENT = 500.0
-
-# Bytes of P that are worked on before the next are read: few enough to be in the cache when they are read again.
-BLOCK = 1 << 20
 
 
 class RegularizedRewards(Protocol):
@@ -61,8 +58,8 @@ def passes_over(transitions: Transitions) -> Passes:
     if not transitions.large:
         return Passes(transitions)
     if isinstance(transitions, SparseTransitions):
-        return CompiledPasses(transitions)
-    return BlockedPasses(transitions) if isinstance(transitions, DenseTransitions) else Passes(transitions)
+        return SparsePasses(transitions)
+    return TablePasses(transitions) if isinstance(transitions, DenseTransitions) else Passes(transitions)
 
 
 @attrs.frozen(eq=False)
@@ -107,27 +104,26 @@ class Passes:
 
 
 @attrs.frozen(eq=False)
-class BlockedPasses(Passes):
-    """Passes over a dense table whose chain follows from each block of P while that is still in the cache."""
+class TablePasses(Passes):
+    """Passes over a dense table whose chain follows from each state's rows while they are still in the cache."""
 
     def linearized(self, model: RegularizedRewards, values: Array) -> tuple[Backup, Chain]:
-        """The backup, and `P^π(v)`."""
-        table = self.transitions.probabilities
-        states, actions, _ = table.shape
+        """The backup, and `P^π(v)`; compiled, on several threads, whose number changes nothing."""
+        from bilevelrl.dense_kernels import soft_backup_tables
+
+        states, actions = model.rewards.shape
         backup, chain = _unfilled(states, actions), np.empty((states, states))
-        step = max(1, BLOCK // (8 * actions * states))
-        for first in range(0, states, step):
-            rows = slice(first, min(first + step, states))
-            block = table[rows]
-            part = _response(model, block.reshape(-1, states).dot(values).reshape(-1, actions), rows)
-            np.matmul(part.policy[:, None, :], block, out=chain[rows, None, :])
-            backup.values[rows], backup.policy[rows] = part.values, part.policy
-            backup.action_values[rows] = part.action_values
+        table, *rewards = _given(self.transitions.probabilities, model.rewards, model.scaled_rewards)
+        scalars, (point,) = (model.discount, model.temperature), _given(values)
+        written = (backup.values, backup.policy, backup.action_values, chain)
+        over_ranges(
+            lambda first, last: soft_backup_tables(first, last, table, *rewards, *scalars, point, *written), states
+        )
         return backup, chain
 
 
 @attrs.frozen(eq=False)
-class CompiledPasses(Passes):
+class SparsePasses(Passes):
     """Passes over a sparse table, compiled, on several threads; their number changes nothing."""
 
     def sweeps(self, model: RegularizedRewards, values: Array, count: int) -> Array:
@@ -161,15 +157,8 @@ class CompiledPasses(Passes):
             pointers, slots, chain = matrix.indptr, np.empty(0, dtype=matrix.indices.dtype), np.empty(0)
         else:
             pointers, slots = self.transitions.chains.pattern.pointers, self.transitions.chains.slots
-        given = (
-            matrix.indptr,
-            matrix.indices,
-            matrix.data,
-            *map(np.ascontiguousarray, (model.rewards, model.scaled_rewards)),
-        )
-        # All read-only, whatever they were: else each combination would be compiled on its own.
-        kernel = tuple(map(read_only, given))
-        values, pointers, slots = map(read_only, (values, pointers, slots))
+        kernel = _given(matrix.indptr, matrix.indices, matrix.data, model.rewards, model.scaled_rewards)
+        values, pointers, slots = _given(values, pointers, slots)
         written = (backup.values, backup.policy, backup.action_values)
 
         def fill(first: int, last: int) -> None:
@@ -178,6 +167,11 @@ class CompiledPasses(Passes):
             )
 
         over_ranges(fill, values.size)
+
+
+def _given(*arrays: Array) -> tuple[Array, ...]:
+    """What a compiled loop reads: contiguous and read-only, whatever it was, or each kind would be compiled anew."""
+    return tuple(read_only(np.ascontiguousarray(array)) for array in arrays)
 
 
 def _unfilled(states: int, actions: int) -> Backup:

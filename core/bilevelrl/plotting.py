@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bilevelrl.files import write_atomically
 from bilevelrl.validation import Array, InputError, value_words
 
 if TYPE_CHECKING:
@@ -34,7 +36,14 @@ def plot_run(run: Run, path: Path) -> Path:
     _draw_gradients(figure.add_subplot(grid[1, column], sharex=upper), run)
     figure.suptitle(f"{run.algorithm.name} on {run.problem.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=140)
+    return save_figure(figure, path, dpi=140)
+
+
+def save_figure(figure: Any, path: Path, *, dpi: int) -> Path:
+    """Write a figure as a whole or not at all, in the format of the name's suffix."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=dpi, format=path.suffix.removeprefix(".").lower())
+    write_atomically(path, buffer.getvalue())
     return path
 
 

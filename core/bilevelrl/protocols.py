@@ -37,7 +37,10 @@ class Status(enum.Enum):
         "met its tolerance, but by a slower method than the first, which stagnated; ask for that one to save time"
     )
     BUDGET_SPENT = "did the work it was asked to do; allow more iterations for a more accurate answer"
-    STAGNATED = "stopped improving above its tolerance; float64 can do no better at this discount: loosen the tolerance"
+    STAGNATED = (
+        "stopped improving above its tolerance, which float64 cannot meet at this discount, or not with so inaccurate "
+        "an answer of the follower; loosen the tolerance, or solve the follower further"
+    )
     DIVERGED = "moved away from the answer; use a smaller step size"
     NON_FINITE = "met a value that is not finite; check the problem's rewards at the last good x, or step less far"
     INTERRUPTED = "was interrupted; the last complete iteration is kept"
@@ -141,6 +144,11 @@ class TabularSolution:
             takes_self=True,
         )
     )
+
+    @property
+    def error_bound(self) -> float:
+        """`‖V − V*‖∞ ≤ ‖T V − V‖∞/(1−γ)`, in the units of the reward."""
+        return self.residual / (1.0 - self.model.discount)
 
 
 @attrs.frozen(eq=False, slots=False)

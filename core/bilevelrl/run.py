@@ -20,12 +20,14 @@ from bilevelrl.experiment import Experiment
 from bilevelrl.files import write_atomically
 from bilevelrl.history import COLUMNS as COLUMNS
 from bilevelrl.history import COUNTS, History, OuterState
-from bilevelrl.protocols import Cost, Status
+from bilevelrl.protocols import Cost, Status, TabularSolution
 from bilevelrl.run_directory import ARRAYS, PICTURE, SUMMARY, RunDirectory, writable
 from bilevelrl.validation import Array, InputError
 
 if TYPE_CHECKING:
     from bilevelrl.outer_loop import Algorithm
+
+AS_ASKED = (Status.CONVERGED, Status.BUDGET_SPENT)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -135,9 +137,21 @@ class Run:
         return [
             ("iterations", f"{self.last.iteration:,} of {self.iterations:,}"),
             ("status", status),
+            *self._reservations(),
             ("cost", ", ".join(spent) or "nothing counted"),
             ("time", f"{self.seconds:.2f} s"),
         ]
+
+    def _reservations(self) -> list[tuple[str, str]]:
+        """What the last answers of the components say of themselves, where that is not that all went as asked."""
+        solution, hyper = self.last.solution, self.last.hyper
+        told = []
+        if solution.status not in AS_ASKED:
+            bound = f" (‖V − V*‖∞ ≤ {solution.error_bound:.2g})" if isinstance(solution, TabularSolution) else ""
+            told.append(("follower", solution.status.advice + bound))
+        if hyper.status not in AS_ASKED:
+            told.append(("gradient", hyper.status.advice))
+        return told
 
     def __str__(self) -> str:
         lines = [f"{self.algorithm.name} on {self.problem.name}", f"{'':26}{'start':>12}{'end':>14}"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import shlex
 import time
 import warnings
@@ -24,8 +23,9 @@ from bilevelrl.checkpoint import (
 from bilevelrl.directory_lock import Lock, directory_words
 from bilevelrl.environment import environment_of, host_facts, versions_of
 from bilevelrl.experiment import Experiment
-from bilevelrl.files import write_atomically
+from bilevelrl.files import append, read, write_atomically
 from bilevelrl.history import HEADER, History, OuterState
+from bilevelrl.memory import memory_limit
 from bilevelrl.protocols import Status
 from bilevelrl.validation import InputError, value_words
 
@@ -36,6 +36,12 @@ EXPERIMENT, HISTORY, ENVIRONMENT, SUMMARY = "experiment.toml", "history.csv", "e
 NEWEST, PREVIOUS = "checkpoint", "checkpoint.previous"
 ARRAYS, PICTURE = "state.npz", "run.png"
 OWN_START, GIVEN_START = "the problem's own", "given"
+
+COPIES = 2
+"""What reading a checkpoint takes, in its own size: the bytes, and the arrays cut from them."""
+
+LARGEST_NOTE = 1 << 20
+"""Bytes of `summary.json` and `environment.json`, which have a few hundred."""
 
 
 class RunDirectory:
@@ -228,10 +234,7 @@ class RunDirectory:
         if rows is None:
             write_atomically(self.path / HISTORY, (HEADER + history.lines()).encode())
         else:
-            with (self.path / HISTORY).open("ab") as file:
-                file.write(history.lines(rows).encode())
-                file.flush()
-                os.fsync(file.fileno())
+            append(self.path / HISTORY, history.lines(rows).encode())
         self._rows = len(history)
 
     def _write_environment(self, begins_elsewhere: bool) -> None:
@@ -275,7 +278,7 @@ def read_checkpoint(path: Path, problem: BilevelProblem) -> tuple[Checkpoint | N
     for name in (NEWEST, PREVIOUS):
         file = path / name
         try:
-            found = decode(file.read_bytes(), value_words(str(file)), problem)
+            found = decode(read(file, at_most=memory_limit() // COPIES), value_words(str(file)), problem)
         except FileNotFoundError:
             continue
         except DamagedError as error:
@@ -335,7 +338,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read(path, at_most=LARGEST_NOTE))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

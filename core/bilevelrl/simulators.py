@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bilevelrl.mdp import SoftMDP
+from bilevelrl.memory import check_fits
 from bilevelrl.threads import over_parts, processors
 from bilevelrl.transitions import alias_entries
-from bilevelrl.validation import Array, Indices, InputError, Mask, as_array, check_count, shape_words
+from bilevelrl.validation import Array, Indices, InputError, Mask, as_array, check_count, check_shape, shape_words
 
 
 @attrs.frozen(eq=False)
@@ -246,7 +247,7 @@ class TabularSimulator:
 
     def rollout(self, policy: Array, count: int, horizon: int, rng: np.random.Generator) -> Trajectories:
         """See `Simulator.rollout`; compiled."""
-        check_count("count", count)
+        check_batch(count, horizon)
         key = _key(rng)
         starts = np.searchsorted(self._initial, rng.random(count), side="right")
         return self._rollout(starts, None, policy, horizon, key)
@@ -261,6 +262,7 @@ class TabularSimulator:
         """
         check_count("groups", groups)
         check_count("size", size)
+        check_batch(groups * size, horizon)
         key = _key(rng)
         uniforms = rng.random((groups, size))
         first = np.searchsorted(self._initial, uniforms[:, 0], side="right")
@@ -283,6 +285,7 @@ class TabularSimulator:
     ) -> Trajectories:
         """See `SupportsRestart.rollout_from`; compiled."""
         count = np.size(observations)
+        check_batch(max(count, 1), horizon)
         starts = checked_indices("observations", observations, count, self._mdp.states)
         first = None if actions is None else checked_indices("actions", actions, count, self._mdp.actions)
         return self._rollout(starts, first, policy, horizon, _key(rng))
@@ -292,7 +295,6 @@ class TabularSimulator:
     ) -> Trajectories:
         from bilevelrl.sampling_kernels import rollout
 
-        check_count("horizon", horizon)
         count, table = starts.size, self._mdp.transitions.sampling_table
         policy_table = self._policy_table(policy)
         first = np.full(count, -1) if first is None else first
@@ -329,7 +331,8 @@ class TabularSimulator:
         count, shape = np.size(observations), (self._mdp.states, self._mdp.actions)
         states = checked_indices("observations", observations, count, shape[0])
         chosen = checked_indices("actions", actions, count, shape[1])
-        paid = np.ascontiguousarray(as_array("weights", weights, (count,)))
+        check_shape("weights", weights, (count,))
+        paid = np.ascontiguousarray(weights, dtype=np.float64)  # a loss that is not finite shows in the sums
         if truncation is not None:
             check_count("truncation", truncation)
         key, discount, size = _key(rng), self._mdp.discount, shape[0] * shape[1]
@@ -358,6 +361,13 @@ class TabularSimulator:
         """Where each state's actions begin in one flat list of them, and that list."""
         states, actions = self._mdp.states, self._mdp.actions
         return np.arange(states + 1) * actions, np.tile(np.arange(actions), states)
+
+
+def check_batch(count: int, horizon: int) -> None:
+    """Raise `InputError` where so many trajectories of so many steps are none, or more than fit into memory."""
+    check_count("count", count)
+    check_count("horizon", horizon)
+    check_fits("a batch of trajectories", (count, horizon, len(attrs.fields(Trajectories))))
 
 
 def _spans(count: int, parts: float) -> list[slice]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import attrs
 import numpy as np
 
+from bilevelrl.archives import read_arrays, write_arrays
 from bilevelrl.parametric import ParametricArray
 from bilevelrl.simulators import Trajectories
 from bilevelrl.validation import (
@@ -21,6 +23,10 @@ from bilevelrl.validation import (
     is_real,
     kind_words,
 )
+
+LARGEST_INDEX = 2**31 - 1
+PARTS = ("first_observations", "first_actions", "second_observations", "second_actions", "labels")
+"""The arrays of a `PreferenceDataset`'s file."""
 
 
 @attrs.frozen(eq=False)
@@ -189,14 +195,20 @@ class PreferenceObjective:
         if first.horizon != second.horizon or first.count != second.count:
             raise InputError("the trajectories of a pair", "unequal in number or length", "pairs of equal length")
         labels = check_preferences(self.labeller(first, second, rng), first.count)
-        return preference_loss_and_gradient(self.rewards, x, first, second, labels, self.discount)
+        table = self.rewards(x)
+        return preference_loss_and_gradient(self.rewards, x, table, first, second, labels, self.discount)
 
 
 def preference_loss_and_gradient(
-    rewards: Any, x: Array, first: Trajectories, second: Trajectories, labels: Array, discount: float
+    rewards: Any,
+    x: Array,
+    table: Array,
+    first: Trajectories,
+    second: Trajectories,
+    labels: Array,
+    discount: float,
 ) -> tuple[Array, Array]:
-    """Bradley–Terry losses (G,) and their mean gradient (n,) under r(x)."""
-    table = rewards(x)
+    """Bradley–Terry losses (G,) and their mean gradient (n,) under r(x) = `table`."""
     margin = discounted_sums(table, first, discount) - discounted_sums(table, second, discount)
     # −log σ(z) = log(1 + e^−z)
     losses = labels * np.logaddexp(0.0, -margin) + (1.0 - labels) * np.logaddexp(0.0, margin)
@@ -229,16 +241,84 @@ class PreferenceDataset:
     first: Trajectories
     second: Trajectories
     labels: Array = attrs.field(converter=check_preferences)
+    needed: tuple[int, int] = attrs.field(init=False, repr=False)
+    """The least numbers of states and actions that the trajectories can be of."""
+
+    @classmethod
+    def read(cls, path: str | Path) -> PreferenceDataset:
+        """The dataset in an `.npz` archive of five arrays, such as `np.savez` and `write` make it.
+
+        `first_observations` (N, H + 1), `first_actions` (N, H), the same for `second`, and `labels` (N,). What the
+        follower was paid along the way is not in it, and is zero here.
+
+        Raises:
+            InputError: where the file cannot be read, is no such archive, or its arrays do not fit together.
+        """
+        return cls.of(read_arrays(Path(path), PARTS))
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array]) -> PreferenceDataset:
+        """The dataset of the five arrays by name."""
+        first, second = (
+            _trajectories(
+                f"{name}_observations and {name}_actions", arrays[f"{name}_observations"], arrays[f"{name}_actions"]
+            )
+            for name in ("first", "second")
+        )
+        return cls(first, second, arrays["labels"])
+
+    def write(self, path: str | Path) -> None:
+        """Write the dataset where `read` finds it; the file's name should end in `.npz`."""
+        arrays: dict[str, Any] = {"labels": self.labels}
+        for name, paths in (("first", self.first), ("second", self.second)):
+            arrays |= {f"{name}_observations": paths.observations, f"{name}_actions": paths.actions}
+        write_arrays(Path(path), arrays)
 
     def __attrs_post_init__(self) -> None:
         for name in ("first", "second"):
             value = getattr(self, name)
             if not isinstance(value, Trajectories):
                 raise InputError(f"PreferenceDataset.{name}", kind_words(value), "Trajectories")
+            _check_visits(f"PreferenceDataset.{name}", value)
         if self.first.actions.shape != self.second.actions.shape:
             expected = f"{self.first.actions.shape} as of first: pairs of equal length"
             raise InputError("the shape of PreferenceDataset.second", str(self.second.actions.shape), expected)
         check_shape("PreferenceDataset.labels", self.labels, (self.first.count,))
+        pair = (self.first, self.second)
+        visited, taken = (max(int(getattr(one, part).max()) for one in pair) for part in ("observations", "actions"))
+        object.__setattr__(self, "needed", (visited + 1, taken + 1))
+
+    def check_table(self, shape: tuple[int, ...]) -> None:
+        """Raise `InputError` where a table (S, A) has no place for what the trajectories visit."""
+        if shape[0] < self.needed[0] or shape[1] < self.needed[1]:
+            expected = f"at least {self.needed}, for what the dataset visits"
+            raise InputError("the shape of the rewards of a PreferenceDatasetObjective", str(shape), expected)
+
+
+def _trajectories(label: str, observations: Array, actions: Array) -> Trajectories:
+    """Trajectories that were paid nothing; their indices as 64-bit integers, with which one can compute."""
+    for array in (observations, actions):
+        if array.dtype.kind not in "iu":
+            raise InputError(label, f"an array of {array.dtype}", "integers")
+    unpaid = np.broadcast_to(0.0, actions.shape)
+    return Trajectories(observations.astype(np.int64), actions.astype(np.int64), unpaid)
+
+
+def _check_visits(label: str, paths: Trajectories) -> None:
+    """Whole numbers of at least 0, N ≥ 1 trajectories of H ≥ 1 steps, and one more observation than actions."""
+    observations, actions = np.asarray(paths.observations), np.asarray(paths.actions)
+    for part, array in (("observations", observations), ("actions", actions)):
+        if array.ndim != 2 or 0 in array.shape:
+            raise InputError(f"the shape of {label}.{part}", str(array.shape), "(N, H), neither zero")
+        if array.dtype.kind not in "iu":
+            raise InputError(f"{label}.{part}", f"an array of {array.dtype}", "integers")
+        if int(array.min()) < 0 or int(array.max()) > LARGEST_INDEX:
+            raise InputError(
+                f"the least and the largest of {label}.{part}", f"{array.min()} and {array.max()}", "indices"
+            )
+    if observations.shape != (actions.shape[0], actions.shape[1] + 1):
+        expected = f"({actions.shape[0]}, {actions.shape[1] + 1}), one more than actions"
+        raise InputError(f"the shape of {label}.observations", str(observations.shape), expected)
 
 
 @attrs.frozen(eq=False)
@@ -265,9 +345,10 @@ class PreferenceDatasetObjective:
 
     def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
         """The mean loss, its gradient, and zero."""
-        data = self.dataset
+        data, table = self.dataset, self.rewards(x)
+        data.check_table(table.shape)
         losses, gradient = preference_loss_and_gradient(
-            self.rewards, x, data.first, data.second, data.labels, self.discount
+            self.rewards, x, table, data.first, data.second, data.labels, self.discount
         )
         return float(losses.mean()), gradient, np.zeros_like(policy)
 

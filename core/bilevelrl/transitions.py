@@ -17,6 +17,9 @@ import numpy.typing as npt
 import scipy.sparse
 
 from bilevelrl.chain_patterns import ChainStructure
+from bilevelrl.memory import SPARSE_KERNEL, check_fits
+from bilevelrl.products import times
+from bilevelrl.threads import over_ranges
 from bilevelrl.validation import (
     PROBABILITY_TOLERANCE,
     Array,
@@ -152,6 +155,8 @@ class DenseTransitions(Transitions):
     """
 
     def __init__(self, probabilities: object) -> None:
+        if len(shape := getattr(probabilities, "shape", ())) == 3:  # a view that repeats itself is small until copied
+            check_fits("transitions", shape, instead=SPARSE_KERNEL)
         array = as_real_array("transitions", probabilities)
         if array.ndim != 3 or array.shape[0] != array.shape[2] or 0 in array.shape:
             raise InputError("the shape of transitions", shape_words(array.shape), "(S, A, S) with S, A at least 1")
@@ -182,16 +187,25 @@ class DenseTransitions(Transitions):
 
     def expectation(self, values: Array) -> Array:
         """See `Transitions.expectation`; one matrix-vector product."""
-        product: Array = self._flat.dot(values)
+        product: Array = times(self._flat, values)
         return product.reshape(self._shape)
 
     def transpose_expectation(self, weights: Array) -> Array:
         """See `Transitions.transpose_expectation`; one vector-matrix product."""
-        inflow: Array = weights.reshape(-1).dot(self._flat)
+        inflow: Array = times(self._flat.T, weights.reshape(-1))
         return inflow
 
     def under(self, policy: Array) -> Array:
         """See `Transitions.under`; S small products (1, A)·(A, S), each over contiguous memory."""
+        if self.large:
+            from bilevelrl.dense_kernels import averaged_tables
+
+            chain = np.empty((self.states, self.states))
+            weights = read_only(np.ascontiguousarray(policy, dtype=np.float64))
+            over_ranges(
+                lambda first, last: averaged_tables(first, last, self.probabilities, weights, chain), self.states
+            )
+            return chain
         return np.asarray(np.matmul(policy[:, None, :], self.probabilities)[:, 0, :])
 
     @property
@@ -326,6 +340,7 @@ def direct_sum(kernels: Sequence[Transitions], *, like: Transitions | None = Non
     tables = [kernel.probabilities for kernel in kernels if isinstance(kernel, DenseTransitions)]
     small = states * actions * states <= LARGEST_DENSE_SUM if like is None else isinstance(like, DenseTransitions)
     if small and len(tables) == len(kernels):
+        check_fits("the transitions of all contexts", (states, actions, states), instead=SPARSE_KERNEL)
         whole, first = np.zeros((states, actions, states)), 0
         for table in tables:
             block = slice(first, first := first + table.shape[0])

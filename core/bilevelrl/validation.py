@@ -91,9 +91,20 @@ def value_words(value: object) -> str:
     try:
         text = " ".join(repr(value).split())
     except Exception:  # an integer of more digits than Python prints, or an object that cannot tell itself
-        return kind_words(value)
+        return f"an integer of {value.bit_length():,} bits" if isinstance(value, int) else kind_words(value)
     text = NUMPY_SCALAR.sub(r"\1\2", text)
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 20]}…"
+
+
+def printable(text: object) -> str:
+    """A word from a file as it may be shown: one line, without what would move a terminal's cursor.
+
+    Raises:
+        TypeError: for anything but a string.
+    """
+    if not isinstance(text, str):
+        raise TypeError
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def kind_words(value: object) -> str:
@@ -152,9 +163,8 @@ def is_integer(*, at_least: int | None = None, optional: bool = False) -> Valida
     def validate(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if optional and value is None:
             return
-        is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
-        if not is_whole or (at_least is not None and value < at_least):
-            raise InputError(attribute.name, value_words(value), expected + (" or None" if optional else ""))
+        if not _is_count(value, at_least):
+            raise InputError(attribute.name, value_words(value), _size_words(expected, value, optional=optional))
 
     return validate
 
@@ -254,9 +264,24 @@ def _entry(field: str, index: Sequence[int]) -> str:
 
 def check_count(field: str, value: object, *, at_least: int = 1) -> None:
     """Raise `InputError` unless `value` is an integer of at least so many; True and False are none."""
-    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
-    if not is_whole or value < at_least:  # type: ignore[operator]  # numbers.Integral has no order for mypy
-        raise InputError(field, value_words(value), f"an integer of at least {at_least}")
+    if not _is_count(value, at_least):
+        raise InputError(field, value_words(value), _size_words(f"an integer of at least {at_least}", value))
+
+
+def _size_words(expected: str, value: object, *, optional: bool = False) -> str:
+    """What was expected, with the upper limit where it is that which the value missed."""
+    too_large = isinstance(value, numbers.Integral) and not math.isfinite(as_float(value)) and not _is_flag(value)
+    return expected + (" and within the range of float64" if too_large else "") + (" or None" if optional else "")
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
+def _is_count(value: Any, at_least: int | None) -> bool:
+    """An integer within the floats: none beyond has a meaning as a size, and Python does not even print the longest."""
+    is_whole = isinstance(value, numbers.Integral) and not _is_flag(value)
+    return is_whole and math.isfinite(as_float(value)) and (at_least is None or int(value) >= at_least)
 
 
 def check_shape(field: str, array: Array, shape: Sequence[int]) -> None:
@@ -268,14 +293,16 @@ def check_shape(field: str, array: Array, shape: Sequence[int]) -> None:
 def as_distribution(field: str, value: object, size: int | None) -> Array:
     """`value` as a probability vector of the given size (None: any): non-negative, sum one within 1e-8."""
     array = as_array(field, value, (size,))
-    rounded = rounded_sums(value, array.sum(), array.size)
+    with np.errstate(over="ignore"):
+        total = array.sum()
+    rounded = rounded_sums(value, total, array.size)
     if rounded is not None:
-        array = array / rounded
+        array, total = array / rounded, total / rounded
     if (array < 0).any():
         index = int(array.argmin())
         raise InputError(f"{field}[{index}]", str(array[index]), "a probability, so not negative")
-    if abs(array.sum() - 1.0) > PROBABILITY_TOLERANCE:
-        raise InputError(f"the sum of {field}", repr(float(array.sum())), "1 within 1e-8")
+    if not abs(total - 1.0) <= PROBABILITY_TOLERANCE:
+        raise InputError(f"the sum of {field}", repr(float(total)), "1 within 1e-8")
     return array
 
 

@@ -16,6 +16,14 @@ import numpy as np
 
 import bilevelrl as bl
 
+MOST_OUTCOMES = 1000
+
+
+def _is_within_floats(instance: Any, attribute: Any, value: int) -> None:
+    """The number of ways to a middling outcome, about 2^Y, is to be a float."""
+    if value > MOST_OUTCOMES:
+        raise bl.InputError("outcomes", f"{value}", f"an integer of at most {MOST_OUTCOMES}")
+
 
 @attrs.frozen
 class ContractDesign:
@@ -38,7 +46,7 @@ class ContractDesign:
     Args:
         conditions: S ≥ 1.
         efforts: A ≥ 2, from idle to full.
-        outcomes: Y ≥ 2.
+        outcomes: Y from 2 to 1000.
         value: of the best outcome to the principal, > 0.
         cost: of full effort to the agent, ≥ 0, in units of value.
         easy: θ without effort, in [0, 1].
@@ -56,7 +64,7 @@ class ContractDesign:
 
     conditions: int = attrs.field(default=4, validator=bl.is_integer(at_least=1))
     efforts: int = attrs.field(default=3, validator=bl.is_integer(at_least=2))
-    outcomes: int = attrs.field(default=3, validator=bl.is_integer(at_least=2))
+    outcomes: int = attrs.field(default=3, validator=[bl.is_integer(at_least=2), _is_within_floats])
     value: float = attrs.field(default=1.0, validator=bl.is_real(above=0.0))
     cost: float = attrs.field(default=0.1, validator=bl.is_real(at_least=0.0))
     easy: float = attrs.field(default=0.1, validator=bl.is_real(at_least=0.0, at_most=1.0))
@@ -71,6 +79,9 @@ class ContractDesign:
 
     def build(self) -> bl.BilevelProblem:
         """The problem; it starts without any payment."""
+        pairs, paid = (self.conditions, self.efforts), self.conditions if self.by_condition else 1
+        bl.check_fits(f"the transitions of {self.name!r}", (*pairs, self.conditions))
+        bl.check_fits(f"the features of {self.name!r}", (*pairs, paid, self.outcomes))
         chances, kernel, costs = self._chances(), self._kernel(), np.tile(self._costs(), (self.conditions, 1))
         features, values = self._features(chances), chances @ self._values()
         agent = bl.ParametricMDP(kernel, bl.LinearReward(-costs, features), self.discount, self.temperature)

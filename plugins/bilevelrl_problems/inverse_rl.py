@@ -61,6 +61,9 @@ class InverseRL:
 
     def build(self) -> bl.BilevelProblem:
         """The problem; its demonstrator is the soft-optimal policy of the hidden reward."""
+        # Also what the features take, one for each cell.
+        bl.check_fits(f"the transitions of {self.name!r}", (self.size**2, 4, self.size**2))
+        bl.check_fits(f"the demonstrations of {self.name!r}", (self.demonstrations, self.horizon, 3))
         words, ground = self._ground()
         hidden = np.repeat(ground @ np.array(list(GROUND.values()))[:, None], 4, axis=1)
         features = ground if self.features == "ground" else np.eye(self.size**2)

@@ -66,6 +66,10 @@ class KLRLHF:
 
     def build(self) -> bl.BilevelProblem:
         """The problem; states are (position, last token), row-major, and the end."""
+        # The kernel's entries, each with its indices, are as many as the features'.
+        bl.check_fits(f"the features of {self.name!r}", (self.length, self.vocabulary, self.vocabulary, 3))
+        if self.preferences == "offline":
+            bl.check_fits(f"the pairs of {self.name!r}", (self.pairs, 2, self.length, 3))
         rng = bl.stream(self.instance, self.name)
         logits = self.sharpness * rng.standard_normal((self.vocabulary, self.vocabulary))
         hidden = rng.standard_normal((self.vocabulary, self.vocabulary))

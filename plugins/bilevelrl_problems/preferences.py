@@ -46,6 +46,7 @@ class GridworldPreferences:
 
     def build(self) -> bl.BilevelProblem:
         """The problem; its lower level offers a model too, for exact evaluation."""
+        bl.check_fits(f"the transitions of {self.name!r}", (self.size**2, 4, self.size**2))
         hidden, letters = self._hidden_reward()
         initial = np.zeros(self.size**2)
         initial[0] = 1.0

@@ -143,9 +143,9 @@ def make_environment(environment: str, **options: Any) -> Any:
     except ImportError:
         raise bl.InputError("gymnasium", "not installed", "pip install 'bilevelrl[gymnasium]'") from None
     if ":" in environment:
-        raise bl.InputError("environment", repr(environment), "the id of a registered environment, without ':'")
+        raise bl.InputError("environment", repr(environment[:80]), "the id of a registered environment, without ':'")
     try:
         return gymnasium.make(environment, **options)
     except (gymnasium.error.Error, ImportError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise bl.InputError("environment", repr(environment), f"one that Gymnasium can make ({reason})") from error
+        reason = " ".join(str(error).split())[:200]
+        raise bl.InputError("environment", repr(environment[:80]), f"one that Gymnasium can make ({reason})") from error

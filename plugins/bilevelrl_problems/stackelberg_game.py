@@ -96,6 +96,9 @@ class StackelbergGame:
 
     def build(self) -> bl.BilevelProblem:
         """The problem; states are cells, column by column."""
+        cells, choices, blocks = self._sizes()
+        bl.check_fits(f"the transitions of {self.name!r}", (choices, cells, len(TURNS), cells))
+        bl.check_fits(f"the features of {self.name!r}", (cells, choices, blocks, choices))
         kernels, caught = self._world()
         sold = np.zeros(caught.shape)
         sold[:, -self.rows :, :] = self._prices()[None, :, None]
@@ -126,11 +129,15 @@ class StackelbergGame:
     def _prices(self) -> bl.Array:
         return np.arange(self.rows, 0, -1) / self.rows
 
+    def _sizes(self) -> tuple[int, int, int]:
+        """Cells, choices of the guard, and the places in which she chooses anew."""
+        cells = self.rows * self.columns
+        return cells, self.rows + 1, (cells - self.rows) if self.informed else self.columns - 1
+
     def _policy(self) -> bl.SoftmaxPolicy:
         """One parameter for each choice and column (or state) before the last, where the guard has nothing to do."""
-        choices, cells = self.rows + 1, self.rows * self.columns
+        cells, choices, blocks = self._sizes()
         seen = np.arange(cells) if self.informed else np.arange(cells) // self.rows
-        blocks = (cells - self.rows) if self.informed else self.columns - 1
         features = np.zeros((cells, choices, blocks, choices))
         for state in range(cells - self.rows):
             features[state, :, seen[state], :] = np.eye(choices)

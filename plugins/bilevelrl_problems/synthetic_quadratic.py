@@ -67,6 +67,8 @@ class SyntheticQuadratic:
 
     def build(self) -> bl.BilevelProblem:
         """The problem of this instance."""
+        bl.check_fits(f"the form of {self.name!r}", (self.dimension, self.dimension))
+        bl.check_fits(f"the transitions of {self.name!r}", (self.states, self.actions, self.states))
         rng = bl.stream(self.instance, self.name)
         table = (self.states, self.actions)
         scale = rng.random(table) * rng.random(table)

@@ -58,6 +58,7 @@ class ForwardSensitivities:
         model, policy, system = solution.model, solution.policy, solution.linearization
         objective, by_x, by_policy = problem.objective.value_and_gradients(x, policy)
         continuation = model.discount * solution.values
+        bl.check_fits(f"the sensitivities of {self.name!r}", (model.states, x.size))
         slope = np.empty((model.states, x.size))
         for state in range(model.states):
             row = np.zeros_like(policy)

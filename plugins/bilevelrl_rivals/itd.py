@@ -68,6 +68,7 @@ class IterativeDifferentiation:
         is `‖v̄_0‖∞`, by how much the truncated series misses the adjoint equation where all π_k are equal.
         """
         began = time.perf_counter()
+        bl.check_fits(f"the tape of {self.name!r}", (self.backups, *solution.policy.shape))
         model, pullback = solution.model, functools.partial(problem.lower.pullback, x)
         values = solution.values if self.start == "solution" else np.zeros(model.states)
         tape: list[tuple[bl.Array, bl.Array]] = []

@@ -58,6 +58,7 @@ class ZeroOrder:
     ) -> bl.HyperGradient:
         """The mean over the directions, with its standard error where there are two or more."""
         began = time.perf_counter()
+        bl.check_fits(f"the directions of {self.name!r}", (self.directions, x.size))
         solver: Any = bl.lower_level_solver("soft-policy-iteration", tolerance=self.tolerance)
         samples_follower = not isinstance(problem.objective, bl.PolicyObjective)
         objective, cost = self._value(problem, x, x, solution.policy, copy.deepcopy(rng))

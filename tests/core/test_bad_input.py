@@ -5,6 +5,7 @@ The table below is the catalogue: what goes wrong, how, and the words a user mus
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -50,6 +51,11 @@ def broken_kernel() -> bl.Array:
     rows[1, 0] *= 0.97
     rows[2, 1] *= 0.5  # the worst
     return rows
+
+
+def paths(kind: type = int) -> bl.Trajectories:
+    """One trajectory of three steps."""
+    return bl.Trajectories(np.zeros((1, 4), kind), np.zeros((1, 3), int), np.zeros((1, 3)))
 
 
 class OnlySampling:
@@ -182,7 +188,13 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
     "a number for a name": (lambda: bl.algorithm(3), r"the name of algorithm is 3; expected a string"),
     "options too large for any memory": (
         lambda: bl.problem("synthetic-quadratic", dimension=10**12),
-        r"the configuration of 'synthetic-quadratic' is .*; expected options that it can build \(.+\)",
+        r"the form of 'synthetic-quadratic' is an array of shape \(1000000000000, 1000000000000\), more than 1023 EiB; "
+        r"expected one that fits into the .* of memory here",
+    ),
+    "a dense kernel beyond memory": (  # a view of one number, until it is copied
+        lambda: bl.SoftMDP(np.broadcast_to(np.float32(1e-6), (10**6, 4, 10**6)), np.zeros((10**6, 4)), 0.9, 1.0),
+        r"transitions is an array of shape \(1000000, 4, 1000000\), 29\.1 TiB; expected one that fits into the .* of "
+        r"memory here, or a scipy\.sparse array \(S·A, S\), which stores what is not zero",
     ),
     "unknown option": (
         lambda: bl.algorithm("m-sobirl", step_sise=0.1),
@@ -232,6 +244,53 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
             [0.5, 0.5],
         ),
         r"PreferenceDataset\.second is \(2, 3\); expected \(2, 4\) as of first: pairs of equal length",
+    ),
+    "pairs that are no trajectories": (
+        lambda: bl.PreferenceDataset([[0, 1]], paths(), [0.5]),
+        r"PreferenceDataset\.first is a list; expected Trajectories",
+    ),
+    "states that are fractions": (
+        lambda: bl.PreferenceDataset(paths(float), paths(), [0.5]),
+        r"PreferenceDataset\.first\.observations is an array of float64; expected integers",
+    ),
+    "preferences without a reward to learn": (
+        lambda: bl.PreferenceObjective(np.zeros((S, A)), bl.ReturnLabeller(), 3),
+        r"PreferenceObjective\.rewards is a ndarray; expected a parametric reward",
+    ),
+    "a labeller that cannot be asked": (
+        lambda: bl.PreferenceObjective(bl.TabularReward(np.zeros((S, A))), "me", 3),
+        r"PreferenceObjective\.labeller is a str; expected a Labeller, a function of",
+    ),
+    "a trajectory without its partner": (
+        lambda: bl.PreferenceObjective(bl.TabularReward(np.zeros((S, A))), bl.ReturnLabeller(), 3).loss_and_gradient(
+            np.zeros(S * A), paths(), bl.stream(0, "labels")
+        ),
+        r"the trajectories of a pair is unequal in number or length; expected pairs of equal length",
+    ),
+    "a labeller without what the environment paid": (
+        lambda: bl.ReturnLabeller()(paths(), paths(), bl.stream(0, "labels")),
+        r"trajectories\.environment_rewards is None; expected a simulator that reports them",
+    ),
+    "a budget of nothing that is counted": (lambda: bl.Budget(3, 1), r"the unit of the budget is 3; expected a string"),
+    "a number for a word": (
+        lambda: type(bl.hypergradient_estimator("itd"))(start=3),
+        r"start is 3; expected one of 'solution', 'zero'",
+    ),
+    "terms that are no pairs": (
+        lambda: bl.WeightedSum(3),
+        r"WeightedSum\.terms is 3; expected pairs \(weight, objective",
+    ),
+    "a weight that is none": (
+        lambda: bl.WeightedSum([(np.nan, bl.QuadraticObjective())]),
+        r"the weight of WeightedSum\.terms\[0\] is nan; expected a finite number",
+    ),
+    "a slice of nothing": (
+        lambda: bl.Slice(np.zeros(3), 0, 6),
+        r"Slice\.part is a ndarray; expected a parametric part",
+    ),
+    "x for the pullback": (
+        lambda: problem().lower.pullback(np.zeros(2), bl.DenseOccupancy(np.zeros((S, A)))),
+        r"the shape of x is \(2,\); expected \(6,\)",
     ),
     "horizon": (
         lambda: bl.CallableTrajectoryObjective(lambda x, d, rng: (x, x), horizon=0),
@@ -407,7 +466,7 @@ def test_directory_that_cannot_be_made_is_told_before_anything_is_computed(
     with pytest.raises(SystemExit) as caught:
         main(["run", "synthetic-quadratic", "--iterations", "1000000000", "--out", str(tmp_path / "taken")])
     assert caught.value.code == 2
-    assert "--out is" in capsys.readouterr().err
+    assert re.search(r"the directory '.*taken' is not writable \(File exists.*\)", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 import bilevelrl as bl
+from bilevelrl.archives import KINDS
 from bilevelrl.checkpoint import (
     FORMAT,
-    KINDS,
     Checkpoint,
     DamagedError,
     can_be_saved,

@@ -213,12 +213,64 @@ def test_without_memory_for_a_factorisation_sweeps_find_the_answer(monkeypatch, 
 
 def test_a_large_chain_whose_aggregates_do_not_thin_out_is_not_factored(monkeypatch):
     """The factors of a random graph fill up: at this size by tens of gigabytes."""
-    monkeypatch.setattr(iterative, "LARGEST_FACTORED_SPARSE", 1000)
+    monkeypatch.setattr(iterative, "SURELY_FITS", 1000)
     rng = np.random.default_rng(0)
     columns = rng.integers(2000, size=(4000, 8))
     tangled = scipy.sparse.csr_array((np.full(32_000, 0.125), columns.reshape(-1), np.arange(4001) * 8), (4000, 2000))
     assert not iterative.can_be_factored(bl.SparseTransitions(tangled))
     assert iterative.can_be_factored(bl.SparseTransitions(grid(45)))
+
+
+def random_graph(states):
+    columns = np.random.default_rng(0).integers(states, size=states * 2 * 4)
+    return scipy.sparse.csr_array(
+        (np.full(columns.size, 0.25), columns, np.arange(2 * states + 1) * 4), (2 * states, states)
+    )
+
+
+def line(states):
+    """Steps both ways."""
+    here = np.arange(states)
+    columns = np.stack([np.maximum(here - 1, 0), np.minimum(here + 1, states - 1)], axis=1).reshape(-1)
+    return scipy.sparse.csr_array((np.ones(columns.size), columns, np.arange(columns.size + 1)), (2 * states, states))
+
+
+MEASURED = {
+    "a line is a band, however long": (line(20_000), False),
+    "a small grid": (grid(35), False),
+    "a larger grid": (grid(80), True),
+    "a random graph soon fills up": (random_graph(1_000), True),
+    "longer than it is worth to order": (line(60_000), True),
+}
+
+
+@pytest.mark.parametrize("what", MEASURED)
+def test_the_method_is_chosen_by_what_a_factorisation_would_take(what):
+    """Of two kernels with as many states the one may be a band and the other a knot."""
+    kernel, iterated = MEASURED[what]
+    transitions = bl.SparseTransitions(kernel)
+    assert iterative.iterates(transitions, "auto") == iterated
+    assert iterative.iterates(transitions, "iterative")
+    assert not iterative.iterates(transitions, "direct")
+
+
+def test_a_large_table_is_iterated_on_and_a_small_one_factored():
+    for states, iterated in ((300, False), (301, True)):
+        transitions = bl.DenseTransitions(np.full((states, 1, states), 1 / states))
+        assert iterative.iterates(transitions, "auto") == iterated
+
+
+@given(soft_mdps(sparse=st.just(True)))
+def test_factors_stay_within_the_envelope(mdp):
+    """`Σ w_i²` bounds the multiplications below the diagonal, in the envelope's own order, of a factorisation."""
+    from scipy.sparse.csgraph import reverse_cuthill_mckee
+
+    pattern = mdp.transitions.chains.pattern
+    ones = pattern.matrix(np.ones(pattern.columns.size)).toarray()
+    order = reverse_cuthill_mckee(scipy.sparse.csr_array(ones + ones.T), symmetric_mode=True)
+    both = (ones + ones.T)[np.ix_(order, order)] > 0
+    expected = sum((i - int(row[: i + 1].argmax())) ** 2 for i, row in enumerate(both) if row[: i + 1].any())
+    assert pattern.envelope_work == expected
 
 
 def grid_problem(side, discount=0.99, temperature=0.1):

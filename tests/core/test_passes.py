@@ -1,10 +1,10 @@
-"""Passes over P: in blocks or compiled, they are the same backup as NumPy's on whole arrays."""
+"""Passes over P: compiled, they are the same backup as NumPy's on whole arrays."""
 
 import attrs
 import numpy as np
 import pytest
 import scipy.sparse
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 import bilevelrl as bl
@@ -15,12 +15,16 @@ from strategies import drawn_values, seeds, soft_mdps
 
 def special(mdp):
     """The passes made for a large kernel of this storage, whatever its size."""
-    kind = passes.CompiledPasses if isinstance(mdp.transitions, bl.SparseTransitions) else passes.BlockedPasses
+    kind = passes.SparsePasses if isinstance(mdp.transitions, bl.SparseTransitions) else passes.TablePasses
     return kind(mdp.transitions)
 
 
 def dense(chain):
     return chain.toarray() if scipy.sparse.issparse(chain) else chain
+
+
+def chain_entries(chain):
+    return chain.data if scipy.sparse.issparse(chain) else chain
 
 
 def expect_same_backup(came, expected, mdp, values):
@@ -34,7 +38,7 @@ def expect_same_backup(came, expected, mdp, values):
 
 @given(soft_mdps(), seeds)
 def test_special_passes_are_the_backup_of_whole_arrays(mdp, seed):
-    """`T v`, `π(v)`, `q(v)` and `P^π(v)`, dense in blocks and sparse compiled, to rounding."""
+    """`T v`, `π(v)`, `q(v)` and `P^π(v)`, dense and sparse, both compiled, to rounding."""
     values = drawn_values(mdp, np.random.default_rng(seed))
     expected = passes.Passes(mdp.transitions).backup(mdp, values)
     before = values.copy()
@@ -57,20 +61,11 @@ def test_compiled_sweeps_are_backups_one_after_another(mdp, seed, count):
     assert special(mdp).sweeps(mdp, values, count) == pytest.approx(expected, rel=0, abs=rounding)
 
 
-@example(0)
-@given(seeds)
-def test_blocks_cover_all_states_however_they_divide(seed):
-    """A block that is smaller than a state's rows, one that leaves a remainder, and one that takes all."""
-    rng = np.random.default_rng(seed)
-    mdp = bl.SoftMDP(rng.dirichlet(np.ones(7), size=(7, 3)), rng.normal(size=(7, 3)), 0.9, 0.5)
-    values = rng.normal(size=7)
-    expected = passes.Passes(mdp.transitions).backup(mdp, values)
-    for block in (1, 8 * 3 * 7 * 2, 1 << 20):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(passes, "BLOCK", block)
-            backup, chain = passes.BlockedPasses(mdp.transitions).linearized(mdp, values)
-        expect_same_backup(backup, expected, mdp, values)
-        assert chain == pytest.approx(mdp.transitions.under(backup.policy), rel=0, abs=8 * EPSILON)
+def crowd(states=301, actions=6):
+    """A dense kernel large enough for several threads: anybody may follow anybody."""
+    rng = np.random.default_rng(0)
+    kernel = rng.dirichlet(np.ones(states), size=(states, actions))
+    return bl.SoftMDP(kernel, rng.normal(size=(states, actions)), 0.99, 0.1), rng.normal(size=states)
 
 
 def corridor(states):
@@ -85,17 +80,43 @@ def corridor(states):
     return bl.SoftMDP(matrix, rng.normal(size=(states, 2)), 0.99, 0.1), rng.normal(size=states)
 
 
-def test_the_number_of_threads_changes_no_bit(monkeypatch):
+@pytest.mark.parametrize("large", [lambda: corridor(20_011), crowd], ids=["sparse", "dense"])
+def test_the_number_of_threads_changes_no_bit(monkeypatch, large):
     """Each state's row is worked out by one thread, whichever."""
-    mdp, values = corridor(20_011)
+    mdp, values = large()
     assert mdp.transitions.large
     answers = []
     for count in (1, 2, 3):
         monkeypatch.setattr(threads, "processors", lambda count=count: count)
         backup, system = bl.linearized_backup(mdp, values)
-        answers.append((backup.values, backup.policy, backup.action_values, system.chain.data))
+        answers.append((backup.values, backup.policy, backup.action_values, chain_entries(system.chain)))
     for answer in answers[1:]:
         assert all((one == other).all() for one, other in zip(answers[0], answer, strict=True))
+
+
+@pytest.mark.parametrize("actions", [1, 3, 4, 9])
+def test_the_chain_of_a_large_table_is_its_average(actions):
+    """Whether the actions divide into those that are worked on together or not."""
+    rng = np.random.default_rng(actions)
+    kernel = bl.DenseTransitions(rng.dirichlet(np.ones(760), size=(760, actions)))
+    assert kernel.large
+    policy = rng.dirichlet(np.ones(actions), size=760)
+    expected = np.einsum("sa,sat->st", policy, kernel.probabilities)
+    assert kernel.under(policy) == pytest.approx(expected, rel=2 * actions * EPSILON, abs=0)
+    assert kernel.under(policy.astype(np.float32)).dtype == np.float64
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_reward_that_is_not_finite_shows_in_a_dense_backup(bad):
+    """Wherever it stands among a state's actions, and whatever the order in which sums are taken."""
+    mdp, values = crowd()
+    rewards = np.array(mdp.rewards)
+    rewards[7], rewards[8, -1] = [bad, *rewards[7, 1:]], bad
+    with np.errstate(all="ignore"):
+        backup, _ = bl.linearized_backup(mdp.replace(rewards=rewards), values)
+        expected = passes.Passes(mdp.transitions).backup(mdp.replace(rewards=rewards), values)
+    for came, wanted in ((backup.values, expected.values), (backup.policy, expected.policy)):
+        assert (np.isfinite(came) == np.isfinite(wanted)).all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 
@@ -153,3 +154,25 @@ def test_run_that_never_moved_is_printed_and_plotted_too(tmp_path: Path) -> None
     assert "0 of 0" in str(run)
     np.testing.assert_array_equal(run.x, np.zeros(problem.dimension))
     assert run.plot(tmp_path / "run.png").exists()
+
+
+def near_one(discount: float) -> bl.BilevelProblem:
+    problem = bl.problem("synthetic-quadratic", states=4, dimension=2)
+    return attrs.evolve(problem, lower=attrs.evolve(problem.lower, discount=discount))
+
+
+def test_accuracy_that_float64_cannot_give_so_near_to_one_is_told_with_what_it_can() -> None:
+    """At γ = 1 − 1e-9 a residual of one ulp leaves an error of hundreds: the answer is used, and its bound reported."""
+    exact = bl.Algorithm(
+        bl.lower_level_solver("soft-policy-iteration", tolerance=1e-10),
+        bl.hypergradient_estimator("implicit"),
+        bl.upper_level_optimizer("gradient-descent"),
+    )
+    run = exact.run(near_one(1 - 1e-9), iterations=1)
+    bound = run.solution.error_bound
+    assert run.solution.status is bl.Status.STAGNATED
+    assert bound == pytest.approx(run.solution.residual * 1e9, rel=1e-6)
+    assert bound > 1e-10
+    assert dict(run.facts())["follower"] == f"{bl.Status.STAGNATED.advice} (‖V − V*‖∞ ≤ {bound:.2g})"
+    assert "which float64 cannot meet at this discount" in str(run)
+    assert "follower" not in dict(exact.run(near_one(0.9), iterations=1).facts())

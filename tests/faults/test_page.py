@@ -10,9 +10,6 @@ import pytest
 
 from faults.page import Section, sections
 
-ELSEWHERE = {"test_a_worker_process_dies"}
-"""Sections whose test is beside the processes that it is about."""
-
 
 def backing() -> dict[str, str]:
     """The tests of faults: their names, in order, and their bodies."""
@@ -30,15 +27,13 @@ def backing() -> dict[str, str]:
 def test_every_section_has_a_test_of_its_name_and_every_test_a_section() -> None:
     titled = [section.test for section in sections()]
     assert len(titled) == len(set(titled)), "two sections of one name"
-    assert {*backing(), *ELSEWHERE} == set(titled)
-    assert not ELSEWHERE & backing().keys()
+    assert set(backing()) == set(titled)
 
 
 @pytest.mark.parametrize("section", sections(), ids=lambda section: section.test)
 def test_every_section_says_what_is_kept_and_how_to_go_on(section: Section) -> None:
-    if section.test not in ELSEWHERE:
-        assert "\n- Kept: " in section.body
-        assert "\n- Go on: " in section.body
+    assert "\n- Kept: " in section.body
+    assert "\n- Go on: " in section.body
 
 
 def test_every_test_looks_at_what_the_page_shows() -> None:

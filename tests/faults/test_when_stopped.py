@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import signal
 import time
@@ -149,3 +151,23 @@ def test_ctrl_c_is_pressed_while_the_run_is_being_saved(
     monkeypatch.setattr(bl.Run, "plot", draw)
     section.check(terminal(*RUN, "--iterations", "3", "--out", str(OUT), status=130))
     assert_whole_on_disk(OUT, whole)
+
+
+def test_a_worker_process_dies(here: Path, section: Section) -> None:
+    """SIGKILL to the process that has a seed's directory, in the middle of its run; the lock names it."""
+    iterations, seeds = 1_500, 3
+    several = ("--seeds", str(seeds), "--jobs", "2", "--checkpoint-every", "50")
+    process = start(*RUN, "--iterations", str(iterations), *several, "--out", str(OUT))
+    victim, lock = OUT / "seed-2", OUT / "seed-2" / "lock"
+    wait_until(lambda: newest(victim) > 0)
+    worker = int(lock.read_text(encoding="ascii"))
+    assert worker != process.pid
+    os.kill(worker, signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    section.check_nothing_is_shown()
+    assert err.splitlines() == [f"run {done:>6,} of {seeds}" for done in range(1, seeds + 1)]
+    assert "resumed" in json.loads((victim / "environment.json").read_text(encoding="utf-8"))
+    algorithm, problem = small()
+    for seed in range(1, 1 + seeds):
+        assert_same(bl.load_run(OUT / f"seed-{seed}"), algorithm.run(problem, iterations=iterations, seed=seed))

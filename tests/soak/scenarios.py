@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -160,9 +161,41 @@ def components(source: random.Random, directory: Path) -> None:
     assert saved.history["objective"].tobytes() == whole.history["objective"].tobytes()
 
 
+def workers(source: random.Random, directory: Path) -> None:
+    """SIGKILL to processes that have a seed's run: others take it up, and the numbers are the same."""
+    iterations, seeds = 600, range(1, 4)
+    several = ("--seeds", str(len(seeds)), "--jobs", "2", "--checkpoint-every", str(source.choice([5, 20, 100])))
+    process = start(*RUN, "--iterations", str(iterations), *several, "--out", str(directory))
+    try:
+        for _ in range(source.randint(1, 2)):  # of a task that kills three workers the process would despair
+            wait_until(lambda: bool(_owners(directory, process.pid)) or process.poll() is not None)
+            time.sleep(source.uniform(0.0, 0.3))
+            for worker in _owners(directory, process.pid)[:1]:
+                os.kill(worker, signal.SIGKILL)
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, err
+    for seed in seeds:
+        run = bl.load_run(directory / f"seed-{seed}")
+        assert_same(run, run.algorithm.run(run.problem, iterations=iterations, seed=seed))
+
+
 SCENARIOS: dict[str, Scenario] = {
-    scenario.__name__: scenario for scenario in (kills, operations, disks, damage, signals, rivals, components)
+    scenario.__name__: scenario for scenario in (kills, operations, disks, damage, signals, rivals, components, workers)
 }
+
+
+def _owners(directory: Path, parent: int) -> list[int]:
+    """The worker processes that have a seed's directory at the moment."""
+    found = []
+    for lock in directory.glob("seed-*/lock"):
+        with contextlib.suppress(OSError, ValueError):  # gone, or not written yet
+            owner = int(lock.read_text(encoding="ascii"))
+            os.kill(owner, 0)  # raises where it is dead
+            found.append(owner)
+    return [owner for owner in found if owner != parent]  # who makes the directories before the workers have them
 
 
 def _told(call: Callable[[], Any]) -> tuple[Any, Exception | None]:

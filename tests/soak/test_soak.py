@@ -20,7 +20,7 @@ from soak.scenarios import SCENARIOS
 def test_scenario_holds(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rounds of each, as `make soak` does them for an hour."""
     monkeypatch.chdir(tmp_path)
-    assert soak.main(["--only", name, "--rounds", "1" if name == "signals" else "2", "--seed", "1"]) == 0
+    assert soak.main(["--only", name, "--rounds", "1" if name in ("signals", "workers") else "2", "--seed", "1"]) == 0
 
 
 def fails(source: random.Random, directory: Path) -> None:

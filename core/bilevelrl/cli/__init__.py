@@ -22,7 +22,7 @@ COMMANDS = {
     "compare": ("compare", "Compare algorithms on a problem, with the same budget."),
     "list": ("catalogue", "List what is registered."),
     "plugins": ("catalogue", "List the plugins that were found, and which failed."),
-    "resume": ("resume", "Go on with a run, or the runs of several seeds, as if nothing had stopped."),
+    "resume": ("resume", "Go on with a run, as if it had never stopped."),
     "run": ("run", "Run an algorithm on a problem."),
     "show": ("catalogue", "Show what something registered does, and its options."),
 }

@@ -10,7 +10,7 @@ import click
 
 from bilevelrl.cli.catalogue import named
 from bilevelrl.cli.exit_statuses import FAILED
-from bilevelrl.cli.run import parse_option
+from bilevelrl.cli.options import parse_option
 from bilevelrl.component_registry import Registered
 from bilevelrl.plugins import registry
 from bilevelrl.validation import InputError, check_count

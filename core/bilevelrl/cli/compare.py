@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from bilevelrl import comparison_report as report
-from bilevelrl.cli.run import parse_option, runs_progress
+from bilevelrl.cli.options import parse_option
+from bilevelrl.cli.reports import runs_progress
 from bilevelrl.comparison import DEFAULT_CHECKPOINTS, DEFAULT_GRID, Comparison, compare
 from bilevelrl.comparison_picture import CENTRES
 from bilevelrl.experiment import ROLES, Experiment
@@ -148,16 +149,17 @@ def _factors(grid: str) -> list[float]:
 def _print(comparison: Comparison) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
     title = f"{comparison.problem['name']}, {comparison.budget} a run, {len(comparison.seeds)} seeds"
     for rows in ([report.header(comparison), *report.results(comparison)], report.work(comparison)):
-        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+        table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left")
         for index, column in enumerate(rows[0]):
-            table.add_column(column, justify="right" if index else "left")
+            table.add_column(escape(column), justify="right" if index else "left")
         for row in rows[1:]:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))  # a label such as [/b] is no markup
         console.print(table)
         title = "work, means over the seeds"
     for remark in report.remarks(comparison)[1:]:

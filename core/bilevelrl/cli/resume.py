@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from bilevelrl.cli.endings import end, end_seeds, stopped_by_signals
 from bilevelrl.cli.log import log_option, loggers
-from bilevelrl.cli.run import (
-    JOBS,
-    checkpoint_options,
-    end,
-    end_seeds,
-    one_run_only,
-    progress,
-    runs_progress,
-    stopped_by_signals,
-)
+from bilevelrl.cli.options import JOBS, checkpoint_options, one_run_only
+from bilevelrl.cli.reports import progress, runs_progress
 from bilevelrl.run_directory import read_experiment
 from bilevelrl.saved_runs import resume_run, resume_seeds
 from bilevelrl.seeds import seeds_in
@@ -40,7 +34,7 @@ def resume_command(
 
     It is what `bilevelrl run --out DIRECTORY` wrote, whatever ended it.
     """
-    often = {"checkpoint_every": checkpoint_every, "checkpoint_seconds": checkpoint_seconds}
+    often: dict[str, Any] = {"checkpoint_every": checkpoint_every, "checkpoint_seconds": checkpoint_seconds}
     seeds = seeds_in(directory)
     if seeds:
         one_run_only(logs)

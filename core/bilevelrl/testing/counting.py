@@ -83,7 +83,7 @@ class _CountedSparse(_Counted, SparseTransitions):
     """Counts, and passes for the sparse kernel that it stands for."""
 
     @property
-    def chains(self) -> Any:  # type: ignore[override]
+    def chains(self) -> Any:
         """Which entries the chains have, not what is in them."""
         return self.original.chains
 

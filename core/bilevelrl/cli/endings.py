@@ -1,0 +1,96 @@
+"""How commands that run something end: reported, drawn, interrupted, with an exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bilevelrl.cli.exit_statuses import FAILED, INTERRUPTED, TERMINATED
+from bilevelrl.cli.reports import report, report_seeds
+from bilevelrl.directory_lock import directory_words
+from bilevelrl.protocols import Status
+from bilevelrl.run import Run
+from bilevelrl.run_directory import PICTURE, SUMMARY, holds_run, writable
+from bilevelrl.seeds import PREFIX, TABLE, seeds_in
+from bilevelrl.validation import InputError
+
+WRITTEN = "experiment.toml, environment.json, history.csv, summary.json, state.npz, checkpoint"
+
+
+@contextlib.contextmanager
+def stopped_by_signals(out: Path | None, logs: tuple[str, ...]) -> Iterator[list[int]]:
+    """SIGTERM ends the run as Ctrl-C does, after the last complete iteration; the signals that came."""
+    came: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield came
+    except KeyboardInterrupt:  # outside of the iterations, or while they were being saved
+        _leave_interrupted(out, logs, came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def end(run: Run, out: Path | None, logs: tuple[str, ...], signals: list[int]) -> None:
+    """Report a run, draw it into its directory, and leave with its exit status."""
+    report(run)
+    if out is not None:
+        _draw(run, out)
+    leave(run.status is Status.INTERRUPTED, not run.status.usable, out, logs, signals)
+
+
+def leave(interrupted: bool, failed: bool, out: Path | None, logs: tuple[str, ...], signals: list[int]) -> None:
+    """End with the exit status of what has happened, having said how to go on."""
+    if interrupted:
+        _leave_interrupted(out, logs, signals)
+    if failed:
+        sys.exit(FAILED)
+
+
+def end_seeds(runs: list[Run], wanted: int, out: Path | None, signals: list[int]) -> None:
+    """Report the runs of several seeds, and leave with their exit status."""
+    if runs:
+        report_seeds(runs)
+    if out is not None and runs:
+        click.echo(f"  saved to {out}: {TABLE}, and for each seed, as in {PREFIX}{runs[0].seed}: {WRITTEN}")
+    interrupted = len(runs) < wanted or any(run.status is Status.INTERRUPTED for run in runs)
+    leave(interrupted, any(not run.status.usable for run in runs), out, (), signals)
+
+
+def _leave_interrupted(out: Path | None, logs: tuple[str, ...], signals: list[int]) -> None:
+    if out is None or not (holds_run(out) or seeds_in(out)):
+        click.echo("Interrupted: nothing was saved.", err=True)
+    else:
+        words = ["bilevelrl", "resume", str(out), *(word for log in logs for word in ("--log", log))]
+        click.echo(f"Interrupted: go on with `{shlex.join(words)}`", err=True)
+    sys.exit(TERMINATED if signal.SIGTERM in signals else INTERRUPTED)
+
+
+def _draw(run: Run, out: Path) -> None:
+    if not (out / SUMMARY).exists():
+        kept = f"its last good checkpoint is kept: go on with `bilevelrl resume {shlex.quote(str(out))}`"
+        raise InputError(directory_words(out), "not written to the run's end", f"one that can be written; {kept}")
+    written = WRITTEN
+    with writable(out):
+        try:
+            picture = run.plot(out / PICTURE)
+        except InputError as error:
+            click.echo(f"No picture: {error}", err=True)
+        else:
+            written += f", {picture.name}"
+    click.echo(f"  saved to {out}: {written}")

@@ -1,0 +1,30 @@
+"""Products of a matrix and a vector, dense or sparse, large or small."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+# Entries from which on a library multiplies with several threads.
+THREADED = 9216
+
+
+def times(matrix: Any, vector: Any) -> Any:
+    """`matrix · vector` for an ndarray or a scipy sparse array.
+
+    NumPy and SciPy each bring a BLAS of their own, whose threads go on spinning for a tenth of a second after each
+    call: on two processors, a factorisation by SciPy's takes twice as long after a product by NumPy's. Large products
+    are therefore SciPy's too.
+    """
+    if not isinstance(matrix, np.ndarray) or matrix.size < THREADED or not _are_plain(matrix, vector):
+        return matrix.dot(vector)
+    from scipy.linalg.blas import dgemv
+
+    if matrix.flags.c_contiguous:
+        return dgemv(1.0, matrix.T, vector, trans=1)
+    return dgemv(1.0, matrix, vector) if matrix.flags.f_contiguous else matrix.dot(vector)
+
+
+def _are_plain(matrix: Any, vector: Any) -> bool:
+    return bool(matrix.dtype == vector.dtype == np.float64 and matrix.ndim == 2 and vector.ndim == 1)
