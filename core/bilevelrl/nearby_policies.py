@@ -41,8 +41,7 @@ class NearbyPolicies:
     @cached_property
     def others(self) -> Array:
         """(S, A) `1 − π_sa`, as the sum over the other actions: of a policy near 1 it keeps its digits."""
-        sums = np.zeros((self.policy.shape[0], self.policy.shape[1] + 1))
-        before, after = sums.copy(), sums
+        before, after = np.zeros((2, self.policy.shape[0], self.policy.shape[1] + 1))
         np.cumsum(self.policy, axis=1, out=before[:, 1:])
         np.cumsum(self.policy[:, ::-1], axis=1, out=after[:, 1:])
         return np.asarray(before[:, :-1] + after[:, -2::-1])
@@ -50,7 +49,8 @@ class NearbyPolicies:
     @cached_property
     def totals(self) -> Array:
         """(S,) the most that `Σ_a |π'_sa − π_sa|` can be: `2 tanh(ω/4)`, and no more than the entries allow."""
-        return np.minimum(2.0 * np.tanh(0.25 * self.oscillation) + 2.0 * self._unnormalised, self.entries.sum(axis=1))
+        by_oscillation = 2.0 * np.tanh(0.25 * self.oscillation) + 2.0 * self._unnormalised
+        return np.asarray(np.minimum(by_oscillation, self.entries.sum(axis=1)))
 
     @cached_property
     def ratios(self) -> Array:
