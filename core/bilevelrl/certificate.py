@@ -23,7 +23,7 @@ from bilevelrl.mdp import SoftMDP
 from bilevelrl.occupancy import DenseOccupancy
 from bilevelrl.passes import Backup
 from bilevelrl.protocols import Cost, HyperGradient, PolicyObjective, SupportsModel
-from bilevelrl.rounding import EPSILON, backup_rounding, row_defect
+from bilevelrl.rounding import EPSILON, backup_rounding, length, row_defect
 from bilevelrl.validation import Array, check_count, check_shape
 
 # What the residual of a system solved by iteration may be: a correction need not be exact, since what it leaves is
@@ -127,7 +127,7 @@ def _certificate(
     if not follower.growth < 1.0:
         raise _NoBound(f"discount {model.discount!r} is so near to 1 that rounding leaves nothing of 1 − γ")
     computed, spent = _computed(problem, x, point, None if corrections else hyper)
-    measured = float(np.linalg.norm(hyper.gradient - computed.gradient)) * (1.0 + (x.size + 8) * EPSILON)
+    measured = length(hyper.gradient - computed.gradient) * (1.0 + (x.size + 8) * EPSILON)
     try:
         error = error_bound(problem, x, computed, follower)
     except Unbounded as missing:

@@ -14,7 +14,7 @@ from bilevelrl.derivative_bounds import gradient_change
 from bilevelrl.feasible_sets import FeasibleSet
 from bilevelrl.nearby_policies import NearbyPolicies
 from bilevelrl.protocols import PolicyObjective, TrajectoryObjective
-from bilevelrl.rounding import EPSILON
+from bilevelrl.rounding import EPSILON, length
 from bilevelrl.simulators import Trajectories
 from bilevelrl.validation import Array, Indices, InputError, check_shape, kind_words
 
@@ -77,7 +77,7 @@ class ContextualObjective(_ContextualParts):
             part_by_x, part_by_policy = gradient_change(objective, x, own, weights[rows])
             _, at_x, at_policy = objective.value_and_gradients(x, own.policy)
             rounding = (len(self.objectives) + 1) * EPSILON
-            by_x += weight * (part_by_x + rounding * float(np.linalg.norm(at_x)))
+            by_x += weight * (part_by_x + rounding * length(at_x))
             by_policy += weight * (part_by_policy + EPSILON * float((weights[rows] * np.abs(at_policy)).sum()))
         return by_x, by_policy
 

@@ -27,7 +27,16 @@ from bilevelrl.derivative_bounds import derivative_norms, gradient_change
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.nearby_policies import NearbyPolicies
 from bilevelrl.passes import Backup
-from bilevelrl.rounding import EPSILON, TINY, backup_rounding, column_terms, pullback_rounding, row_terms, sum_rounding
+from bilevelrl.rounding import (
+    EPSILON,
+    TINY,
+    backup_rounding,
+    column_terms,
+    length,
+    pullback_rounding,
+    row_terms,
+    sum_rounding,
+)
 from bilevelrl.validation import Array, maximum_norm
 
 
@@ -164,7 +173,7 @@ def error_bound(problem: Any, x: Array, computed: ComputedGradient, follower: Fo
     adjoint = float((leftover * slopes.advantages).sum()) + float(np.abs(missed).sum()) * slopes.values
     rounded = float((lost * slopes.advantages).sum()) + 2.0 * of_flow * float(sizes.sum()) * slopes.values
     rounded += rounding * float((sizes * slopes.sizes).sum())
-    rounded += 4.0 * EPSILON * float(np.linalg.norm(computed.direct) + np.linalg.norm(computed.implicit))
+    rounded += 4.0 * EPSILON * (length(computed.direct) + length(computed.implicit))
     parts = moved + sum(of_objective) + adjoint + rounded
     # The sums above are themselves rounded; and doubles that underflowed on the way have no digits.
     rounded += (1.0 - follower.share) * moved + 8.0 * rounding * parts + TINY

@@ -16,7 +16,7 @@ from bilevelrl.mdp import SoftMDP
 from bilevelrl.nearby_policies import NearbyPolicies
 from bilevelrl.occupancy import DenseOccupancy
 from bilevelrl.protocols import PolicyObjective, SupportsModel
-from bilevelrl.rounding import EPSILON
+from bilevelrl.rounding import EPSILON, length
 from bilevelrl.validation import (
     Array,
     InputError,
@@ -129,7 +129,7 @@ class QuadraticObjective:
             x_size = x_size + np.abs(self.x_target)
         if self.policy_target is not None:
             policy_size = policy_size + np.abs(self.policy_target)
-        by_x = 2.0 * EPSILON * self.x_weight * float(np.linalg.norm(x_size))
+        by_x = 2.0 * EPSILON * self.x_weight * length(x_size)
         moved = nearby.entries + 2.0 * EPSILON * policy_size
         return by_x, self.policy_weight * float((weights * moved).sum())
 
@@ -238,6 +238,6 @@ class WeightedSum:
             term_by_x, term_by_policy = gradient_change(term, x, nearby, weights)
             _, at_x, at_policy = term.value_and_gradients(x, nearby.policy)
             rounding = (len(self.terms) + 1) * EPSILON
-            by_x += abs(weight) * (term_by_x + rounding * float(np.linalg.norm(at_x)))
+            by_x += abs(weight) * (term_by_x + rounding * length(at_x))
             by_policy += abs(weight) * (term_by_policy + rounding * float((weights * np.abs(at_policy)).sum()))
         return by_x, by_policy

@@ -154,10 +154,13 @@ def feature_matrix(value: Any) -> Any:
 
 
 def feature_lengths(features: Any) -> Array:
-    """`‖φ_i‖₂` of each row of a matrix of features, dense or sparse."""
-    if scipy.sparse.issparse(features):
-        return np.asarray(np.sqrt(features.multiply(features).sum(axis=1))).reshape(-1)
-    return np.asarray(np.sqrt(np.einsum("ik,ik->i", features, features)))
+    """`‖φ_i‖₂` of each row of a matrix of features, dense or sparse; by hypotenuses, since small squares underflow."""
+    if not scipy.sparse.issparse(features):
+        return np.asarray(np.hypot.reduce(np.abs(features), axis=1))
+    lengths, filled = np.zeros(features.shape[0]), np.diff(features.indptr) > 0
+    if filled.any():
+        lengths[filled] = np.hypot.reduceat(np.abs(features.data), features.indptr[:-1][filled])
+    return lengths
 
 
 def steepness(features: Any, x: Array, base: Array | float = 0.0) -> float:
@@ -312,7 +315,7 @@ class SoftmaxTransitions:
         whole = steep * (np.abs(worth) + np.abs(mean) + 2.0 * radius)
         shape = (self.base.states, self.base.actions)
         if self.features is None:
-            norms = np.sqrt(np.add.reduceat((probabilities * apart) ** 2, self._starts))
+            norms = np.hypot.reduceat(probabilities * apart, self._starts)
             sizes = np.add.reduceat(probabilities * whole, self._starts)
         else:
             lengths = probabilities * feature_lengths(self.features)

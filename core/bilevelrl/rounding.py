@@ -44,6 +44,11 @@ def column_terms(transitions: Transitions) -> int:
     return transitions.states * transitions.actions
 
 
+def length(vector: Array) -> float:
+    """`‖v‖₂`; a hypotenuse after another, since the squares of small numbers underflow."""
+    return float(np.hypot.reduce(np.abs(vector)))
+
+
 def sum_rounding(terms: int) -> float:
     """The error of a sum of so many products, relative to that of their absolute values (Higham 2002, section 3.1)."""
     return float(terms + 32) * EPSILON

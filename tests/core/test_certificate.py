@@ -122,6 +122,13 @@ def test_a_certificate_reads_as_a_sentence_of_its_parts() -> None:
     assert certificate.corrections == certificate.cost.linear_solves - 1 > 0
 
 
+def test_a_slip_whose_square_underflows_is_measured() -> None:
+    """At a discount of 1e-208 whole gradients are that small; `np.linalg.norm` of them is zero."""
+    zero = bl.QuadraticObjective(x_weight=0.0, policy_weight=0.0)
+    assert certified(follower(), zero, direct=np.array([3e-200, 4e-200])).bound >= 5e-200
+    assert certified(follower(), zero, direct=np.array([-3e-200, 0.0])).bound >= 3e-200
+
+
 # What has no bound says so.
 
 
