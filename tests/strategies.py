@@ -275,6 +275,7 @@ class DrawnProblem:
             lambda x: self.base_rewards + np.tanh(features @ x),
             lambda x, cotangent: np.einsum("sa,san->n", cotangent / np.cosh(features @ x) ** 2, features),
             features.shape[-1],
+            lambda x: np.linalg.norm(features, axis=-1) / np.cosh(features @ x) ** 2,
         )
 
 
@@ -316,9 +317,48 @@ def drawn_problems(
     tau = draw(temperatures() if temperature is None else temperature)
     pinned = draw(st.booleans()) and not everywhere_initial
     rng = np.random.default_rng(draw(seeds))
+    kinds = {"kernel": kind, "rewards": rewards, "reference": measure, "curved": curved, "sparse": sparse}
+    return filled_problem(rng, states, actions, n, blocks, gamma, tau, unreachable=unreachable, pinned=pinned, **kinds)
+
+
+def filled_problem(
+    rng: np.random.Generator,
+    states: int,
+    actions: int,
+    dimension: int,
+    blocks: dict[str, slice],
+    discount: float,
+    temperature: float,
+    *,
+    kernel: str,
+    rewards: str,
+    reference: str | None,
+    curved: bool,
+    sparse: bool,
+    unreachable: int,
+    pinned: bool,
+) -> DrawnProblem:
+    """The follower of a structure, with numbers from the generator; arguments as the fields of `DrawnProblem`.
+
+    Args:
+        rng: where numbers come from.
+        states: S.
+        actions: A.
+        dimension: n.
+        blocks: of x.
+        discount: γ.
+        temperature: τ.
+        kernel: one of `KERNELS`.
+        rewards: one of `REWARDS`.
+        reference: one of `REFERENCES`.
+        curved: whether rewards are `tanh(φx)`, not `φx`.
+        sparse: how P is stored.
+        unreachable: states that nothing leads into.
+        pinned: whether ρ⁰ is one state.
+    """
 
     def features(name: str, *shape: int) -> bl.Array:
-        array = np.zeros((*shape, n))
+        array = np.zeros((*shape, dimension))
         if name in blocks:
             block = blocks[name]
             array[..., block] = rng.normal(size=(*shape, block.stop - block.start))
@@ -326,7 +366,7 @@ def drawn_problems(
 
     return DrawnProblem(
         base_rewards=drawn_rewards(rng, rewards, states, actions),
-        base_kernel=drawn_kernel(rng, kind, states, actions, unreachable),
+        base_kernel=drawn_kernel(rng, kernel, states, actions, unreachable),
         base_initial=np.eye(states)[rng.integers(states)] if pinned else rng.dirichlet(np.ones(states)),
         reward_features=features("rewards", states, actions),
         kernel_features=features("transitions", states, actions, states),
@@ -334,10 +374,10 @@ def drawn_problems(
         blocks=blocks,
         curved=curved,
         sparse=sparse,
-        discount=gamma,
-        temperature=tau,
-        reference=drawn_reference(rng, measure, states, actions),
-        x=0.5 * rng.normal(size=n),
+        discount=discount,
+        temperature=temperature,
+        reference=drawn_reference(rng, reference, states, actions),
+        x=0.5 * rng.normal(size=dimension),
     )
 
 

@@ -23,6 +23,10 @@ from .callbacks import (
     CallbackWarning as CallbackWarning,
     RunFacts as RunFacts,
 )
+from .certificate import (
+    Certificate as Certificate,
+    certify as certify,
+)
 from .checkpoint import (
     CheckpointWarning as CheckpointWarning,
 )
@@ -53,6 +57,12 @@ from .contextual_problems import (
     ContextualObjective as ContextualObjective,
     ContextualTrajectoryObjective as ContextualTrajectoryObjective,
     contextual_problem as contextual_problem,
+)
+from .derivative_bounds import (
+    BoundsDerivatives as BoundsDerivatives,
+    BoundsGradientChange as BoundsGradientChange,
+    DerivativeNorms as DerivativeNorms,
+    RowNorms as RowNorms,
 )
 from .experiment import (
     Experiment as Experiment,
@@ -96,6 +106,9 @@ from .mixtures import (
     MixtureReward as MixtureReward,
     MixtureTransitions as MixtureTransitions,
     SoftmaxPolicy as SoftmaxPolicy,
+)
+from .nearby_policies import (
+    NearbyPolicies as NearbyPolicies,
 )
 from .objectives import (
     LogLikelihoodObjective as LogLikelihoodObjective,

@@ -17,6 +17,7 @@ import attrs
 import numpy as np
 
 from bilevelrl.bellman import Linearization
+from bilevelrl.derivative_bounds import DerivativeNorms, RowNorms, derivative_norms
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.occupancy import DenseOccupancy, Occupancy
 from bilevelrl.protocols import SampledSolution, SupportsModel, TabularSolution
@@ -150,6 +151,19 @@ class ContextualMDP:
             )
             gradient += context.pullback(x, part)
         return gradient
+
+    def derivative_norms(self, x: Array, values: Array, radius: float) -> DerivativeNorms:
+        """The contexts' bounds side by side, those of ρ times the context's weight."""
+        each = [
+            derivative_norms(context, x, values[self.rows(index)], radius)
+            for index, context in enumerate(self.contexts)
+        ]
+        scaled = [own.initial.times(weight) for weight, own in zip(self.weights, each, strict=True)]
+        return DerivativeNorms(
+            RowNorms.joined([own.rewards for own in each]),
+            RowNorms.joined([own.transitions for own in each]),
+            RowNorms.joined(scaled),
+        )
 
     def restrict(self, x: Array, solution: Any, context: int) -> Any:
         """A context's own part of a solution at x: a `TabularSolution` or a `SampledSolution` of that context.

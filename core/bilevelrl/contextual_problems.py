@@ -10,8 +10,11 @@ import numpy as np
 
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.contexts import ContextualMDP
+from bilevelrl.derivative_bounds import gradient_change
 from bilevelrl.feasible_sets import FeasibleSet
+from bilevelrl.nearby_policies import NearbyPolicies
 from bilevelrl.protocols import PolicyObjective, TrajectoryObjective
+from bilevelrl.rounding import EPSILON, length
 from bilevelrl.simulators import Trajectories
 from bilevelrl.validation import Array, Indices, InputError, check_shape, kind_words
 
@@ -62,6 +65,21 @@ class ContextualObjective(_ContextualParts):
             by_x += weight * part_by_x
             by_policy[rows] = weight * part_by_policy
         return total, by_x, by_policy
+
+    def gradient_change(self, x: Array, nearby: NearbyPolicies, weights: Array) -> tuple[float, float]:
+        """See `BoundsGradientChange`: the contexts' own, weighted, and what rounding does to their sum."""
+        by_x = by_policy = 0.0
+        for index, objective in enumerate(self.objectives):
+            weight, rows = float(self.lower.weights[index]), self.lower.rows(index)
+            if weight == 0.0:
+                continue
+            own = NearbyPolicies(nearby.policy[rows], nearby.oscillation[rows])
+            part_by_x, part_by_policy = gradient_change(objective, x, own, weights[rows])
+            _, at_x, at_policy = objective.value_and_gradients(x, own.policy)
+            rounding = (len(self.objectives) + 1) * EPSILON
+            by_x += weight * (part_by_x + rounding * length(at_x))
+            by_policy += weight * (part_by_policy + EPSILON * float((weights[rows] * np.abs(at_policy)).sum()))
+        return by_x, by_policy
 
 
 @attrs.frozen(eq=False, slots=False)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, ClassVar
 
 import attrs
 import numpy as np
 
+from bilevelrl.judged_returns import JudgedReturn, stage_changes
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.memory import check_fits
+from bilevelrl.nearby_policies import NearbyPolicies
+from bilevelrl.rounding import EPSILON
 from bilevelrl.simulators import Trajectories
 from bilevelrl.trajectory_objectives import TrajectoryReturnObjective
 from bilevelrl.validation import Array, InputError, check_shape, is_flag, is_integer, kind_words
@@ -53,18 +57,32 @@ class FiniteHorizonReturnObjective:
 
     def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
         """`f`, zero, `∂f/∂π`; 2H passes over P̄."""
-        mdp = self.true_mdp
-        check_shape("the policy judged by FiniteHorizonReturnObjective", policy, mdp.rewards.shape)
-        after, action_values = np.zeros(mdp.states), []
+        check_shape("the policy judged by FiniteHorizonReturnObjective", policy, self.true_mdp.rewards.shape)
+        stages = list(self._stages(policy))
+        by_policy = np.zeros_like(policy)
+        for stage in stages:
+            ahead = stage.action_values - stage.values[:, None] if self.baseline else stage.action_values
+            by_policy -= stage.visits[:, None] * ahead
+        return -float(self.true_mdp.initial @ stages[0].values), np.zeros_like(x), by_policy
+
+    def gradient_change(self, x: Array, nearby: NearbyPolicies, weights: Array) -> tuple[float, float]:
+        """See `BoundsGradientChange`: the sum of the stages', and what rounding does to it."""
+        stages = list(self._stages(nearby.policy))
+        changes = stage_changes(stages, nearby)
+        by_policy = sum(stage.by_policy(change, weights) for stage, change in zip(stages, changes, strict=True))
+        return 0.0, by_policy + self.horizon * EPSILON * sum(stage.size(weights) for stage in stages)
+
+    def _stages(self, policy: Array) -> Iterator[JudgedReturn]:
+        """`V_h`, `Q_h` and `d_h` for h = 0, …, H−1."""
+        mdp, after, tables = self.true_mdp, np.zeros(self.true_mdp.states), []
         for _ in range(self.horizon):
             ahead = mdp.rewards + mdp.transitions.expectation(mdp.discount * after)
             after = (policy * ahead).sum(axis=1)
-            action_values.append(ahead - after[:, None] if self.baseline else ahead)
-        by_policy, present = np.zeros_like(policy), mdp.initial
-        for ahead in reversed(action_values):
-            by_policy -= present[:, None] * ahead
+            tables.append((after, ahead))
+        present = mdp.initial
+        for values, ahead in reversed(tables):
+            yield JudgedReturn(mdp, values, present, ahead)
             present = mdp.discount * mdp.transitions.transpose_expectation(present[:, None] * policy)
-        return -float(mdp.initial @ after), np.zeros_like(x), by_policy
 
     def loss_and_gradient(self, x: Array, trajectories: Trajectories, rng: np.random.Generator) -> tuple[Array, Array]:
         """Minus the return of each trajectory, and zero."""

@@ -12,8 +12,9 @@ import attrs
 import numpy as np
 import scipy.sparse
 
+from bilevelrl.derivative_bounds import RowNorms, array_norms
 from bilevelrl.memory import SPARSE_KERNEL, check_fits
-from bilevelrl.parametric import ParametricArray, check_feature_rows, feature_matrix
+from bilevelrl.parametric import ParametricArray, check_feature_rows, feature_lengths, feature_matrix, steepness
 from bilevelrl.transitions import DenseTransitions, SparseTransitions, Transitions, as_transitions
 from bilevelrl.validation import (
     PROBABILITY_TOLERANCE,
@@ -66,6 +67,15 @@ class SoftmaxPolicy:
         through = (policy * (cotangent - mean)).reshape(-1)
         return through if self.features is None else np.asarray(self.features.T @ through)
 
+    def row_norms(self, x: Array) -> RowNorms:
+        """`σ_sb (‖φ_sb‖₂ + Σ_c σ_sc ‖φ_sc‖₂)`."""
+        policy = self(x)
+        lengths = np.ones_like(policy)
+        if self.features is not None:
+            lengths = feature_lengths(self.features).reshape(policy.shape)
+        norms = policy * (lengths + (policy * lengths).sum(axis=1, keepdims=True))
+        return RowNorms(norms, norms * steepness(self.features, x))
+
 
 def _weights(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, ParametricArray):
@@ -109,6 +119,13 @@ class MixtureReward:
         through: Array = np.einsum("sa,bsa->sb", cotangent, self.rewards)
         gradient: Array = self.weights.pullback(x, through)
         return gradient
+
+    def row_norms(self, x: Array) -> RowNorms:
+        """`Σ_b ‖∇σ_sb‖₂ |r_bsa|`."""
+        weights = array_norms(self.weights, x)
+        rewards = np.abs(self.rewards)
+        norms, sizes = (np.einsum("sb,bsa->sa", part, rewards) for part in (weights.norms, weights.sizes))
+        return RowNorms(norms, sizes)
 
 
 def _kernels(value: Any) -> tuple[Transitions, ...]:
@@ -183,6 +200,19 @@ class MixtureTransitions:
         through: Array = np.einsum("sa,sba->sb", weights, worth)
         gradient: Array = self.weights.pullback(x, through)
         return gradient
+
+    def row_norms(self, x: Array, values: Array, radius: float) -> RowNorms:
+        """`Σ_b ‖∇σ_sb‖₂ (|Σ_s' P^b_sas' u_s' − c_sa| + radius)`, with c half way between the extremes over b.
+
+        σ's rows sum to one at every x, so that a number that does not depend on b changes nothing.
+        """
+        weights = array_norms(self.weights, x)
+        worth = self._joint.expectation(values).reshape(self._joint.states, len(self.kernels), -1)
+        centre = 0.5 * (worth.min(axis=1, keepdims=True) + worth.max(axis=1, keepdims=True))
+        apart = np.abs(worth - centre) + (1.0 + PROBABILITY_TOLERANCE) * radius
+        whole = np.abs(worth) + np.abs(centre) + (1.0 + PROBABILITY_TOLERANCE) * radius
+        norms, sizes = np.einsum("sb,sba->sa", weights.norms, apart), np.einsum("sb,sba->sa", weights.sizes, whole)
+        return RowNorms(norms, sizes)
 
 
 def _joint_kernel(kernels: tuple[Transitions, ...]) -> Transitions:

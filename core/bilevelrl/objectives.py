@@ -10,9 +10,13 @@ import attrs
 import numpy as np
 
 from bilevelrl.bellman import Linearization
+from bilevelrl.derivative_bounds import gradient_change
+from bilevelrl.judged_returns import JudgedReturn
 from bilevelrl.mdp import SoftMDP
+from bilevelrl.nearby_policies import NearbyPolicies
 from bilevelrl.occupancy import DenseOccupancy
 from bilevelrl.protocols import PolicyObjective, SupportsModel
+from bilevelrl.rounding import EPSILON, length
 from bilevelrl.validation import (
     Array,
     InputError,
@@ -52,22 +56,33 @@ class ReturnObjective:
 
     def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
         """`f`, `∂f/∂x`, `∂f/∂π`; two linear solves with one factorisation."""
+        judged = self._judged(x, policy)
+        mdp, values, visits = judged.mdp, judged.values, judged.visits
+        action_values = judged.action_values - values[:, None] if self.baseline else judged.action_values
+        by_policy = -visits[:, None] * action_values
+        if isinstance(self.true_mdp, SoftMDP):
+            by_x = np.zeros_like(x)
+        else:
+            measure = DenseOccupancy(-visits[:, None] * policy, mdp.discount * values, -values)
+            by_x = self.true_mdp.pullback(x, measure)
+        return -float(mdp.initial @ values), by_x, by_policy
+
+    def gradient_change(self, x: Array, nearby: NearbyPolicies, weights: Array) -> tuple[float, float]:
+        """See `BoundsGradientChange`; two linear solves, as for the gradients."""
+        judged = self._judged(x, nearby.policy)
+        change = judged.change(nearby)
+        by_policy = judged.by_policy(change, weights)
+        fixed = isinstance(self.true_mdp, SoftMDP)
+        return (0.0 if fixed else judged.by_x(self.true_mdp, x, nearby, change)), by_policy
+
+    def _judged(self, x: Array, policy: Array) -> JudgedReturn:
         mdp = self.true_mdp if isinstance(self.true_mdp, SoftMDP) else self.true_mdp.model(x)
         check_shape("the policy judged by ReturnObjective", policy, (mdp.states, mdp.actions))
         system = Linearization(mdp.transitions, mdp.discount, policy)
         values = system.solve((policy * mdp.rewards).sum(axis=1))
         visits = system.solve_transpose(mdp.initial)
-        continuation = mdp.discount * values
-        action_values = mdp.rewards + mdp.transitions.expectation(continuation)
-        if self.baseline:
-            action_values -= values[:, None]
-        by_policy = -visits[:, None] * action_values
-        if isinstance(self.true_mdp, SoftMDP):
-            by_x = np.zeros_like(x)
-        else:
-            measure = DenseOccupancy(-visits[:, None] * policy, continuation, -values)
-            by_x = self.true_mdp.pullback(x, measure)
-        return -float(mdp.initial @ values), by_x, by_policy
+        action_values = mdp.rewards + mdp.transitions.expectation(mdp.discount * values)
+        return JudgedReturn(mdp, values, visits, action_values)
 
 
 def _x_target(value: object) -> Array:
@@ -106,6 +121,17 @@ class QuadraticObjective:
         flat = policy_error.reshape(-1)
         value = 0.5 * (self.x_weight * float(x_error.dot(x_error)) + self.policy_weight * float(flat.dot(flat)))
         return value, self.x_weight * x_error, self.policy_weight * policy_error
+
+    def gradient_change(self, x: Array, nearby: NearbyPolicies, weights: Array) -> tuple[float, float]:
+        """See `BoundsGradientChange`: `b Σ w |π' − π|`, and rounding."""
+        x_size, policy_size = np.abs(x), nearby.policy
+        if self.x_target is not None:
+            x_size = x_size + np.abs(self.x_target)
+        if self.policy_target is not None:
+            policy_size = policy_size + np.abs(self.policy_target)
+        by_x = 2.0 * EPSILON * self.x_weight * length(x_size)
+        moved = nearby.entries + 2.0 * EPSILON * policy_size
+        return by_x, self.policy_weight * float((weights * moved).sum())
 
 
 def _demonstrations(value: object) -> Array:
@@ -155,6 +181,17 @@ class LogLikelihoodObjective:
             by_policy += mass * visits[:, None]
         return -float((self.demonstrations * logs).sum()), np.zeros_like(x), by_policy
 
+    def gradient_change(self, x: Array, nearby: NearbyPolicies, weights: Array) -> tuple[float, float]:
+        """See `BoundsGradientChange`: `Σ w d^E/π |π/π' − 1|`, and rounding; the baseline is a number per state."""
+        shown = self.demonstrations > 0
+        with np.errstate(divide="ignore"):
+            sizes = np.divide(self.demonstrations, nearby.policy, out=np.zeros_like(nearby.policy), where=shown)
+        rounded = 4.0 * EPSILON * sizes
+        if self.baseline is not None:
+            # Visits are at most 1/(1−γ); what is added to an entry rounds it by an ulp of the sum.
+            rounded += 4.0 * EPSILON * float(self.demonstrations.sum())
+        return 0.0, float((weights * (sizes * nearby.ratios[:, None] + rounded)).sum())
+
 
 def _terms(value: Sequence[tuple[float, PolicyObjective]]) -> tuple[tuple[float, PolicyObjective], ...]:
     try:
@@ -193,3 +230,14 @@ class WeightedSum:
             by_x += weight * term_by_x
             by_policy += weight * term_by_policy
         return total, by_x, by_policy
+
+    def gradient_change(self, x: Array, nearby: NearbyPolicies, weights: Array) -> tuple[float, float]:
+        """See `BoundsGradientChange`: the sums of the terms', and what rounding does to the sums."""
+        by_x = by_policy = 0.0
+        for weight, term in self.terms:
+            term_by_x, term_by_policy = gradient_change(term, x, nearby, weights)
+            _, at_x, at_policy = term.value_and_gradients(x, nearby.policy)
+            rounding = (len(self.terms) + 1) * EPSILON
+            by_x += abs(weight) * (term_by_x + rounding * length(at_x))
+            by_policy += abs(weight) * (term_by_policy + rounding * float((weights * np.abs(at_policy)).sum()))
+        return by_x, by_policy

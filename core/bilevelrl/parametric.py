@@ -14,6 +14,8 @@ import attrs
 import numpy as np
 import scipy.sparse
 
+from bilevelrl.derivative_bounds import ARRAY_NORMS, TRANSITION_NORMS, RowNorms, Unbounded, ask
+from bilevelrl.linear_systems import EPSILON
 from bilevelrl.transitions import DenseTransitions, SparseTransitions, Transitions, as_transitions
 from bilevelrl.validation import (
     Array,
@@ -82,6 +84,10 @@ class TabularReward:
         """The cotangent, flattened."""
         return cotangent.reshape(-1).copy()
 
+    def row_norms(self, x: Array) -> RowNorms:
+        """One everywhere."""
+        return RowNorms.plain(np.ones_like(self.base))
+
 
 @attrs.frozen(eq=False)
 class StateReward:
@@ -125,6 +131,12 @@ class StateReward:
         """Row sums of the cotangent at `states`."""
         return np.asarray(cotangent.sum(axis=1)[self._rows])
 
+    def row_norms(self, x: Array) -> RowNorms:
+        """One in the rows of `states`."""
+        norms = np.zeros_like(self.base)
+        norms[self.states] = 1.0
+        return RowNorms.plain(norms)
+
 
 def feature_matrix(value: Any) -> Any:
     """Features as a matrix, one row an entry: a float64 array, or a CSR array where they are sparse."""
@@ -139,6 +151,22 @@ def feature_matrix(value: Any) -> Any:
     if checked.size == 0:
         raise InputError("the shape of features", shape_words(checked.shape), "at least one feature")
     return np.ascontiguousarray(checked.reshape(-1, checked.shape[-1])) if checked.ndim > 1 else checked
+
+
+def feature_lengths(features: Any) -> Array:
+    """`‖φ_i‖₂` of each row of a matrix of features, dense or sparse; by hypotenuses, since small squares underflow."""
+    if not scipy.sparse.issparse(features):
+        return np.asarray(np.hypot.reduce(np.abs(features), axis=1))
+    lengths, filled = np.zeros(features.shape[0]), np.diff(features.indptr) > 0
+    if filled.any():
+        lengths[filled] = np.hypot.reduceat(np.abs(features.data), features.indptr[:-1][filled])
+    return lengths
+
+
+def steepness(features: Any, x: Array, base: Array | float = 0.0) -> float:
+    """By how much an exponential multiplies the rounding of its exponent `base + φx`, at most."""
+    sizes = np.abs(x) if features is None else abs(features) @ np.abs(x)
+    return 1.0 + float((np.abs(base) + sizes).max())
 
 
 def check_feature_rows(name: str, features: Any, rows: int) -> None:
@@ -175,6 +203,10 @@ class LinearReward:
         """`φᵀ r̄`."""
         return np.asarray(self.features.T @ cotangent.reshape(-1))
 
+    def row_norms(self, x: Array) -> RowNorms:
+        """`‖φ_sa‖₂`."""
+        return RowNorms.plain(feature_lengths(self.features).reshape(self.base.shape))
+
 
 @attrs.frozen(eq=False)
 class CallableReward:
@@ -184,11 +216,13 @@ class CallableReward:
         function: `x ↦ r(x)` (S, A).
         vjp: `(x, r̄) ↦ J_rᵀ r̄` (n,).
         dimension: n.
+        norms: `x ↦ ` an upper bound of `‖∇_x r_sa(x)‖₂` (S, A), which certificates need; see `RowNorms.sizes`.
     """
 
     function: Callable[[Array], Array]
     vjp: Callable[[Array, Array], Array]
     dimension: int = attrs.field(validator=is_integer(at_least=1))
+    norms: Callable[[Array], Array] | None = None
 
     def __call__(self, x: Array) -> Array:
         """`function(x)`."""
@@ -197,6 +231,12 @@ class CallableReward:
     def pullback(self, x: Array, cotangent: Array) -> Array:
         """`vjp(x, cotangent)`."""
         return as_array_unchecked("the value of CallableReward.vjp", self.vjp(x, cotangent), (self.dimension,))
+
+    def row_norms(self, x: Array) -> RowNorms:
+        """`norms(x)`."""
+        if self.norms is None:
+            raise Unbounded(self, "`norms`, a function of x that bounds the Euclidean norm of each entry's gradient")
+        return RowNorms.plain(as_array_unchecked("the value of CallableReward.norms", self.norms(x), (None, None)))
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -264,6 +304,25 @@ class SoftmaxTransitions:
         cotangent = probabilities * (worth - mean) * weights.reshape(-1)[self._rows]
         return cotangent if self.features is None else np.asarray(self.features.T @ cotangent)
 
+    def row_norms(self, x: Array, values: Array, radius: float) -> RowNorms:
+        """`Σ_s' P_sas' |u_s' − Σ_t P_sat u_t| ‖φ_sas'‖₂`, the largest within the radius of the values."""
+        probabilities = self._probabilities(x)
+        worth = values[self._successors]
+        mean = np.add.reduceat(probabilities * worth, self._starts)[self._rows]
+        # One entry of u moves the difference to the mean by 1 − P of itself; the others, together, by as much.
+        apart = np.abs(worth - mean) + 2.0 * radius * (1.0 - probabilities + EPSILON)
+        steep = steepness(self.features, x, self._log_base)
+        whole = steep * (np.abs(worth) + np.abs(mean) + 2.0 * radius)
+        shape = (self.base.states, self.base.actions)
+        if self.features is None:
+            norms = np.hypot.reduceat(probabilities * apart, self._starts)
+            sizes = np.add.reduceat(probabilities * whole, self._starts)
+        else:
+            lengths = probabilities * feature_lengths(self.features)
+            norms = np.add.reduceat(lengths * apart, self._starts)
+            sizes = np.add.reduceat(lengths * whole, self._starts)
+        return RowNorms(norms.reshape(shape), sizes.reshape(shape))
+
 
 def _base_distribution(value: Any) -> Array:
     return as_distribution("base", value, None)
@@ -305,6 +364,13 @@ class SoftmaxInitial:
         through = distribution * (cotangent - distribution @ cotangent)
         return through if self.features is None else np.asarray(self.features.T @ through)
 
+    def row_norms(self, x: Array) -> RowNorms:
+        """`ρ_s (‖φ_s‖₂ + Σ_t ρ_t ‖φ_t‖₂)`."""
+        distribution = self(x)
+        lengths = np.ones(self.base.size) if self.features is None else feature_lengths(self.features)
+        norms = distribution * (lengths + distribution @ lengths)
+        return RowNorms(norms, norms * steepness(self.features, x))
+
 
 @attrs.frozen(eq=False)
 class Slice:
@@ -341,3 +407,9 @@ class Slice:
         gradient = np.zeros(self.dimension)
         gradient[self._block()] = self.part.pullback(x[self._block()], *cotangents)
         return gradient
+
+    def row_norms(self, x: Array, *within: Any) -> RowNorms:
+        """The part's own; `within` is what only transitions are asked, see `SoftmaxTransitions.row_norms`."""
+        missing = TRANSITION_NORMS if within else ARRAY_NORMS
+        norms: RowNorms = ask(self.part, "row_norms", missing, x[self._block()], *within)
+        return norms

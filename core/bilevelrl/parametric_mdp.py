@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from bilevelrl.derivative_bounds import ARRAY_NORMS, TRANSITION_NORMS, DerivativeNorms, RowNorms, ask
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.occupancy import Occupancy
 from bilevelrl.parametric import ParametricArray, ParametricTransitions
@@ -106,3 +107,23 @@ class ParametricMDP:
                 continue
             gradient = term if gradient is None else gradient + term
         return np.zeros(self.dimension) if gradient is None else gradient
+
+    def derivative_norms(self, x: Array, values: Array, radius: float) -> DerivativeNorms:
+        """Bounds of the derivatives of r, of `P u` for all u within `radius` of the values, and of ρ.
+
+        Raises:
+            Unbounded: where a part does not give its own.
+        """
+        shape = self._base.rewards.shape
+        asked = {
+            "rewards": (shape, ARRAY_NORMS, ()),
+            "transitions": (shape, TRANSITION_NORMS, (values, radius)),
+            "initial": (shape[:1], ARRAY_NORMS, ()),
+        }
+        norms = {
+            name: ask(self._parts[name], "row_norms", missing, x, *within)
+            if name in self._parts
+            else RowNorms.zero(size)
+            for name, (size, missing, within) in asked.items()
+        }
+        return DerivativeNorms(**norms)

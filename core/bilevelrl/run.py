@@ -14,6 +14,7 @@ import attrs
 import numpy as np
 
 from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.certificate import Certificate, certify
 from bilevelrl.checkpoint import Checkpoint, CheckpointWarning, can_be_saved
 from bilevelrl.experiment import Experiment
 from bilevelrl.files import write_atomically
@@ -169,6 +170,10 @@ class Run:
         return Experiment.describe(
             self.problem, self.algorithm, iterations=self.iterations, seed=self.seed, tolerance=self.tolerance
         )
+
+    def certificate(self, *, corrections: int = 10) -> Certificate:
+        """A proven bound of `‖gradient − ∇φ(x)‖₂` at the run's end; see `certify`."""
+        return certify(self.problem, self.x, self.solution, self.last.hyper, corrections=corrections)
 
     def plot(self, path: str | Path) -> Path:
         """Draw the problem's picture and the curves of the run into a file (needs the extra `plot`)."""

@@ -59,6 +59,13 @@ def incentives_pullback(w: bl.Array, cotangent: bl.Array) -> bl.Array:
     return np.asarray(x * (cotangent + (x @ cotangent) / BUDGET))
 
 
+def incentive_norms(w: bl.Array) -> bl.RowNorms:
+    """(105,) `‖∇x_s‖₂ = 0.2 p_s ‖e_s − p‖₂`, with p the softmax, which multiplies the rounding of w."""
+    x = np.abs(incentives(w))
+    p = x / BUDGET
+    return bl.RowNorms(x * np.sqrt((1.0 - p) ** 2 + p @ p), x * 2.0 * (1.0 + bl.maximum_norm(w)))
+
+
 @attrs.frozen
 class FollowerReward:
     """(105, 4) what the follower earns at the state before the move: 1 at the goal, `x_s` elsewhere, 0 absorbed."""
@@ -77,6 +84,13 @@ class FollowerReward:
         by_state = cotangent.sum(axis=1)
         by_state[self.goal] = by_state[ABSORBED] = 0.0
         return incentives_pullback(w, by_state)
+
+    def row_norms(self, w: bl.Array) -> bl.RowNorms:
+        """Those of the incentives, where they are felt."""
+        felt = np.ones((STATES, ACTIONS))
+        felt[[self.goal, ABSORBED]] = 0.0
+        norms = incentive_norms(w)
+        return bl.RowNorms(norms.norms[:, None] * felt, norms.sizes[:, None] * felt)
 
 
 @attrs.frozen
@@ -99,6 +113,12 @@ class LeaderReward:
         spent = np.full(STATES, self.penalty * cotangent[self.goal].sum())
         spent[ABSORBED] = 0.0
         return incentives_pullback(w, spent)
+
+    def row_norms(self, w: bl.Array) -> bl.RowNorms:
+        """At the goal ρ times that of the unspent entry, since all entries sum to a constant."""
+        own, norms, sizes = incentive_norms(w), np.zeros((STATES, ACTIONS)), np.zeros((STATES, ACTIONS))
+        norms[self.goal], sizes[self.goal] = self.penalty * own.norms[ABSORBED], self.penalty * own.sizes.sum()
+        return bl.RowNorms(norms, sizes)
 
 
 def kernel(goal: int, intended: float) -> Any:

@@ -30,6 +30,12 @@ class QuadraticFormReward:
         """(n,)."""
         return np.vdot(cotangent, self.scale) * (self.form @ x + x @ self.form)
 
+    def row_norms(self, x: bl.Array) -> bl.RowNorms:
+        """`|scale_sa| ‖(M + Mᵀ)x‖₂`."""
+        scale, size, form = np.abs(self.scale), np.abs(x), np.abs(self.form)
+        whole = float(np.linalg.norm(form @ size + size @ form))
+        return bl.RowNorms(scale * float(np.linalg.norm(self.form @ x + x @ self.form)), scale * whole)
+
 
 @attrs.frozen
 class SyntheticQuadratic:

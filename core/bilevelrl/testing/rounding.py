@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from bilevelrl.mdp import SoftMDP
+from bilevelrl.rounding import EPSILON as EPSILON
+from bilevelrl.rounding import TINY as TINY
+from bilevelrl.rounding import backup_rounding as backup_rounding
 from bilevelrl.validation import Array
-
-EPSILON = float(np.finfo(np.float64).eps)
-TINY = 1e-300  # below it doubles are subnormal, or soon will be, and have few digits left
-
-
-def backup_rounding(mdp: SoftMDP, *values: Array) -> float:
-    """What rounding can do to `T v` at any of the `values` (S,).
-
-    q sums S products; the log-sum-exp sums A terms and multiplies a logarithm by τ; each rounds by an ulp of the
-    largest number in the sum.
-    """
-    log_reference = 0.0 if mdp.reference is None else float(np.abs(np.log(mdp.reference)).max())
-    largest_value = max((float(np.abs(v).max()) for v in values), default=0.0)
-    largest = float(np.abs(mdp.rewards).max()) + largest_value + mdp.temperature * (1 + log_reference)
-    return 2 * (mdp.states + mdp.actions + 4) * EPSILON * largest
 
 
 def value_error(mdp: SoftMDP, values: Array, residual: float) -> float:
