@@ -146,11 +146,14 @@ TITLES = {
 }
 
 
+BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 2, "frameon": False}
+
+
 def draw(panels: dict[str, dict[str, Curve]], path: Path) -> None:
     """Four panels, the slope of each curve in the legend."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.0, 7.4), layout="constrained")
+    figure = Figure(figsize=(10.0, 8.6), layout="constrained")
     markers = "osD^"
     for axes, (panel, drawn) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
         label, title = TITLES[panel]
@@ -164,7 +167,7 @@ def draw(panels: dict[str, dict[str, Curve]], path: Path) -> None:
         axes.set(xlabel=label, ylabel="milliseconds")
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)
-        axes.legend(title="slope, upper half", fontsize=8, title_fontsize=8)
+        axes.legend(title="slope, upper half of the sizes", fontsize=8, title_fontsize=8, **BELOW)
     figure.savefig(path, dpi=110)
 
 

@@ -221,6 +221,40 @@ def test_a_large_chain_whose_aggregates_do_not_thin_out_is_not_factored(monkeypa
     assert iterative.can_be_factored(bl.SparseTransitions(grid(45)))
 
 
+def tangle():
+    """A random graph of 2000 states, whose aggregates are tied to nearly all others."""
+    columns = np.random.default_rng(0).integers(2000, size=(4000, 8))
+    pointers = np.arange(4001) * 8
+    return scipy.sparse.csr_array((np.full(32_000, 0.125), columns.reshape(-1), pointers), (4000, 2000))
+
+
+def test_what_cannot_be_factored_is_swept_and_all_its_products_are_counted(monkeypatch):
+    """Neither the iteration nor a factorisation serves: the answer is right, and the cost and the flag are honest."""
+    monkeypatch.setattr("bilevelrl.bellman.Iteration", Stubborn)
+    monkeypatch.setattr(iterative, "SURELY_FITS", 1000)
+    system = bl.Linearization(bl.SparseTransitions(tangle()), 0.5, np.full((2000, 2), 0.5), method="iterative")
+    assert system.fell_back is False
+    target = np.random.default_rng(1).normal(size=2000)
+    sweeps = []
+    for _ in range(2):
+        before = system.iterated
+        assert system.apply(system.solve(target)) == pytest.approx(target, rel=0, abs=1e-14)
+        assert system.fell_back is True
+        assert system.factorization is None
+        sweeps.append(system.iterated - before - 7)
+    # γ halves what is left in each sweep, and 2^−52 is rounding.
+    assert sweeps[0] == sweeps[1]
+    assert 40 < sweeps[0] < 55
+
+
+def test_products_of_all_solves_are_counted():
+    system, rng = system_on_grid(12, 0.9)
+    system.solve(rng.normal(size=144), tolerance=1e-3)
+    once = system.iterated
+    system.solve_transpose(rng.normal(size=144), tolerance=1e-3)
+    assert system.iterated > once > 0
+
+
 def random_graph(states):
     columns = np.random.default_rng(0).integers(states, size=states * 2 * 4)
     return scipy.sparse.csr_array(

@@ -95,6 +95,40 @@ def test_refinement_says_when_a_factorisation_is_too_far_away():
     assert solve_with_refinement(stay, apply_swap, np.array([1.0, -1.0]), False) is None
 
 
+def test_a_linearized_backup_hands_on_what_it_was_given_and_what_it_found():
+    """The factorisation, the method, and the chain of the pass, which need not be formed again."""
+    rng = np.random.default_rng(0)
+    mdp = bl.SoftMDP(rng.dirichlet(np.ones(760), size=(760, 1)), rng.normal(size=(760, 1)), 0.9, 0.5)
+    _, plain = bl.linearized_backup(mdp, np.zeros(760))
+    assert (plain.method, plain.factorization, plain.fell_back) == ("auto", None, False)
+    assert plain.iterates
+    assert bl.Linearization(mdp.transitions, 0.9, plain.policy).iterates
+    nearby = plain.factorize()
+    _, system = bl.linearized_backup(mdp, np.ones(760), factorization=nearby, method="direct")
+    assert (system.method, system.factorization) == ("direct", nearby)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bl.DenseTransitions, "under", None)
+        assert system.chain == pytest.approx(mdp.transitions.probabilities[:, 0, :], rel=1e-12)
+
+
+def test_a_fresh_factorisation_is_refined_once(monkeypatch):
+    """Its own rounding, which is larger near γ = 1, is corrected by one step: here a millionth becomes its square."""
+    of = bl.Factorization.of
+
+    def rough(chain, discount):
+        exact = of(chain, discount)
+        return bl.Factorization(lambda b, transpose: exact.solve(b, transpose) * (1 + 1e-6))
+
+    monkeypatch.setattr(bl.Factorization, "of", rough)
+    rng = np.random.default_rng(0)
+    mdp = bl.SoftMDP(rng.dirichlet(np.ones(8), size=(8, 2)), rng.normal(size=(8, 2)), 0.9, 0.5)
+    system = bl.Linearization(mdp.transitions, 0.9, np.full((8, 2), 0.5))
+    target = rng.normal(size=8)
+    assert system.apply(system.solve(target)) == pytest.approx(target, rel=0, abs=1e-10)
+    again = bl.Linearization(mdp.transitions, 0.9, np.full((8, 2), 0.5))
+    assert again.apply_transpose(again.solve_transpose(target)) == pytest.approx(target, rel=0, abs=1e-10)
+
+
 def test_the_replacement_is_kept_for_later_solves():
     stay, _ = two_cycles()
     kernel = bl.DenseTransitions(np.eye(2)[::-1][:, None, :])
