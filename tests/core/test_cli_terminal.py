@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
@@ -150,3 +151,19 @@ def test_tags_that_promise_nothing_are_refused() -> None:
         bl.InputError, match=r"tags is none of exact, tracking, stochastic, biased; expected exact=True"
     ):
         bl.Tags()
+
+
+def test_certify_proves_the_end_of_a_run_and_says_where_there_is_nothing_to_prove(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """After a run, after one that went on, for a problem without a model; several seeds have no single end."""
+    small = ["run", "synthetic-quadratic", "--set", "problem.states=4", "--iterations", "3"]
+    assert status_of(*small, "--certify", "--out", str(tmp_path / "run")) == 0
+    assert re.search(r"certificate +‖gradient − ∇φ\(x\)‖₂ ≤ [\d.e+-]+ \(measured ", capsys.readouterr().out)
+    assert status_of("resume", str(tmp_path / "run"), "--iterations", "4", "--certify") == 0
+    assert "‖gradient − ∇φ(x)‖₂ ≤" in capsys.readouterr().out
+    sampled = ["run", "gymnasium-preferences", "--algorithm", "sobirl", "--iterations", "1", "--set", "restarts=false"]
+    assert status_of(*sampled, "--certify") == 0
+    assert "certificate  no bound: " in capsys.readouterr().out
+    assert status_of(*small, "--seeds", "2", "--certify") == 2
+    assert "--certify is given; expected one run, not several seeds" in capsys.readouterr().err

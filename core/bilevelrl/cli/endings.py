@@ -46,9 +46,9 @@ def stopped_by_signals(out: Path | None, logs: tuple[str, ...]) -> Iterator[list
         signal.signal(signal.SIGTERM, before)
 
 
-def end(run: Run, out: Path | None, logs: tuple[str, ...], signals: list[int]) -> None:
+def end(run: Run, out: Path | None, logs: tuple[str, ...], signals: list[int], *, certify: bool = False) -> None:
     """Report a run, draw it into its directory, and leave with its exit status."""
-    report(run)
+    report(run, certify=certify)
     if out is not None:
         _draw(run, out)
     leave(run.status is Status.INTERRUPTED, not run.status.usable, out, logs, signals)

@@ -12,6 +12,10 @@ from bilevelrl.validation import InputError
 
 JOBS = "Processes that share seeds, sample batches and contexts. The results do not depend on it."
 
+certify_option = click.option(
+    "--certify", is_flag=True, help="At the end, prove how far the gradient is from the true one; a few linear solves."
+)
+
 
 def checkpoint_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that say how often a run is written; what is not given is as in the file, or as before."""
@@ -25,8 +29,10 @@ def checkpoint_options(command: Callable[..., None]) -> Callable[..., None]:
     return every(seconds(command))
 
 
-def one_run_only(logs: tuple[str, ...]) -> None:
-    """Raise `InputError` where several runs would write one log."""
+def one_run_only(logs: tuple[str, ...], certify: bool) -> None:
+    """Raise `InputError` for what several runs cannot have: one log, one certificate."""
+    if certify:
+        raise InputError("--certify", "given", "one run, not several seeds")
     if logs:
         raise InputError("--log", repr(logs[0]), "one run, not several seeds; `--out` keeps the history of each")
 

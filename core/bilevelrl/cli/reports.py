@@ -71,8 +71,8 @@ def _figures(state: OuterState) -> str:
     return f"objective {state.hyper.objective:.6g}  gradient norm {norm:.3g}"
 
 
-def report(run: Run) -> None:
-    """The figures at the start and at the end, and what else there is to tell."""
+def report(run: Run, *, certify: bool = False) -> None:
+    """The figures at the start and at the end, and what else there is to tell; where asked for, its certificate."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -88,7 +88,10 @@ def report(run: Run) -> None:
         table.add_row(escape(label), f"{before:.6g}", f"{after:.6g}")
     console = Console()
     console.print(table)
-    for label, text in run.facts():
+    facts = run.facts()
+    if certify:
+        facts.append(("certificate", str(run.certificate())))
+    for label, text in facts:
         console.print(f"  [bold]{escape(label)}[/bold]  {escape(text)}", soft_wrap=True, highlight=False)
 
 

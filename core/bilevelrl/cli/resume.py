@@ -9,7 +9,7 @@ import click
 
 from bilevelrl.cli.endings import end, end_seeds, stopped_by_signals
 from bilevelrl.cli.log import log_option, loggers
-from bilevelrl.cli.options import JOBS, checkpoint_options, one_run_only
+from bilevelrl.cli.options import JOBS, certify_option, checkpoint_options, one_run_only
 from bilevelrl.cli.reports import progress, runs_progress
 from bilevelrl.run_directory import read_experiment
 from bilevelrl.saved_runs import resume_run, resume_seeds
@@ -20,6 +20,7 @@ from bilevelrl.seeds import seeds_in
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--iterations", type=int, help="The largest number of updates of x, those made included.")
 @checkpoint_options
+@certify_option
 @log_option
 @click.option("--jobs", "-j", type=int, default=1, show_default=True, help=JOBS)
 def resume_command(
@@ -27,6 +28,7 @@ def resume_command(
     iterations: int | None,
     checkpoint_every: int | None,
     checkpoint_seconds: float | None,
+    certify: bool,
     logs: tuple[str, ...],
     jobs: int,
 ) -> None:
@@ -37,7 +39,7 @@ def resume_command(
     often: dict[str, Any] = {"checkpoint_every": checkpoint_every, "checkpoint_seconds": checkpoint_seconds}
     seeds = seeds_in(directory)
     if seeds:
-        one_run_only(logs)
+        one_run_only(logs, certify)
         with stopped_by_signals(directory, ()) as signals:
             with runs_progress() as told:
                 runs = resume_seeds(directory, iterations=iterations, **often, jobs=jobs, progress=told)
@@ -48,4 +50,4 @@ def resume_command(
     with stopped_by_signals(directory, logs) as signals:
         with progress(wanted) as bar:
             run = resume_run(directory, iterations=iterations, callback=[bar, *watching], **often, jobs=jobs)
-        end(run, directory, logs, signals)
+        end(run, directory, logs, signals, certify=certify)

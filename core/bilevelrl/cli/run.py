@@ -11,7 +11,7 @@ import click
 
 from bilevelrl.cli.endings import end, end_seeds, stopped_by_signals
 from bilevelrl.cli.log import log_option, loggers
-from bilevelrl.cli.options import JOBS, checkpoint_options, one_run_only, parse_option
+from bilevelrl.cli.options import JOBS, certify_option, checkpoint_options, one_run_only, parse_option
 from bilevelrl.cli.reports import progress, runs_progress
 from bilevelrl.composition import compose
 from bilevelrl.experiment import INTERVALS, ROLES, SETTINGS, TABLES, Experiment, check_setting
@@ -38,6 +38,7 @@ from bilevelrl.validation import InputError, UnknownNameError, check_count
 @click.option("--tolerance", type=float, help="Stop at this distance from stationarity (default 0: never).")
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Write the run here while it goes on.")
 @checkpoint_options
+@certify_option
 @log_option
 @click.option("--jobs", "-j", type=int, default=1, show_default=True, help=JOBS)
 def run_command(
@@ -54,6 +55,7 @@ def run_command(
     out: Path | None,
     checkpoint_every: int | None,
     checkpoint_seconds: float | None,
+    certify: bool,
     logs: tuple[str, ...],
     jobs: int,
 ) -> None:
@@ -68,7 +70,7 @@ def run_command(
     built_problem, built_algorithm = compose(experiment, registry())
     if seeds is not None:
         check_count("--seeds", seeds)
-        one_run_only(logs)
+        one_run_only(logs, certify)
         with stopped_by_signals(out, ()) as signals:
             with runs_progress() as told:
                 runs = built_algorithm.run_seeds(
@@ -94,7 +96,7 @@ def run_command(
                 out=out,
                 jobs=jobs,
             )
-        end(run, out, logs, signals)
+        end(run, out, logs, signals, certify=certify)
 
 
 def _experiment(
