@@ -211,7 +211,8 @@ class Algorithm:
                 0 never stops early.
             callback: a `Callback`, a function that is called with every state (the first included), or several of
                 either. One that raises an error is left out with a `CallbackWarning`.
-            out: a directory to write the run to while it goes on, so that `resume` can go on with it.
+            out: a directory to write the run to while it goes on, so that `resume` can go on with it. One that holds a
+                run which could go on, or the runs of several seeds, is refused.
             checkpoint_every: iterations from one checkpoint to the next; None: only the time counts.
             checkpoint_seconds: time from one checkpoint to the next.
             jobs: who does the work of components that divide it, such as sample batches and contexts; see `use_jobs`.
@@ -259,7 +260,9 @@ class Algorithm:
             iterations: the largest number of updates of x in each run.
             x: see `run`; for all seeds.
             tolerance: see `run`.
-            out: a directory that gets one for each seed, such as `seed-0`, which `load_run` and `resume` take.
+            out: a directory that gets one for each seed, such as `seed-0`, which `load_run` and `resume` take. One that
+                holds a single run, other seeds of another problem or algorithm, or one of the seeds with a run which
+                could go on, is refused, and nothing in it is changed.
             checkpoint_every: see `run`.
             checkpoint_seconds: see `run`.
             jobs: who does the runs, several at a time; see `use_jobs`. One run is done by one process.
@@ -335,7 +338,8 @@ class Algorithm:
             jobs: see `run`.
 
         Raises:
-            InputError: where there is no run to go on with, or it is that of another problem or algorithm.
+            InputError: where there is no run to go on with, it is that of another problem or algorithm, or it has made
+                more iterations than asked for.
         """
         self.check_compatible(problem)
         asked = read_experiment(Path(directory))

@@ -11,8 +11,8 @@ from bilevelrl.experiment import Experiment
 from bilevelrl.outer_loop import Algorithm
 from bilevelrl.plugins import registry
 from bilevelrl.run import Run
-from bilevelrl.run_directory import read_checkpoint, read_experiment
-from bilevelrl.seeds import PREFIX, Plan, run_seeds, seeds_in
+from bilevelrl.run_directory import SEED_PREFIX, read_checkpoint, read_experiment, seeds_in
+from bilevelrl.seeds import Plan, run_seeds
 from bilevelrl.validation import InputError
 from bilevelrl.workers import Progress
 
@@ -74,14 +74,14 @@ def resume_seeds(
         progress: see `Algorithm.run_seeds`.
 
     Raises:
-        InputError: where there are no runs, or one of them cannot go on.
+        InputError: where there are no runs, one of them cannot go on, or has made more iterations than asked for.
     """
     path = Path(directory)
     seeds = seeds_in(path)
     if not seeds:
         raise InputError(f"the directory {str(path)!r}", "without runs", "one that several seeds were saved to")
     plan = Plan(iterations, None, 0.0, path, checkpoint_every, checkpoint_seconds, begun=True)
-    problem, algorithm = _rebuilt(read_experiment(path / f"{PREFIX}{seeds[0]}"), None, None)
+    problem, algorithm = _rebuilt(read_experiment(path / f"{SEED_PREFIX}{seeds[0]}"), None, None)
     return run_seeds(algorithm, problem, seeds, plan, jobs, progress)
 
 

@@ -18,8 +18,8 @@ from bilevelrl.cli.reports import report, report_seeds
 from bilevelrl.directory_lock import directory_words
 from bilevelrl.protocols import Status
 from bilevelrl.run import Run
-from bilevelrl.run_directory import PICTURE, SUMMARY, holds_run, writable
-from bilevelrl.seeds import PREFIX, TABLE, seeds_in
+from bilevelrl.run_directory import PICTURE, SEED_PREFIX, SUMMARY, holds_run, seeds_in, writable
+from bilevelrl.seeds import TABLE
 from bilevelrl.validation import InputError
 
 WRITTEN = "experiment.toml, environment.json, history.csv, summary.json, state.npz, checkpoint"
@@ -67,7 +67,7 @@ def end_seeds(runs: list[Run], wanted: int, out: Path | None, signals: list[int]
     if runs:
         report_seeds(runs)
     if out is not None and runs:
-        click.echo(f"  saved to {out}: {TABLE}, and for each seed, as in {PREFIX}{runs[0].seed}: {WRITTEN}")
+        click.echo(f"  saved to {out}: {TABLE}, and for each seed, as in {SEED_PREFIX}{runs[0].seed}: {WRITTEN}")
     interrupted = len(runs) < wanted or any(run.status is Status.INTERRUPTED for run in runs)
     leave(interrupted, any(not run.status.usable for run in runs), out, (), signals)
 
