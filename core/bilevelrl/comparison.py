@@ -33,6 +33,7 @@ from bilevelrl.validation import (
     InputError,
     UnknownNameError,
     as_float,
+    as_path,
     check_count,
     kind_words,
     value_words,
@@ -154,13 +155,13 @@ class Comparison:
         """
         from bilevelrl.comparison_picture import plot_comparison
 
-        return plot_comparison(self, Path(path), centre)
+        return plot_comparison(self, as_path("path", path), centre)
 
     def save(self, directory: str | Path) -> Path:
         """Write `table.md`, `checkpoints.csv`, `runs.csv` and `summary.json` to a directory, made if missing."""
         from bilevelrl.comparison_report import write
 
-        return write(self, Path(directory))
+        return write(self, as_path("directory", directory))
 
 
 def compare(

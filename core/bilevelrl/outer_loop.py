@@ -38,7 +38,7 @@ from bilevelrl.randomness import Streams, stream
 from bilevelrl.run import Run
 from bilevelrl.run_directory import RunDirectory, read_experiment
 from bilevelrl.seeds import Plan, as_seeds, run_seeds
-from bilevelrl.validation import Array, InputError, all_finite, check_count, kind_words
+from bilevelrl.validation import Array, InputError, all_finite, as_path, check_count, kind_words
 from bilevelrl.whole_runs import DIVERGENCE, WholeRun, check_intervals, check_settings, quietly
 from bilevelrl.whole_runs import StepFailed as StepFailed
 from bilevelrl.workers import Progress, use_jobs
@@ -234,7 +234,7 @@ class Algorithm:
         directory = None
         if out is not None:
             every, seconds = checkpoint_every, checkpoint_seconds
-            directory = RunDirectory(out, problem, self, settings, every=every, seconds=seconds)
+            directory = RunDirectory(as_path("out", out), problem, self, settings, every=every, seconds=seconds)
         with use_jobs(jobs):
             return WholeRun(self, problem, settings, watchers, directory).begin(x)
 
@@ -279,7 +279,8 @@ class Algorithm:
         check_settings(iterations, 0, tolerance)
         check_intervals(checkpoint_every, checkpoint_seconds)
         self.check_compatible(problem)
-        plan = Plan(iterations, x, float(tolerance), out, checkpoint_every, checkpoint_seconds)
+        path = None if out is None else as_path("out", out)
+        plan = Plan(iterations, x, float(tolerance), path, checkpoint_every, checkpoint_seconds)
         return run_seeds(self, problem, as_seeds(seeds), plan, jobs, progress)
 
     def iterate(self, problem: BilevelProblem, *, seed: int = 0, x: object = None) -> Iterator[OuterState]:
@@ -342,7 +343,7 @@ class Algorithm:
                 more iterations than asked for.
         """
         self.check_compatible(problem)
-        asked = read_experiment(Path(directory))
+        asked = read_experiment(as_path("directory", directory))
         settings = asked.settings if iterations is None else asked.settings | {"iterations": iterations}
         every = asked.checkpoint_every if checkpoint_every is None else checkpoint_every
         seconds = asked.checkpoint_seconds if checkpoint_seconds is None else checkpoint_seconds

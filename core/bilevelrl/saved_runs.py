@@ -13,7 +13,7 @@ from bilevelrl.plugins import registry
 from bilevelrl.run import Run
 from bilevelrl.run_directory import SEED_PREFIX, read_checkpoint, read_experiment, seeds_in
 from bilevelrl.seeds import Plan, run_seeds
-from bilevelrl.validation import InputError
+from bilevelrl.validation import InputError, as_path
 from bilevelrl.workers import Progress
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def load_run(
     Raises:
         InputError: where there is no run, or it is damaged.
     """
-    path = Path(directory)
+    path = as_path("directory", directory)
     experiment = read_experiment(path)
     problem, algorithm = _rebuilt(experiment, problem, algorithm)
     found, _ = read_checkpoint(path, problem)
@@ -49,7 +49,7 @@ def resume_run(directory: str | Path, **options: Any) -> Run:
         directory: what `Algorithm.run(out=…)` or `bilevelrl run --out` wrote.
         options: those of `Algorithm.resume`, such as `iterations`.
     """
-    path = Path(directory)
+    path = as_path("directory", directory)
     problem, algorithm = _rebuilt(read_experiment(path), None, None)
     return algorithm.resume(problem, path, **options)
 
@@ -76,7 +76,7 @@ def resume_seeds(
     Raises:
         InputError: where there are no runs, one of them cannot go on, or has made more iterations than asked for.
     """
-    path = Path(directory)
+    path = as_path("directory", directory)
     seeds = seeds_in(path)
     if not seeds:
         raise InputError(f"the directory {str(path)!r}", "without runs", "one that several seeds were saved to")

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from bilevelrl.certificate import Certificate
 from bilevelrl.cli.exit_statuses import FAILED, INTERRUPTED, TERMINATED
 from bilevelrl.cli.reports import report, report_seeds
 from bilevelrl.directory_lock import directory_words
@@ -48,9 +49,10 @@ def stopped_by_signals(out: Path | None, logs: tuple[str, ...]) -> Iterator[list
 
 def end(run: Run, out: Path | None, logs: tuple[str, ...], signals: list[int], *, certify: bool = False) -> None:
     """Report a run, draw it into its directory, and leave with its exit status."""
-    report(run, certify=certify)
+    certificate = run.certificate() if certify else None
+    report(run, certificate)
     if out is not None:
-        _draw(run, out)
+        _draw(run, out, certificate)
     leave(run.status is Status.INTERRUPTED, not run.status.usable, out, logs, signals)
 
 
@@ -81,10 +83,12 @@ def _leave_interrupted(out: Path | None, logs: tuple[str, ...], signals: list[in
     sys.exit(TERMINATED if signal.SIGTERM in signals else INTERRUPTED)
 
 
-def _draw(run: Run, out: Path) -> None:
+def _draw(run: Run, out: Path, certificate: Certificate | None) -> None:
     if not (out / SUMMARY).exists():
         kept = f"its last good checkpoint is kept: go on with `bilevelrl resume {shlex.quote(str(out))}`"
         raise InputError(directory_words(out), "not written to the run's end", f"one that can be written; {kept}")
+    if certificate is not None:
+        run.save_certificate(out, certificate)
     written = WRITTEN
     with writable(out):
         try:
