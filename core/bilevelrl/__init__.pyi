@@ -110,6 +110,9 @@ from .mixtures import (
 from .nearby_policies import (
     NearbyPolicies as NearbyPolicies,
 )
+from .notices import (
+    AccuracyWarning as AccuracyWarning,
+)
 from .objectives import (
     LogLikelihoodObjective as LogLikelihoodObjective,
     QuadraticObjective as QuadraticObjective,

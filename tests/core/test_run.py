@@ -176,3 +176,13 @@ def test_accuracy_that_float64_cannot_give_so_near_to_one_is_told_with_what_it_c
     assert dict(run.facts())["follower"] == f"{bl.Status.STAGNATED.advice} (‖V − V*‖∞ ≤ {bound:.2g})"
     assert "which float64 cannot meet at this discount" in str(run)
     assert "follower" not in dict(exact.run(near_one(0.9), iterations=1).facts())
+
+
+def test_second_opinion_says_where_it_is_none() -> None:
+    """`value_and_gradient` has no status to show: near γ = 1 it warns, and nowhere else."""
+    problem = near_one(1 - 1e-9)
+    with pytest.warns(
+        bl.AccuracyWarning, match=r"^the follower's values are within \d.* of V\*, not within 1e-12; stagnated"
+    ):
+        bl.value_and_gradient(problem, np.zeros(problem.dimension))
+    bl.value_and_gradient(near_one(0.999), np.zeros(problem.dimension))
