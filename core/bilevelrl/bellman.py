@@ -112,16 +112,16 @@ class Linearization:
         return self._chain
 
     def apply(self, values: Array) -> Array:
-        """`(I − γP^π) v`."""
-        check_shape("values", values, (self.transitions.states,))
+        """`(I − γP^π) v` for v (S,), or for each column of (S, n)."""
+        check_shape("values", values, (self.transitions.states, *values.shape[1:]))
         product: Array = times(self.chain, values)
         product *= -self.discount
         product += values
         return product
 
     def apply_transpose(self, weights: Array) -> Array:
-        """`(I − γP^π)ᵀ w`."""
-        check_shape("weights", weights, (self.transitions.states,))
+        """`(I − γP^π)ᵀ w` for w (S,), or for each column of (S, n)."""
+        check_shape("weights", weights, (self.transitions.states, *weights.shape[1:]))
         product: Array = times(self.chain.T, weights)
         product *= -self.discount
         product += weights
