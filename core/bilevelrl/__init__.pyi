@@ -31,8 +31,6 @@ from .checkpoint import (
     CheckpointWarning as CheckpointWarning,
 )
 from .comparison import (
-    Comparison as Comparison,
-    Standing as Standing,
     compare as compare,
 )
 from .compilation import (
@@ -109,6 +107,9 @@ from .mixtures import (
 )
 from .nearby_policies import (
     NearbyPolicies as NearbyPolicies,
+)
+from .notices import (
+    AccuracyWarning as AccuracyWarning,
 )
 from .objectives import (
     LogLikelihoodObjective as LogLikelihoodObjective,
@@ -201,6 +202,10 @@ from .simulators import (
     SupportsVisits as SupportsVisits,
     TabularSimulator as TabularSimulator,
     Trajectories as Trajectories,
+)
+from .standings import (
+    Comparison as Comparison,
+    Standing as Standing,
 )
 from .tags import (
     Tags as Tags,

@@ -1,5 +1,7 @@
 """The soft Bellman operator: its policy, its linearisation and its adjoint.
 
+Shapes are checked on the way in: compiled loops read what they are told to, beyond an array's end too.
+
 For `v` (S,), with r, P, γ, τ and the reference measure μ of a `SoftMDP`:
 
     q_sa(v) = r_sa + γ Σ_s' P_sas' v_s'
@@ -21,16 +23,18 @@ from bilevelrl.occupancy import DenseOccupancy
 from bilevelrl.passes import Backup, passes_over
 from bilevelrl.products import times
 from bilevelrl.transitions import Chain, Transitions
-from bilevelrl.validation import Array
+from bilevelrl.validation import Array, check_shape
 
 
 def soft_bellman(mdp: SoftMDP, values: Array, sweeps: int = 1) -> Array:
     """`T v` (S,), or `T^N v` for `sweeps` = N, by log-sum-exps that neither overflow nor underflow."""
+    check_shape("values", values, (mdp.states,))
     return passes_over(mdp.transitions).sweeps(mdp, values, sweeps)
 
 
 def soft_backup(mdp: SoftMDP, values: Array) -> Backup:
     """`T v`, `π(v)` and `q(v)` from one pass over the transitions."""
+    check_shape("values", values, (mdp.states,))
     return passes_over(mdp.transitions).backup(mdp, values)
 
 
@@ -45,6 +49,7 @@ def linearized_backup(
         factorization: see `Linearization`.
         method: see `Linearization`.
     """
+    check_shape("values", values, (mdp.states,))
     backup, chain = passes_over(mdp.transitions).linearized(mdp, values)
     system = Linearization(mdp.transitions, mdp.discount, backup.policy, factorization, chain=chain, method=method)
     return backup, system
@@ -102,18 +107,21 @@ class Linearization:
     def chain(self) -> Chain:
         """`P^π` (S, S)."""
         if self._chain is None:
+            check_shape("policy", self.policy, (self.transitions.states, self.transitions.actions))
             self._chain = self.transitions.under(self.policy)
         return self._chain
 
     def apply(self, values: Array) -> Array:
-        """`(I − γP^π) v`."""
+        """`(I − γP^π) v` for v (S,), or for each column of (S, n)."""
+        check_shape("values", values, (self.transitions.states, *values.shape[1:]))
         product: Array = times(self.chain, values)
         product *= -self.discount
         product += values
         return product
 
     def apply_transpose(self, weights: Array) -> Array:
-        """`(I − γP^π)ᵀ w`."""
+        """`(I − γP^π)ᵀ w` for w (S,), or for each column of (S, n)."""
+        check_shape("weights", weights, (self.transitions.states, *weights.shape[1:]))
         product: Array = times(self.chain.T, weights)
         product *= -self.discount
         product += weights
@@ -138,6 +146,7 @@ class Linearization:
         return self.factorization
 
     def _solve(self, right_hand_side: Array, tolerance: float, *, transpose: bool) -> Array:
+        check_shape("right_hand_side", right_hand_side, (self.transitions.states,))
         apply = self.apply_transpose if transpose else self.apply
         if self.factorization is not None:
             answer = solve_with_refinement(self.factorization, apply, right_hand_side, transpose)
@@ -177,6 +186,7 @@ def policy_values(mdp: SoftMDP, policy: Array, *, regularized: bool = True) -> A
 
     With `regularized=False` the entropy term is left out: the true return of the policy.
     """
+    check_shape("policy", policy, mdp.rewards.shape)
     rewards = mdp.rewards
     if regularized:
         # 0·log 0 = 0: an action never taken costs nothing.
@@ -189,7 +199,9 @@ def policy_values(mdp: SoftMDP, policy: Array, *, regularized: bool = True) -> A
 
 def discounted_occupancy(mdp: SoftMDP, policy: Array, initial: Array | None = None) -> Array:
     """`d_sa = Σ_t γ^t Pr(s_t = s, a_t = a)` (S, A) from `initial` (default: the MDP's ρ); sums to `1/(1−γ)`."""
+    check_shape("policy", policy, mdp.rewards.shape)
     start = mdp.initial if initial is None else initial
+    check_shape("initial", start, (mdp.states,))
     states = Linearization(mdp.transitions, mdp.discount, policy).solve_transpose(start)
     return states[:, None] * policy
 
@@ -201,6 +213,7 @@ def policy_cotangent(mdp: SoftMDP, policy: Array, policy_gradient: Array) -> Arr
 
 def adjoint_right_hand_side(mdp: SoftMDP, cotangent: Array) -> Array:
     """`γPᵀc − Σ_a c` (S,), the right-hand side of the adjoint equation `(I − γP^π)ᵀλ = γPᵀc − Σ_a c`."""
+    check_shape("cotangent", cotangent, mdp.rewards.shape)
     inflow = mdp.transitions.transpose_expectation(cotangent)
     inflow *= mdp.discount
     inflow -= np.add.reduce(cotangent, 1)

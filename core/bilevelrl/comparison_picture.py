@@ -12,7 +12,7 @@ from bilevelrl.plotting import check_suffix, require_matplotlib, save_figure, ti
 from bilevelrl.validation import Array, UnknownNameError
 
 if TYPE_CHECKING:
-    from bilevelrl.comparison import Comparison, Standing
+    from bilevelrl.standings import Comparison, Standing
 
 # Okabe and Ito's colours (2008), without the yellow, which is too light for a line on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")

@@ -15,7 +15,7 @@ import numpy as np
 import scipy
 
 if TYPE_CHECKING:
-    from bilevelrl.comparison import Comparison, Standing
+    from bilevelrl.standings import Comparison, Standing
 
 COUNTS = {"backups": "backups", "linear_solves": "solves", "products": "products", "samples": "samples"}
 AT_EDGE = "*"

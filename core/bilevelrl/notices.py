@@ -3,3 +3,7 @@
 
 class Notice(UserWarning):
     """A warning in a sentence of its own: the command line shows it each time, without the class and the line."""
+
+
+class AccuracyWarning(Notice):
+    """An answer is less accurate than was asked for, and says so beside its numbers."""

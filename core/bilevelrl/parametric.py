@@ -16,6 +16,7 @@ import scipy.sparse
 
 from bilevelrl.derivative_bounds import ARRAY_NORMS, TRANSITION_NORMS, RowNorms, Unbounded, ask
 from bilevelrl.linear_systems import EPSILON
+from bilevelrl.sparse_arrays import as_csr
 from bilevelrl.transitions import DenseTransitions, SparseTransitions, Transitions, as_transitions
 from bilevelrl.validation import (
     Array,
@@ -141,9 +142,7 @@ class StateReward:
 def feature_matrix(value: Any) -> Any:
     """Features as a matrix, one row an entry: a float64 array, or a CSR array where they are sparse."""
     if scipy.sparse.issparse(value):
-        if value.dtype.kind not in "biuf":
-            raise InputError("features", f"a sparse array of {value.dtype}", "real numbers")
-        matrix = scipy.sparse.csr_array(value, dtype=np.float64)
+        matrix = as_csr("features", value)
         as_array("features", matrix.data, (None,))
         return matrix
     array = as_real_array("features", value)

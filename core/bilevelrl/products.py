@@ -27,4 +27,5 @@ def times(matrix: Any, vector: Any) -> Any:
 
 
 def _are_plain(matrix: Any, vector: Any) -> bool:
-    return bool(matrix.dtype == vector.dtype == np.float64 and matrix.ndim == 2 and vector.ndim == 1)
+    fit = matrix.ndim == 2 and vector.ndim == 1 and matrix.shape[1] == vector.size
+    return bool(fit and matrix.dtype == vector.dtype == np.float64)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from bilevelrl.bilevel_problem import BilevelProblem
 from bilevelrl.component_registry import Kind
+from bilevelrl.notices import AccuracyWarning
 from bilevelrl.outer_loop import Algorithm
 from bilevelrl.plugins import registry
-from bilevelrl.protocols import HyperGradientEstimator, LowerLevelSolver, UpperLevelOptimizer
+from bilevelrl.protocols import HyperGradientEstimator, LowerLevelSolver, TabularSolution, UpperLevelOptimizer
 from bilevelrl.validation import Array
+
+# An error of the values moves log π by twice as much over τ at most: from here on the policy's fourth digit is open.
+ROUGH = 1e-4
 
 
 def problem(name: str, **options: Any) -> BilevelProblem:
@@ -45,7 +50,8 @@ def upper_level_optimizer(name: str, **options: Any) -> UpperLevelOptimizer:
 def value_and_gradient(problem: BilevelProblem, x: object, *, tolerance: float = 1e-12) -> tuple[float, Array]:
     """`φ(x) = f(x, π*(x))` and the exact `∇φ(x)`, for `scipy.optimize.minimize(..., jac=True)` or a second opinion.
 
-    Soft policy iteration to `‖V − V*‖∞ ≤ tolerance` (or to rounding), then one adjoint solve.
+    Soft policy iteration to `‖V − V*‖∞ ≤ tolerance` (or to rounding), then one adjoint solve. For γ so near one that
+    rounding may move the follower's policy, an `AccuracyWarning` says what is guaranteed.
 
     Args:
         problem: any problem with a transition model and an objective of the policy.
@@ -63,5 +69,11 @@ def value_and_gradient(problem: BilevelProblem, x: object, *, tolerance: float =
         name="exact",
     )
     exact.check_compatible(problem)
-    hyper = exact.evaluate(problem, x).hyper
-    return hyper.objective, hyper.gradient
+    state = exact.evaluate(problem, x)
+    solution = state.solution
+    if isinstance(solution, TabularSolution) and solution.error_bound > max(
+        tolerance, ROUGH * solution.model.temperature
+    ):
+        bound = f"the follower's values are within {solution.error_bound:.2g} of V*, not within {tolerance:g}"
+        warnings.warn(f"{bound}; {solution.status.advice}", AccuracyWarning, stacklevel=2)
+    return state.hyper.objective, state.hyper.gradient

@@ -19,6 +19,7 @@ import scipy.sparse
 from bilevelrl.chain_patterns import ChainStructure
 from bilevelrl.memory import SPARSE_KERNEL, check_fits
 from bilevelrl.products import times
+from bilevelrl.sparse_arrays import as_csr
 from bilevelrl.threads import over_ranges
 from bilevelrl.validation import (
     PROBABILITY_TOLERANCE,
@@ -28,6 +29,7 @@ from bilevelrl.validation import (
     Mask,
     as_array,
     as_real_array,
+    check_shape,
     kind_words,
     read_only,
     rounded_sums,
@@ -201,6 +203,7 @@ class DenseTransitions(Transitions):
             from bilevelrl.dense_kernels import averaged_tables
 
             chain = np.empty((self.states, self.states))
+            check_shape("policy", policy, self._shape)
             weights = read_only(np.ascontiguousarray(policy, dtype=np.float64))
             over_ranges(
                 lambda first, last: averaged_tables(first, last, self.probabilities, weights, chain), self.states
@@ -234,9 +237,7 @@ class SparseTransitions(Transitions):
     def __init__(self, probabilities: Any) -> None:
         if not scipy.sparse.issparse(probabilities):
             raise InputError("transitions", kind_words(probabilities), "a scipy sparse array (S·A, S)")
-        if probabilities.dtype.kind not in "biuf":
-            raise InputError("transitions", f"a sparse array of {probabilities.dtype}", "real numbers")
-        matrix = scipy.sparse.csr_array(probabilities, dtype=np.float64)
+        matrix = as_csr("transitions", probabilities)
         rows, states = matrix.shape
         if states == 0 or rows == 0 or rows % states:
             raise InputError("the shape of transitions", str(matrix.shape), "(S·A, S), rows a multiple of columns")

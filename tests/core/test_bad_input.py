@@ -520,3 +520,50 @@ def test_harmless_input_is_taken(make: Callable[[], bl.SoftMDP]) -> None:
     model = make()
     assert model.rewards.dtype == np.float64
     assert np.isfinite(bl.soft_bellman(model, np.zeros(S))).all()
+
+
+def small() -> bl.SoftMDP:
+    return bl.SoftMDP(np.full((4, 2, 4), 0.25), np.zeros((4, 2)), 0.9, 1.0)
+
+
+def large_table() -> bl.SoftMDP:
+    """Large enough for compiled loops, which read what they are told to."""
+    return bl.SoftMDP(np.full((600, 2, 600), 1 / 600), np.zeros((600, 2)), 0.9, 1.0)
+
+
+def large_sparse() -> bl.SoftMDP:
+    rows, states = np.arange(60_000), 30_000
+    matrix = scipy.sparse.csr_array((np.ones(rows.size), rows // 2, np.arange(rows.size + 1)), (rows.size, states))
+    return bl.SoftMDP(matrix, np.zeros((states, 2)), 0.9, 1.0)
+
+
+@pytest.mark.parametrize("make", [small, large_table, large_sparse])
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_vector_of_another_length_is_told_and_never_read_beyond_its_end(
+    make: Callable[[], bl.SoftMDP], factor: float
+) -> None:
+    mdp = make()
+    states, actions = mdp.rewards.shape
+    values, policy = np.zeros(int(states * factor)), np.full((int(states * factor), actions), 1 / actions)
+    system = bl.Linearization(mdp.transitions, mdp.discount, np.full((states, actions), 1 / actions))
+    calls: dict[str, Callable[[], Any]] = {
+        "values": lambda: (
+            bl.soft_bellman(mdp, values),
+            bl.soft_backup(mdp, values),
+            bl.linearized_backup(mdp, values),
+            system.apply(values),
+        ),
+        "weights": lambda: system.apply_transpose(values),
+        "right_hand_side": lambda: system.solve(values),
+        "initial": lambda: bl.discounted_occupancy(mdp, system.policy, values),
+        "policy": lambda: bl.policy_values(mdp, policy),
+        "cotangent": lambda: bl.adjoint_right_hand_side(mdp, policy),
+    }
+    for field, call in calls.items():
+        with pytest.raises(bl.InputError, match=f"^the shape of {field} is "):
+            call()
+    with pytest.raises(bl.InputError, match=r"^the shape of policy is "):
+        _ = bl.Linearization(mdp.transitions, mdp.discount, policy).chain
+    for call in (bl.soft_bellman, bl.soft_backup, bl.linearized_backup):
+        with pytest.raises(bl.InputError, match=r"^the shape of values is "):
+            call(mdp, values)

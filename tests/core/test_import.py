@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import os
 import pickle
 import pydoc
 import subprocess
@@ -26,7 +27,10 @@ HEAVY = (
 def loaded(program: str) -> set[str]:
     """The modules that a fresh interpreter has loaded after the program, since this one has loaded half of them."""
     program = f"import json, sys\n{program}\nprint(json.dumps(list(sys.modules)))"
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    # Not watched where coverage is measured, which loads modules of its own.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    command = [sys.executable, "-c", program]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return set(json.loads(answer.stdout.splitlines()[-1]))
 
 

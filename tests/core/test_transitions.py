@@ -184,3 +184,68 @@ def test_sparse_storage_asks_for_a_sparse_array():
 def test_words_are_no_kernel():
     with pytest.raises(bl.InputError, match="transitions is a str; expected an array of real numbers"):
         bl.DenseTransitions("deterministic")
+
+
+def csr(corrupt):
+    """A valid kernel of 6 states and 2 actions, after something happened to its arrays."""
+    rng = np.random.default_rng(0)
+    matrix = scipy.sparse.csr_array(rng.dirichlet(np.ones(6), size=12))
+    corrupt(matrix)
+    return matrix
+
+
+def put(name, place, value):
+    def corrupt(matrix):
+        array = getattr(matrix, name).copy()
+        array[place] = value
+        setattr(matrix, name, array)
+
+    return corrupt
+
+
+CORRUPT = {
+    "an index beyond the states": csr(put("indices", 0, 6)),
+    "an index far beyond": csr(put("indices", 3, 10**8)),
+    "a negative index": csr(put("indices", 0, -1)),
+    "a pointer beyond the entries": csr(put("indptr", 1, 99)),
+    "a pointer that falls": csr(put("indptr", 3, 0)),
+    "a last pointer of zero": csr(put("indptr", -1, 0)),
+    "a first pointer that is not zero": csr(put("indptr", 0, 1)),
+    "indices that are no integers": csr(lambda matrix: setattr(matrix, "indices", matrix.indices + 0.5)),
+    "too few pointers": csr(lambda matrix: setattr(matrix, "indptr", matrix.indptr[:-1])),
+    "too few indices": csr(lambda matrix: setattr(matrix, "indices", matrix.indices[:-1])),
+}
+for name, index in (("row", 12), ("col", 6)):
+    CORRUPT[f"a {name} beyond a table of coordinates"] = csr(lambda matrix: None).tocoo()
+    put(name, 2, index)(CORRUPT[f"a {name} beyond a table of coordinates"])
+for form in ("csc", "bsr"):
+    CORRUPT[f"an index beyond the {form} array"] = csr(lambda matrix: None).asformat(form)
+    put("indices", 0, 12)(CORRUPT[f"an index beyond the {form} array"])
+
+
+@pytest.mark.parametrize("what", CORRUPT)
+def test_a_sparse_array_that_is_not_one_is_refused_before_anything_follows_its_indices(what):
+    """They would be read from somebody else's memory: wrong numbers, or no process any more."""
+    sentence = r"^transitions is a sparse array that is not one \(.+\); expected indices within its shape"
+    with pytest.raises(bl.InputError, match=sentence):
+        bl.SparseTransitions(CORRUPT[what])
+
+
+def test_sparse_features_are_looked_through_as_well():
+    features = scipy.sparse.csr_array(np.ones((8, 3)))
+    features.indices = features.indices.copy()
+    features.indices[0] = 10**6
+    with pytest.raises(bl.InputError, match=r"^features is a sparse array that is not one"):
+        bl.LinearReward(np.zeros((4, 2)), features)
+
+
+def test_a_sparse_vector_is_no_kernel():
+    with pytest.raises(bl.InputError, match=r"the shape of transitions is \(12,\); expected two lengths"):
+        bl.SparseTransitions(scipy.sparse.coo_array(np.ones(12)))
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "dok", "lil", "bsr", "dia"])
+def test_every_format_of_scipy_is_taken(form):
+    table = csr(lambda matrix: None)
+    taken = bl.SparseTransitions(table.asformat(form))
+    assert taken.probabilities.toarray() == pytest.approx(table.toarray(), rel=4 * EPSILON)

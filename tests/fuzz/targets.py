@@ -405,7 +405,22 @@ def _sparse(feed: Feed, matrix: bl.Array) -> Any:
         made = scipy.sparse.coo_array(matrix[: max(1, feed.number(8))])
     if feed.number(8) == 0:
         made = made.astype(feed.choice(("f4", "i8", "?", "c16")))
-    return made.asformat(form)
+    made = made.asformat(form)
+    if feed.number(4) == 0:
+        _misplace(feed, made)
+    return made
+
+
+def _misplace(feed: Feed, made: Any) -> None:
+    """An index or a pointer that points elsewhere, as damage or a slip of its maker may leave it."""
+    names = [name for name in ("indices", "indptr", "row", "col", "offsets") if hasattr(made, name)]
+    if not names:
+        return
+    name = feed.choice(names)
+    places = np.array(getattr(made, name))
+    if places.size:
+        places[feed.number(places.size)] = feed.choice((-(2**31), -5, -1, 0, 1, 99, 10**6, 2**31 - 1))
+        setattr(made, name, places)
 
 
 def _table(feed: Feed, shape: tuple[int, ...]) -> Any:
