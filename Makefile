@@ -76,4 +76,5 @@ soak: $(READY)
 	@PYTHONPATH=tests $(BIN)/python -m soak --minutes $(MINUTES) --seed $(SEED)
 
 clean:
-	rm -rf .venv dist build runs soak-failures .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks*
+	rm -rf .venv dist build runs soak-failures .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks* \
+		.coverage* mutants fuzz-failures

@@ -109,10 +109,11 @@ def dies_once(marker: Path, task: int) -> int:
     return task * task
 
 
-def always_dies(shared: Any, task: int) -> int:
-    """The second task kills its process, every time."""
+def always_dies(shared: float | None, task: int) -> int:
+    """The second task kills its process, every time; the others take as many seconds as are shared."""
     if task == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(shared or 0.0)
     return task
 
 
@@ -154,6 +155,21 @@ class Fussy:
     def update(self, x: bl.Array, hyper: bl.HyperGradient, state: bl.OptimizerState) -> Any:
         if x[0] > 0 and state.steps == 3:
             raise ZeroDivisionError("above zero")
+        return x - 0.001 * hyper.gradient, bl.OptimizerState(state.steps + 1)
+
+
+@attrs.frozen
+class DiesAgain:
+    """Gradient descent that kills its worker, each time, in runs that begin above zero."""
+
+    name: ClassVar[str] = "dies-again"
+
+    def init(self, x: bl.Array) -> bl.OptimizerState:
+        return bl.OptimizerState()
+
+    def update(self, x: bl.Array, hyper: bl.HyperGradient, state: bl.OptimizerState) -> Any:
+        if x[0] > 0 and state.steps == 3 and in_worker():
+            os.kill(os.getpid(), signal.SIGKILL)
         return x - 0.001 * hyper.gradient, bl.OptimizerState(state.steps + 1)
 
 

@@ -24,7 +24,7 @@ from bilevelrl.occupancy import DenseOccupancy
 from bilevelrl.passes import Backup
 from bilevelrl.protocols import Cost, HyperGradient, PolicyObjective, SupportsModel
 from bilevelrl.rounding import EPSILON, backup_rounding, length, row_defect
-from bilevelrl.validation import Array, check_count, check_shape
+from bilevelrl.validation import Array, InputError, check_count, check_shape, kind_words
 
 # What the residual of a system solved by iteration may be: a correction need not be exact, since what it leaves is
 # measured, and the adjoint's is part of the bound.
@@ -66,6 +66,12 @@ class Certificate:
         """Whether there is a bound."""
         return not self.reason
 
+    def summary(self) -> dict[str, Any]:
+        """The bound, its parts, and the reason where there is none, for JSON: None stands for what is not finite."""
+        figures = {name: getattr(self, name) for name in ("bound", *PARTS)}
+        finite = {name: figure if math.isfinite(figure) else None for name, figure in figures.items()}
+        return {**finite, "corrections": self.corrections, "reason": self.reason}
+
     def __str__(self) -> str:
         if not self.holds:
             return f"no bound: {self.reason}"
@@ -96,9 +102,12 @@ def certify(
         one that rounding leaves nothing, a value is not finite) it says why in `reason`.
 
     Raises:
-        InputError: where x is not a point of the problem, or the gradient has another length.
+        InputError: where x is not a point of the problem, the estimate is none, or the gradient has another length.
     """
     check_count("corrections", corrections, at_least=0)
+    for field, value, kind in (("problem", problem, BilevelProblem), ("hyper", hyper, HyperGradient)):
+        if not isinstance(value, kind):
+            raise InputError(field, kind_words(value), f"a {kind.__name__}")
     point = problem.point(x)
     check_shape("hyper.gradient", hyper.gradient, point.shape)
     began = time.perf_counter()

@@ -252,10 +252,14 @@ class Dispatch:
             name = self._name(lost[0]) if lost else "what the tasks share"
             told = "its executor is broken, since a worker died; jobs=N starts a pool that is renewed when one dies"
             raise WorkerLost(f"{name}: {told} ({_one_line(error)})", lost[0] if lost else None) from error
-        if worn:
+        for index in worn:
             told = f"its worker died {MOST_ATTEMPTS} times, the last time with no other task beside it"
-            raise WorkerLost(f"{self._name(worn[0])}: {told}; memory may have run out", worn[0]) from error
-        self._pending = sorted({*self._pending, *lost, *self._parked})
+            died = WorkerLost(f"{self._name(index)}: {told}; memory may have run out", index)
+            if not self._patient:
+                raise died from error
+            died.__cause__ = error
+            self._failures[index] = died
+        self._pending = sorted({*self._pending, *lost, *self._parked} - set(worn))
         self._parked.clear()
         self._delivering.clear()
 

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 from bilevelrl.memory import size_words
@@ -46,6 +47,20 @@ def write_atomically(path: Path, data: bytes, *, previous: Path | None = None) -
             partial.unlink(missing_ok=True)
         raise
     _sync_directory(path.parent)
+
+
+def check_directory(path: Path) -> None:
+    """Raise `OSError` where a directory cannot be written to, or not be made; leaves nothing behind."""
+    nearest = path.absolute()
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(nearest)) from None
 
 
 def append(path: Path, data: bytes) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from bilevelrl.files import read
 from bilevelrl.memory import memory_limit
 from bilevelrl.protocols import Cost, HyperGradient, OptimizerState
-from bilevelrl.validation import Array, InputError, UnknownNameError, value_words
+from bilevelrl.validation import Array, InputError, UnknownNameError, as_path, value_words
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -87,7 +87,7 @@ class History:
         """
         label = value_words(str(path))
         try:
-            data = read(Path(path), at_most=memory_limit() // BLOAT)
+            data = read(as_path("path", path), at_most=memory_limit() // BLOAT)
         except OSError as error:
             raise InputError(label, f"unreadable ({error.strerror})", "a history.csv") from None
         return cls.decode(data, label)
@@ -159,9 +159,9 @@ class History:
         csv.writer(text).writerows(rows)
         return text.getvalue()
 
-    def write_csv(self, path: Path) -> None:
+    def write_csv(self, path: str | Path) -> None:
         """Write all rows with a header line."""
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with as_path("path", path).open("w", newline="", encoding="utf-8") as file:
             file.write(HEADER + self.lines())
 
 

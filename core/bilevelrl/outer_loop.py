@@ -38,7 +38,7 @@ from bilevelrl.randomness import Streams, stream
 from bilevelrl.run import Run
 from bilevelrl.run_directory import RunDirectory, read_experiment
 from bilevelrl.seeds import Plan, as_seeds, run_seeds
-from bilevelrl.validation import Array, InputError, all_finite, check_count, kind_words
+from bilevelrl.validation import Array, InputError, all_finite, as_path, check_count, kind_words
 from bilevelrl.whole_runs import DIVERGENCE, WholeRun, check_intervals, check_settings, quietly
 from bilevelrl.whole_runs import StepFailed as StepFailed
 from bilevelrl.workers import Progress, use_jobs
@@ -211,7 +211,8 @@ class Algorithm:
                 0 never stops early.
             callback: a `Callback`, a function that is called with every state (the first included), or several of
                 either. One that raises an error is left out with a `CallbackWarning`.
-            out: a directory to write the run to while it goes on, so that `resume` can go on with it.
+            out: a directory to write the run to while it goes on, so that `resume` can go on with it. One that holds a
+                run which could go on, or the runs of several seeds, is refused.
             checkpoint_every: iterations from one checkpoint to the next; None: only the time counts.
             checkpoint_seconds: time from one checkpoint to the next.
             jobs: who does the work of components that divide it, such as sample batches and contexts; see `use_jobs`.
@@ -233,7 +234,7 @@ class Algorithm:
         directory = None
         if out is not None:
             every, seconds = checkpoint_every, checkpoint_seconds
-            directory = RunDirectory(out, problem, self, settings, every=every, seconds=seconds)
+            directory = RunDirectory(as_path("out", out), problem, self, settings, every=every, seconds=seconds)
         with use_jobs(jobs):
             return WholeRun(self, problem, settings, watchers, directory).begin(x)
 
@@ -259,7 +260,9 @@ class Algorithm:
             iterations: the largest number of updates of x in each run.
             x: see `run`; for all seeds.
             tolerance: see `run`.
-            out: a directory that gets one for each seed, such as `seed-0`, which `load_run` and `resume` take.
+            out: a directory that gets one for each seed, such as `seed-0`, which `load_run` and `resume` take. One that
+                holds a single run, other seeds of another problem or algorithm, or one of the seeds with a run which
+                could go on, is refused, and nothing in it is changed.
             checkpoint_every: see `run`.
             checkpoint_seconds: see `run`.
             jobs: who does the runs, several at a time; see `use_jobs`. One run is done by one process.
@@ -276,7 +279,8 @@ class Algorithm:
         check_settings(iterations, 0, tolerance)
         check_intervals(checkpoint_every, checkpoint_seconds)
         self.check_compatible(problem)
-        plan = Plan(iterations, x, float(tolerance), out, checkpoint_every, checkpoint_seconds)
+        path = None if out is None else as_path("out", out)
+        plan = Plan(iterations, x, float(tolerance), path, checkpoint_every, checkpoint_seconds)
         return run_seeds(self, problem, as_seeds(seeds), plan, jobs, progress)
 
     def iterate(self, problem: BilevelProblem, *, seed: int = 0, x: object = None) -> Iterator[OuterState]:
@@ -335,10 +339,11 @@ class Algorithm:
             jobs: see `run`.
 
         Raises:
-            InputError: where there is no run to go on with, or it is that of another problem or algorithm.
+            InputError: where there is no run to go on with, it is that of another problem or algorithm, or it has made
+                more iterations than asked for.
         """
         self.check_compatible(problem)
-        asked = read_experiment(Path(directory))
+        asked = read_experiment(as_path("directory", directory))
         settings = asked.settings if iterations is None else asked.settings | {"iterations": iterations}
         every = asked.checkpoint_every if checkpoint_every is None else checkpoint_every
         seconds = asked.checkpoint_seconds if checkpoint_seconds is None else checkpoint_seconds

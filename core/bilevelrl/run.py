@@ -22,12 +22,11 @@ from bilevelrl.history import COLUMNS as COLUMNS
 from bilevelrl.history import COUNTS, History, OuterState
 from bilevelrl.protocols import Cost, Status, TabularSolution
 from bilevelrl.run_directory import ARRAYS, PICTURE, SUMMARY, RunDirectory, writable
-from bilevelrl.validation import Array, InputError
+from bilevelrl.tags import Tags
+from bilevelrl.validation import Array, InputError, as_path
 
 if TYPE_CHECKING:
     from bilevelrl.outer_loop import Algorithm
-
-AS_ASKED = (Status.CONVERGED, Status.BUDGET_SPENT)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -146,10 +145,10 @@ class Run:
         """What the last answers of the components say of themselves, where that is not that all went as asked."""
         solution, hyper = self.last.solution, self.last.hyper
         told = []
-        if solution.status not in AS_ASKED:
+        if not _is_as_asked(self.algorithm.lower, solution.status):
             bound = f" (‖V − V*‖∞ ≤ {solution.error_bound:.2g})" if isinstance(solution, TabularSolution) else ""
             told.append(("follower", solution.status.advice + bound))
-        if hyper.status not in AS_ASKED:
+        if not _is_as_asked(self.algorithm.estimator, hyper.status):
             told.append(("gradient", hyper.status.advice))
         return told
 
@@ -179,7 +178,7 @@ class Run:
         """Draw the problem's picture and the curves of the run into a file (needs the extra `plot`)."""
         from bilevelrl.plotting import plot_run
 
-        return plot_run(self, Path(path))
+        return plot_run(self, as_path("path", path))
 
     def to_pandas(self) -> Any:
         """The history as a `pandas.DataFrame`, a row an iteration (needs the extra `pandas`)."""
@@ -198,7 +197,7 @@ class Run:
         `load_run` and `resume` start; with `picture`, and where the extra `plot` is installed, `run.png`.
         """
         settings = {"iterations": self.iterations, "seed": self.seed, "tolerance": self.tolerance}
-        target = RunDirectory(directory, self.problem, self.algorithm, settings)
+        target = RunDirectory(as_path("directory", directory), self.problem, self.algorithm, settings)
         target.create(replacing=True)
         try:
             target.first, target.spent = self.first, self.seconds
@@ -219,6 +218,12 @@ class Run:
             text = f"the end of the run could not be written to {directory.path} ({error.strerror})"
             warnings.warn(f"{text}; its last good checkpoint is kept", CheckpointWarning, stacklevel=2)
 
+    def save_certificate(self, directory: str | Path, certificate: Certificate) -> None:
+        """Write a certificate of the run's end into the `summary.json` of a directory that the run is saved in."""
+        path = as_path("directory", directory)
+        with writable(path):
+            self._write_summary(path, {"certificate": certificate.summary()})
+
     def _write(self, directory: RunDirectory) -> None:
         if can_be_saved(self.last):
             directory.finish(self.last, self.history, self.status, self.stopped_by)
@@ -228,8 +233,11 @@ class Run:
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         write_atomically(directory.path / ARRAYS, buffer.getvalue())
-        summary = json.dumps(self._summary(), indent=2, ensure_ascii=False) + "\n"
-        write_atomically(directory.path / SUMMARY, summary.encode())
+        self._write_summary(directory.path, {})
+
+    def _write_summary(self, path: Path, more: Mapping[str, Any]) -> None:
+        summary = json.dumps(self._summary() | dict(more), indent=2, ensure_ascii=False) + "\n"
+        write_atomically(path / SUMMARY, summary.encode())
 
     def _summary(self) -> dict[str, Any]:
         return {
@@ -251,3 +259,10 @@ class Run:
             if isinstance(table, np.ndarray):
                 arrays[name] = table
         return arrays
+
+
+def _is_as_asked(component: object, status: Status) -> bool:
+    """Whether a component has done what it promises: the iterations of an exact one must not run out."""
+    tags = getattr(component, "tags", None)
+    exact = isinstance(tags, Tags) and tags.exact
+    return status is Status.CONVERGED or (status is Status.BUDGET_SPENT and not exact)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 EXPERIMENT, HISTORY, ENVIRONMENT, SUMMARY = "experiment.toml", "history.csv", "environment.json", "summary.json"
 NEWEST, PREVIOUS = "checkpoint", "checkpoint.previous"
 ARRAYS, PICTURE = "state.npz", "run.png"
+SEED_PREFIX = "seed-"
 OWN_START, GIVEN_START = "the problem's own", "given"
 
 COPIES = 2
@@ -94,6 +95,30 @@ class RunDirectory:
         """Seconds spent on the run, in this process and those before it."""
         return self.spent + time.monotonic() - self._began
 
+    def claim(self, *, replacing: bool = False) -> None:
+        """Take the directory for a new run, and change nothing in it yet.
+
+        Args:
+            replacing: also one with a run that could go on.
+
+        Raises:
+            InputError: where the directory cannot be written, is in use, or holds a run that could go on, or several
+                seeds' runs.
+        """
+        if any((self.path / f"{SEED_PREFIX}{seed}" / EXPERIMENT).exists() for seed in seeds_in(self.path)):
+            expected = "another one for a single run, which would hide them"
+            raise InputError(directory_words(self.path), "that of several seeds' runs", expected)
+        with writable(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        try:
+            if not replacing and is_unfinished(self.path):
+                expected = f"another one, or to go on with it (bilevelrl resume {self.path})"
+                raise InputError(directory_words(self.path), "that of a run that is not finished", expected)
+        except BaseException:
+            self.close()
+            raise
+
     def create(self, *, begins_elsewhere: bool = False, replacing: bool = False) -> None:
         """Take the directory for a new run, and write what it is asked to do.
 
@@ -102,15 +127,10 @@ class RunDirectory:
             replacing: write over a run that could go on.
 
         Raises:
-            InputError: where the directory cannot be written, is in use, or holds a run that could go on.
+            InputError: see `claim`.
         """
-        with writable(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
+        self.claim(replacing=replacing)
         try:
-            if not replacing and is_unfinished(self.path):
-                expected = f"another one, or to go on with it (bilevelrl resume {self.path})"
-                raise InputError(directory_words(self.path), "that of a run that is not finished", expected)
             with writable(self.path):
                 # What another run left goes first, and the experiment, without which there is no run, comes last: a
                 # crash in between must not leave a mixture of the two, nor half of the new one.
@@ -143,6 +163,7 @@ class RunDirectory:
                     raise InputError(directory_words(self.path), "without a checkpoint", "one that a run was saved to")
             else:
                 self._check_same(found)
+                check_enough(self.path, self.settings["iterations"], found)
                 self.spent = found.seconds
             with writable(self.path):
                 self.experiment.write(self.path / EXPERIMENT)
@@ -254,13 +275,9 @@ class RunDirectory:
             if self.settings[key] != found.settings.get(key):
                 expected = f"{value_words(found.settings.get(key))}, as in the checkpoint"
                 raise InputError(f"{key} in {str(self.path / EXPERIMENT)!r}", value_words(self.settings[key]), expected)
-        for table, entries in self._tables.items():
-            saved = found.tables.get(table)
-            saved = saved if isinstance(saved, dict) else {}
-            for key in sorted(entries.keys() | saved.keys()):
-                if not _equal(entries.get(key), saved.get(key)):
-                    expected = f"{value_words(saved.get(key))}, as in the checkpoint in {directory_words(self.path)}"
-                    raise InputError(f"{table}.{key}", value_words(entries.get(key)), expected)
+        for option, here, saved in differences(self._tables, found.tables):
+            expected = f"{value_words(saved)}, as in the checkpoint in {directory_words(self.path)}"
+            raise InputError(option, value_words(here), expected)
         for name, version in found.versions.items():
             here = self.versions.get(name, "not there")
             if here != version:
@@ -307,6 +324,30 @@ def read_experiment(path: Path) -> Experiment:
             directory_words(path), "without a run", "one that a run was saved to (it has an experiment.toml)"
         )
     return Experiment.read(path / EXPERIMENT)
+
+
+def check_enough(path: Path, iterations: int, found: Checkpoint) -> None:
+    """Raise `InputError` where a run is to end before the iterations that it has made."""
+    made = found.last.iteration
+    if iterations < made:
+        expected = f"at least the {made:,} that the run in {directory_words(path)} has made"
+        raise InputError("iterations", f"{iterations:,}", expected)
+
+
+def differences(here: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """What two experiments' tables have differently: the option, its value in the first, in the second."""
+    for table, entries in here.items():
+        others = saved.get(table)
+        others = others if isinstance(others, Mapping) else {}
+        for key in sorted(entries.keys() | others.keys()):
+            if not _equal(entries.get(key), others.get(key)):
+                yield f"{table}.{key}", entries.get(key), others.get(key)
+
+
+def seeds_in(directory: str | Path) -> tuple[int, ...]:
+    """The seeds whose runs a directory holds, in order."""
+    names = (path.name.removeprefix(SEED_PREFIX) for path in Path(directory).glob(f"{SEED_PREFIX}*"))
+    return tuple(sorted(int(name) for name in names if name.isdecimal()))
 
 
 def holds_run(path: Path) -> bool:

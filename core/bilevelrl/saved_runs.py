@@ -11,9 +11,9 @@ from bilevelrl.experiment import Experiment
 from bilevelrl.outer_loop import Algorithm
 from bilevelrl.plugins import registry
 from bilevelrl.run import Run
-from bilevelrl.run_directory import read_checkpoint, read_experiment
-from bilevelrl.seeds import PREFIX, Plan, run_seeds, seeds_in
-from bilevelrl.validation import InputError
+from bilevelrl.run_directory import SEED_PREFIX, read_checkpoint, read_experiment, seeds_in
+from bilevelrl.seeds import Plan, run_seeds
+from bilevelrl.validation import InputError, as_path
 from bilevelrl.workers import Progress
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def load_run(
     Raises:
         InputError: where there is no run, or it is damaged.
     """
-    path = Path(directory)
+    path = as_path("directory", directory)
     experiment = read_experiment(path)
     problem, algorithm = _rebuilt(experiment, problem, algorithm)
     found, _ = read_checkpoint(path, problem)
@@ -49,7 +49,7 @@ def resume_run(directory: str | Path, **options: Any) -> Run:
         directory: what `Algorithm.run(out=…)` or `bilevelrl run --out` wrote.
         options: those of `Algorithm.resume`, such as `iterations`.
     """
-    path = Path(directory)
+    path = as_path("directory", directory)
     problem, algorithm = _rebuilt(read_experiment(path), None, None)
     return algorithm.resume(problem, path, **options)
 
@@ -74,14 +74,14 @@ def resume_seeds(
         progress: see `Algorithm.run_seeds`.
 
     Raises:
-        InputError: where there are no runs, or one of them cannot go on.
+        InputError: where there are no runs, one of them cannot go on, or has made more iterations than asked for.
     """
-    path = Path(directory)
+    path = as_path("directory", directory)
     seeds = seeds_in(path)
     if not seeds:
         raise InputError(f"the directory {str(path)!r}", "without runs", "one that several seeds were saved to")
     plan = Plan(iterations, None, 0.0, path, checkpoint_every, checkpoint_seconds, begun=True)
-    problem, algorithm = _rebuilt(read_experiment(path / f"{PREFIX}{seeds[0]}"), None, None)
+    problem, algorithm = _rebuilt(read_experiment(path / f"{SEED_PREFIX}{seeds[0]}"), None, None)
     return run_seeds(algorithm, problem, seeds, plan, jobs, progress)
 
 

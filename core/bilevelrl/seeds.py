@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,25 @@ import attrs
 import numpy as np
 
 from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.checkpoint import Checkpoint, can_be_saved, decode, encode
+from bilevelrl.checkpoint import Checkpoint, CheckpointWarning, can_be_saved, decode, encode
+from bilevelrl.directory_lock import directory_words
+from bilevelrl.experiment import Experiment
 from bilevelrl.files import write_atomically
 from bilevelrl.protocols import Status
 from bilevelrl.run import Run
-from bilevelrl.run_directory import SUMMARY, RunDirectory, is_unfinished, writable
+from bilevelrl.run_directory import (
+    EXPERIMENT,
+    SEED_PREFIX,
+    SUMMARY,
+    RunDirectory,
+    check_enough,
+    differences,
+    is_unfinished,
+    read_checkpoint,
+    read_experiment,
+    seeds_in,
+    writable,
+)
 from bilevelrl.validation import InputError, check_count, value_words
 from bilevelrl.workers import Progress, completed, done_here, use_jobs
 
@@ -23,7 +38,7 @@ if TYPE_CHECKING:
     from bilevelrl.outer_loop import Algorithm
     from bilevelrl.workers import Jobs
 
-PREFIX, TABLE = "seed-", "seeds.csv"
+TABLE = "seeds.csv"
 
 
 @attrs.frozen(eq=False)
@@ -50,7 +65,7 @@ class Plan:
 
     def directory(self, seed: int) -> Path | None:
         """That of one seed."""
-        return None if self.out is None else Path(self.out) / f"{PREFIX}{seed}"
+        return None if self.out is None else Path(self.out) / f"{SEED_PREFIX}{seed}"
 
 
 def as_seeds(given: int | Sequence[int]) -> tuple[int, ...]:
@@ -65,12 +80,6 @@ def as_seeds(given: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(range(int(given)))
 
 
-def seeds_in(directory: str | Path) -> tuple[int, ...]:
-    """The seeds whose runs a directory holds, in order."""
-    names = (path.name.removeprefix(PREFIX) for path in Path(directory).glob(f"{PREFIX}*"))
-    return tuple(sorted(int(name) for name in names if name.isdecimal()))
-
-
 def run_seeds(
     algorithm: Algorithm,
     problem: BilevelProblem,
@@ -82,6 +91,9 @@ def run_seeds(
     """A run for each seed, in their order; see `Algorithm.run_seeds`."""
     if not plan.begun:
         _take_directories(algorithm, problem, seeds, plan)
+    elif plan.iterations is not None and plan.out is not None:
+        check_count("iterations", plan.iterations, at_least=0)
+        _check_enough(problem, seeds, Path(plan.out), plan.iterations)
     runs: dict[int, Run] = {}
     with use_jobs(jobs), contextlib.suppress(KeyboardInterrupt):
         alone = done_here(seeds)
@@ -117,16 +129,61 @@ def table(runs: Sequence[Run]) -> list[list[str]]:
 
 
 def _take_directories(algorithm: Algorithm, problem: BilevelProblem, seeds: Sequence[int], plan: Plan) -> None:
-    """Make all directories before the first run: one that cannot be written must not cost hours of computing."""
+    """Make all directories before the first run: one that cannot be written must not cost hours of computing.
+
+    All are looked at and taken before the first is changed: one that is refused must not cost what is in the others.
+    """
+    if plan.out is None:
+        return
+    out = Path(plan.out)
+    if (out / EXPERIMENT).exists():
+        expected = "another one for several seeds, which would hide it"
+        raise InputError(directory_words(out), "that of a single run", expected)
+    assert plan.checkpoint_seconds is not None
+    often: dict[str, Any] = {"every": plan.checkpoint_every, "seconds": plan.checkpoint_seconds}
+    each = []
     for seed in seeds:
-        path = plan.directory(seed)
-        if path is not None:
-            settings = {"iterations": plan.iterations, "seed": seed, "tolerance": plan.tolerance}
-            assert plan.checkpoint_seconds is not None
-            often: dict[str, Any] = {"every": plan.checkpoint_every, "seconds": plan.checkpoint_seconds}
-            held = RunDirectory(path, problem, algorithm, settings, **often)
-            held.create(begins_elsewhere=plan.x is not None)
-            held.close()
+        settings = {"iterations": plan.iterations, "seed": seed, "tolerance": plan.tolerance}
+        each.append(RunDirectory(out / f"{SEED_PREFIX}{seed}", problem, algorithm, settings, **often))
+    _check_others(each[0].experiment, problem, [seed for seed in seeds_in(out) if seed not in seeds], out)
+    with contextlib.ExitStack() as held:
+        # Those that are there first: where one of them is refused, no new one has been made.
+        for directory in sorted(each, key=lambda directory: not directory.path.exists()):
+            directory.claim()
+            held.callback(directory.close)
+        for directory in each:
+            directory.create(begins_elsewhere=plan.x is not None)
+
+
+def _check_others(asked: Experiment, problem: BilevelProblem, others: Sequence[int], out: Path) -> None:
+    """Raise `InputError` where seeds that stay in the directory are not those of the same problem and algorithm."""
+    tables = asked.comparable()
+    for seed in others:
+        path = out / f"{SEED_PREFIX}{seed}"
+        if not (path / EXPERIMENT).exists():
+            continue
+        saved = read_experiment(path).tables
+        names = {table: {"name": entries["name"]} for table, entries in tables.items()}
+        there = {table: {"name": saved.get(table, {}).get("name")} for table in names}
+        different = next(differences(names, there), None)
+        if different is None:
+            found, _ = read_checkpoint(path, problem)
+            different = None if found is None else next(differences(tables, found.tables), None)
+        if different is not None:
+            option, wanted, has = different
+            told = f"that of {SEED_PREFIX}{seed}, whose {option} is {value_words(has)}"
+            raise InputError(directory_words(out), told, f"another one for seeds with {value_words(wanted)}")
+
+
+def _check_enough(problem: BilevelProblem, seeds: Sequence[int], out: Path, iterations: int) -> None:
+    """Raise `InputError` where one of the runs has made more iterations than that, before any goes on."""
+    for seed in seeds:
+        path, found = out / f"{SEED_PREFIX}{seed}", None
+        with contextlib.suppress(InputError), warnings.catch_warnings():  # the run itself tells what is damaged
+            warnings.simplefilter("ignore", CheckpointWarning)
+            found, _ = read_checkpoint(path, problem)
+        if found is not None:
+            check_enough(path, iterations, found)
 
 
 def _run_one(shared: tuple[BilevelProblem, Algorithm, Plan], seed: int) -> Any:

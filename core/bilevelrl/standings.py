@@ -12,6 +12,7 @@ import numpy as np
 
 from bilevelrl.budgets import Budget, ExchangeRates
 from bilevelrl.comparison_runs import ComparedRun
+from bilevelrl.validation import as_path
 
 
 @attrs.frozen
@@ -121,10 +122,10 @@ class Comparison:
         """
         from bilevelrl.comparison_picture import plot_comparison
 
-        return plot_comparison(self, Path(path), centre)
+        return plot_comparison(self, as_path("path", path), centre)
 
     def save(self, directory: str | Path) -> Path:
         """Write `table.md`, `checkpoints.csv`, `runs.csv` and `summary.json` to a directory, made if missing."""
         from bilevelrl.comparison_report import write
 
-        return write(self, Path(directory))
+        return write(self, as_path("directory", directory))

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bilevelrl.callbacks import Callback, RunFacts
+from bilevelrl.files import check_directory
 from bilevelrl.history import COUNTS, OuterState
-from bilevelrl.validation import InputError, check_count
+from bilevelrl.run_directory import writable
+from bilevelrl.validation import InputError, as_path, check_count
 
 if TYPE_CHECKING:
     from bilevelrl.run import Run
@@ -32,14 +34,17 @@ class TensorBoard(Callback):
         every: iterations from one logged row to the next.
 
     Raises:
-        InputError: where TensorBoard is not installed (extra `tensorboard`), or `every` is no positive integer.
+        InputError: where TensorBoard is not installed (extra `tensorboard`), `every` is no positive integer, or the
+            directory cannot be written to.
     """
 
     def __init__(self, directory: str | Path, *, every: int = 1) -> None:
         check_count("every", every, at_least=1)
         if importlib.util.find_spec("tensorboard") is None:
             raise InputError("tensorboard", "not installed", "pip install 'bilevelrl[tensorboard]'")
-        self.directory, self.every = Path(directory), every
+        self.directory, self.every = as_path("directory", directory), every
+        with writable(self.directory):
+            check_directory(self.directory)
         self._writer: Any = None
 
     def begin(self, facts: RunFacts) -> None:

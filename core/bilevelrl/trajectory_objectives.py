@@ -17,6 +17,7 @@ from bilevelrl.validation import (
     InputError,
     as_array,
     as_array_unchecked,
+    as_path,
     check_shape,
     is_flag,
     is_integer,
@@ -254,7 +255,7 @@ class PreferenceDataset:
         Raises:
             InputError: where the file cannot be read, is no such archive, or its arrays do not fit together.
         """
-        return cls.of(read_arrays(Path(path), PARTS))
+        return cls.of(read_arrays(as_path("path", path), PARTS))
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array]) -> PreferenceDataset:
@@ -272,7 +273,7 @@ class PreferenceDataset:
         arrays: dict[str, Any] = {"labels": self.labels}
         for name, paths in (("first", self.first), ("second", self.second)):
             arrays |= {f"{name}_observations": paths.observations, f"{name}_actions": paths.actions}
-        write_arrays(Path(path), arrays)
+        write_arrays(as_path("path", path), arrays)
 
     def __attrs_post_init__(self) -> None:
         for name in ("first", "second"):

@@ -6,8 +6,10 @@ import difflib
 import math
 import numbers
 import operator
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -260,6 +262,13 @@ def _not_an_array(value: object) -> str:
 
 def _entry(field: str, index: Sequence[int]) -> str:
     return f"{field}[{', '.join(map(str, index))}]" if len(index) else field
+
+
+def as_path(field: str, value: object) -> Path:
+    """`value` as a path, or an `InputError`."""
+    if isinstance(value, str | Path) or (isinstance(value, os.PathLike) and isinstance(value.__fspath__(), str)):
+        return Path(value)
+    raise InputError(field, value_words(value), "a path: a string or a pathlib.Path")
 
 
 def check_count(field: str, value: object, *, at_least: int = 1) -> None:

@@ -58,10 +58,15 @@ def parallel_map(
         The results, in the order of the tasks: bit for bit the same whoever did them.
 
     Raises:
-        InputError: where a worker is another process and something cannot be pickled.
+        InputError: where the function is none, or the tasks are; where a worker is another process and something
+            cannot be pickled.
         WorkerLost: where a task cannot be done because its workers die.
         Exception: what a task raises; of several that raise, the first.
     """
+    if not callable(function):
+        raise InputError("function", kind_words(function), "a function of what is shared and a task")
+    if not isinstance(tasks, Iterable):
+        raise InputError("tasks", kind_words(tasks), "a list of tasks, or another iterable")
     listed = list(tasks)
     results: dict[int, Result] = {}
     # A single entry for all tasks: a task may be shorter than asking BLAS for its threads.

@@ -77,6 +77,7 @@ def check_contexts(label: str, component: Any, problem: bl.BilevelProblem) -> No
 
 SEVERITY = (
     bl.Status.CONVERGED,
+    bl.Status.FELL_BACK,
     bl.Status.BUDGET_SPENT,
     bl.Status.STAGNATED,
     bl.Status.INTERRUPTED,

@@ -300,6 +300,41 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: bl.ParametricMDP(bl.SoftmaxTransitions(kernel()), bl.TabularReward(np.zeros((S, A))), 0.9, 1.0),
         r"the dimension of the parts is transitions has 18, rewards has 6; expected one n; use Slice",
     ),
+    "a directory that is none": (lambda: run(out=5), r"^out is 5; expected a path: a string or a pathlib\.Path$"),
+    "a directory of seeds that is none": (
+        lambda: bl.algorithm("m-sobirl").run_seeds(problem(), seeds=2, iterations=1, out=b"runs"),
+        r"^out is b'runs'; expected a path",
+    ),
+    "a directory to save to that is none": (lambda: run().save(3), r"^directory is 3; expected a path"),
+    "a directory to load from that is none": (lambda: bl.load_run(None), r"^directory is None; expected a path"),
+    "a directory to go on with that is none": (lambda: bl.resume_run(3), r"^directory is 3; expected a path"),
+    "a directory of seeds to go on with that is none": (
+        lambda: bl.resume_seeds([]),
+        r"^directory is \[\]; expected a path",
+    ),
+    "a directory for an algorithm that is none": (
+        lambda: bl.algorithm("m-sobirl").resume(problem(), 3),
+        r"^directory is 3; expected a path",
+    ),
+    "a history's file that is none": (lambda: run().history.write_csv(3), r"^path is 3; expected a path"),
+    "a history to read that is none": (lambda: bl.History.read_csv(3), r"^path is 3; expected a path"),
+    "a picture's file that is none": (lambda: run().plot(3), r"^path is 3; expected a path"),
+    "an estimate that is none": (
+        lambda: bl.certify(problem(), np.zeros(6), None, None),
+        r"^hyper is None; expected a HyperGradient$",
+    ),
+    "a problem that is none": (
+        lambda: bl.certify("small", np.zeros(6), None, run().last.hyper),
+        r"^problem is a str; expected a BilevelProblem$",
+    ),
+    "a function that is none": (
+        lambda: bl.parallel_map(None, None, [1]),
+        r"^function is None; expected a function of what is shared and a task$",
+    ),
+    "tasks that are none": (
+        lambda: bl.parallel_map(max, None, 3),
+        r"^tasks is an int; expected a list of tasks, or another iterable$",
+    ),
     "policy target's shape": (
         lambda: bl.value_and_gradient(
             problem(objective=bl.QuadraticObjective(policy_target=np.zeros((2, 2)))), np.zeros(6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import sys
@@ -160,10 +161,43 @@ def test_certify_proves_the_end_of_a_run_and_says_where_there_is_nothing_to_prov
     small = ["run", "synthetic-quadratic", "--set", "problem.states=4", "--iterations", "3"]
     assert status_of(*small, "--certify", "--out", str(tmp_path / "run")) == 0
     assert re.search(r"certificate +‖gradient − ∇φ\(x\)‖₂ ≤ [\d.e+-]+ \(measured ", capsys.readouterr().out)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    told = bl.load_run(tmp_path / "run").certificate()
+    assert summary["certificate"] == told.summary()
+    assert summary["certificate"]["bound"] == told.bound > 0
+    parts = ("measured", "follower", "objective", "adjoint", "rounding")
+    # The bound is the parts' sum, rounded up by a few units in the last place.
+    assert sum(summary["certificate"][part] for part in parts) == pytest.approx(told.bound, rel=1e-14)
     assert status_of("resume", str(tmp_path / "run"), "--iterations", "4", "--certify") == 0
     assert "‖gradient − ∇φ(x)‖₂ ≤" in capsys.readouterr().out
+    assert status_of("resume", str(tmp_path / "run"), "--iterations", "5") == 0
+    assert "certificate" not in json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
     sampled = ["run", "gymnasium-preferences", "--algorithm", "sobirl", "--iterations", "1", "--set", "restarts=false"]
-    assert status_of(*sampled, "--certify") == 0
+    assert status_of(*sampled, "--certify", "--out", str(tmp_path / "sampled")) == 0
     assert "certificate  no bound: " in capsys.readouterr().out
+    written = (tmp_path / "sampled" / "summary.json").read_text(encoding="utf-8")
+    proven = json.loads(written, parse_constant=pytest.fail)["certificate"]
+    assert proven["bound"] is None
+    assert "has no transition model" in proven["reason"]
     assert status_of(*small, "--seeds", "2", "--certify") == 2
     assert "--certify is given; expected one run, not several seeds" in capsys.readouterr().err
+
+
+def test_a_run_s_directory_in_the_place_of_a_problem_is_told_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single run's, and one of several seeds; a problem's own name stays one, whatever is in the directory."""
+    monkeypatch.chdir(tmp_path)
+    small = ["run", "synthetic-quadratic", "--set", "problem.states=4", "--iterations", "1"]
+    assert status_of(*small, "--out", "r 1") == 0
+    assert status_of(*small, "--seeds", "2", "--seed", "3", "--out", "r2") == 0
+    assert status_of(*small, "--out", "synthetic-quadratic") == 0
+    assert status_of(*small) == 0
+    capsys.readouterr()
+    for given, quoted, file in (("r 1", "'r 1'", "'r 1/experiment.toml'"), ("r2", "r2", "r2/seed-3/experiment.toml")):
+        assert status_of("run", given) == 2
+        words = f"Error: PROBLEM is {given!r}, the directory of a run; expected the name of a problem or a TOML file; "
+        words += f"go on with it by `bilevelrl resume {quoted}`, or run it anew by `bilevelrl run {file}`\n"
+        assert capsys.readouterr().err == words
+    assert status_of("run", "r3") == 2
+    assert "expected one of" in capsys.readouterr().err

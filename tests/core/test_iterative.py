@@ -13,6 +13,7 @@ from bilevelrl import chain_patterns, iterative, multilevel
 from bilevelrl.chain_patterns import Pattern
 from bilevelrl.testing.exact import dense_kernel
 from bilevelrl.testing.rounding import EPSILON
+from faults.injected import Stubborn
 from strategies import drawn_policy, seeds, soft_mdps
 
 
@@ -169,16 +170,6 @@ def test_a_transposed_hierarchy_has_the_same_aggregates():
             assert (level.labels == other.labels).all()
             entries = level.merged(entries, int(level.slots.max()) + 1)
             back = other.merged(back, int(other.slots.max()) + 1)
-
-
-class Stubborn:
-    """An iteration that never gets anywhere."""
-
-    def __init__(self, *args):
-        pass
-
-    def solve(self, right_hand_side, *, transpose, tolerance):
-        return iterative.Iterated(np.zeros_like(right_hand_side), 7, False)
 
 
 def test_an_iteration_that_stagnates_gives_way_to_a_factorisation_and_says_so(monkeypatch):

@@ -438,3 +438,23 @@ def test_directory_is_given_back_where_a_run_cannot_begin(tmp_path: Path) -> Non
     with pytest.raises(bl.InputError, match="without a checkpoint"):
         held.reopen()
     assert not (tmp_path / LOCK).exists()
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_fewer_iterations_than_were_made_are_refused_and_nothing_is_written(ended: bool, tmp_path: Path) -> None:
+    """The run would be told as having made more than it may, and as one that has ended."""
+    algorithm, problem = small()
+    algorithm.run(problem, iterations=6, seed=1, out=tmp_path)
+    if not ended:
+        (tmp_path / "summary.json").unlink()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    words = f"iterations is 5; expected at least the 6 that the run in the directory {str(tmp_path)!r} has made"
+    for attempt in (
+        lambda: algorithm.resume(problem, tmp_path, iterations=5),
+        lambda: bl.resume_run(tmp_path, iterations=5),
+    ):
+        with pytest.raises(bl.InputError) as caught:
+            attempt()
+        assert str(caught.value) == words
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert algorithm.resume(problem, tmp_path, iterations=6).status is bl.Status.BUDGET_SPENT

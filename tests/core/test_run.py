@@ -178,6 +178,31 @@ def test_accuracy_that_float64_cannot_give_so_near_to_one_is_told_with_what_it_c
     assert "follower" not in dict(exact.run(near_one(0.9), iterations=1).facts())
 
 
+def test_an_exact_component_whose_iterations_ran_out_is_told_and_one_that_only_tracks_is_not() -> None:
+    """An exact one has then not kept its promise; a fixed number of sweeps a call is what the other is asked for."""
+    problem = bl.problem("frozenlake-shaping", map_size=4)
+    told = f"{bl.Status.BUDGET_SPENT.advice} (‖V − V*‖∞ ≤ "
+    short = bl.Algorithm(
+        bl.lower_level_solver("soft-policy-iteration", maximum_iterations=1),
+        bl.hypergradient_estimator("aid", damping=0.0, maximum_iterations=1),
+        bl.upper_level_optimizer("gradient-descent"),
+    )
+    facts = dict(short.run(problem, iterations=0).facts())
+    assert facts["follower"].startswith(told)
+    assert facts["gradient"] == bl.Status.BUDGET_SPENT.advice
+    tracking = bl.algorithm("m-sobirl").run(problem, iterations=1)
+    assert tracking.solution.status is tracking.last.hyper.status is bl.Status.BUDGET_SPENT
+    assert not {"follower", "gradient"} & dict(tracking.facts()).keys()
+
+
+def test_a_history_is_written_to_a_path_in_words_as_to_any_other(tmp_path: Path) -> None:
+    history = bl.algorithm("m-sobirl").run(bl.problem("synthetic-quadratic", states=3), iterations=1).history
+    history.write_csv(tmp_path / "path.csv")
+    history.write_csv(str(tmp_path / "words.csv"))
+    assert (tmp_path / "words.csv").read_bytes() == (tmp_path / "path.csv").read_bytes()
+    assert len(bl.History.read_csv(str(tmp_path / "words.csv"))) == 2
+
+
 def test_second_opinion_says_where_it_is_none() -> None:
     """`value_and_gradient` has no status to show: near γ = 1 it warns, and nowhere else."""
     problem = near_one(1 - 1e-9)

@@ -17,6 +17,7 @@ import pytest
 
 import bilevelrl as bl
 from bilevelrl.cli import main
+from bilevelrl.directory_lock import Lock
 from bilevelrl.history import COLUMNS
 from worker_tasks import DiesOnce, Fussy, OwnSolver
 
@@ -100,14 +101,97 @@ def test_a_directory_without_seeds_is_one_sentence(tmp_path: Path) -> None:
         bl.resume_seeds(tmp_path)
 
 
-def test_an_unfinished_run_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+def contents(directory: Path) -> dict[str, bytes]:
+    """Every file below a directory, with its bytes."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def refused(directory: Path, complaint: str, attempt: Any) -> None:
+    """The attempt is told in that sentence, and changes nothing in the directory."""
+    before = contents(directory)
+    with pytest.raises(bl.InputError) as caught:
+        attempt()
+    assert str(caught.value) == complaint
+    assert contents(directory) == before
+
+
+@pytest.mark.parametrize("unfinished", [0, 1, 2])
+def test_an_unfinished_run_is_refused_and_costs_none_of_the_finished_ones(unfinished: int, tmp_path: Path) -> None:
+    """Whichever it is: all directories are looked at before the first is taken over, and no new one is made."""
+    problem, algorithm = small(), bl.algorithm("m-sobirl")
+    algorithm.run_seeds(problem, seeds=3, iterations=3, out=tmp_path)
+    cut_off = tmp_path / f"seed-{unfinished}"
+    (cut_off / "summary.json").unlink()  # as if it had been killed
+    complaint = f"the directory {str(cut_off)!r} is that of a run that is not finished; expected another one, or to go "
+    complaint += f"on with it (bilevelrl resume {cut_off})"
+    refused(tmp_path, complaint, lambda: algorithm.run_seeds(problem, seeds=4, iterations=3, out=tmp_path))
+    assert not (tmp_path / "seed-3").exists()
+
+
+def test_a_seed_that_another_process_writes_costs_none_of_the_others(tmp_path: Path) -> None:
     problem, algorithm = small(), bl.algorithm("m-sobirl")
     algorithm.run_seeds(problem, seeds=2, iterations=3, out=tmp_path)
-    (tmp_path / "seed-1" / "summary.json").unlink()  # as if it had been killed
-    before = (tmp_path / "seed-1" / "checkpoint").read_bytes()
-    with pytest.raises(bl.InputError, match=r"seed-1' is that of a run that is not finished"):
-        algorithm.run_seeds(problem, seeds=2, iterations=3, out=tmp_path)
-    assert (tmp_path / "seed-1" / "checkpoint").read_bytes() == before
+    lock = Lock(tmp_path / "seed-1")
+    lock.acquire()
+    try:
+        before = contents(tmp_path / "seed-0")
+        with pytest.raises(bl.InputError, match=r"seed-1' is in use by process"):
+            algorithm.run_seeds(problem, seeds=2, iterations=3, out=tmp_path)
+        assert contents(tmp_path / "seed-0") == before
+    finally:
+        lock.release()
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_single_run_and_several_seeds_do_not_share_a_directory(ended: bool, tmp_path: Path) -> None:
+    """`resume` could only go on with one of the two."""
+    problem, algorithm = small(), bl.algorithm("m-sobirl")
+    single, several = tmp_path / "single", tmp_path / "several"
+    algorithm.run(problem, iterations=3, out=single)
+    run = algorithm.run_seeds(problem, seeds=2, iterations=3, out=several)[0]
+    if not ended:
+        for path in (single, several / "seed-0", several / "seed-1"):
+            (path / "summary.json").unlink()
+    complaint = (
+        f"the directory {str(several)!r} is that of several seeds' runs; expected another one for a single run, "
+    )
+    complaint += "which would hide them"
+    refused(several, complaint, lambda: algorithm.run(problem, iterations=3, out=several))
+    refused(several, complaint, lambda: run.save(several))
+    complaint = f"the directory {str(single)!r} is that of a single run; expected another one for several seeds, "
+    complaint += "which would hide it"
+    refused(single, complaint, lambda: algorithm.run_seeds(problem, seeds=2, iterations=3, out=single))
+
+
+def test_seeds_that_stay_in_a_directory_must_be_of_the_same_problem_and_algorithm(tmp_path: Path) -> None:
+    """`resume` goes on with all of them as one; those that are taken over do not matter."""
+    problem, algorithm = small(), bl.algorithm("m-sobirl")
+    algorithm.run_seeds(problem, seeds=2, iterations=3, out=tmp_path)
+    harder = bl.problem("synthetic-quadratic", **SMALL, discount=0.9)
+    there = f"the directory {str(tmp_path)!r} is that of seed-0, whose"
+    for other, by, complaint in (
+        (bl.problem("frozenlake-shaping", map_size=4), algorithm, "problem.name is 'synthetic-quadratic'"),
+        (harder, algorithm, "problem.discount is 0.5"),
+        (problem, bl.algorithm("m-sobirl", step_size=0.5), "upper.step_size is 0.1"),
+        (problem, composed(bl.upper_level_optimizer("adam")), "estimator.name is 'warm-start-adjoint'"),
+    ):
+        before = contents(tmp_path)
+        with pytest.raises(bl.InputError) as caught:
+            by.run_seeds(other, seeds=[10, 11], iterations=3, out=tmp_path)
+        assert str(caught.value).startswith(f"{there} {complaint}"), str(caught.value)
+        assert contents(tmp_path) == before
+    algorithm.run_seeds(problem, seeds=[10], iterations=2, out=tmp_path)
+    assert [run.seed for run in bl.resume_seeds(tmp_path)] == [0, 1, 10]
+    algorithm.run_seeds(harder, seeds=[0, 1, 10], iterations=2, out=tmp_path)
+
+
+def test_seeds_that_have_made_more_iterations_than_asked_for_are_refused_before_any_goes_on(tmp_path: Path) -> None:
+    problem, algorithm = small(), bl.algorithm("m-sobirl")
+    algorithm.run_seeds(problem, seeds=[0], iterations=3, out=tmp_path)
+    algorithm.run_seeds(problem, seeds=[1], iterations=6, out=tmp_path)
+    complaint = f"iterations is 5; expected at least the 6 that the run in the directory {str(tmp_path / 'seed-1')!r} "
+    refused(tmp_path, complaint + "has made", lambda: bl.resume_seeds(tmp_path, iterations=5))
+    assert [run.last.iteration for run in bl.resume_seeds(tmp_path, iterations=6)] == [6, 6]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -171,3 +173,36 @@ def test_command_line_tells_a_logger_or_a_directory_that_is_missing(
 ) -> None:
     assert command(*RUN, "--log", log) == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_command_line_tells_a_directory_that_cannot_be_written_before_the_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file in its place, a file above it, a disk that takes nothing; and the run is not begun."""
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    out = tmp_path / "run"
+    for directory in (tmp_path / "file", tmp_path / "file" / "log"):
+        assert command(*RUN, "--log", f"tensorboard={directory}", "--out", str(out)) == 2
+        words = f"Error: the directory {str(directory)!r} is not writable (Not a directory: {tmp_path / 'file'}); "
+        assert capsys.readouterr().err == words + "expected one that can be written\n"
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("bilevelrl.files.tempfile.TemporaryFile", full)
+    assert command(*RUN, "--log", "tensorboard", "--out", str(out)) == 2
+    assert f"is not writable (Read-only file system: {tmp_path}); expected" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_command_line_tells_a_directory_that_is_given_to_two_logs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Whose rows would be there twice; also where it is written in two ways."""
+    out = tmp_path / "run"
+    for other in ("tensorboard", f"tensorboard={out / '..' / 'run' / 'tensorboard'}"):
+        assert command(*RUN, "--log", "tensorboard", "--log", other, "--out", str(out)) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("Error: --log is 'tensorboard' twice into ")
+        assert told.endswith("; expected a directory of its own for each\n")
+    assert not out.exists()

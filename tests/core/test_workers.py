@@ -18,6 +18,7 @@ import pytest
 
 import bilevelrl as bl
 import worker_tasks as tasks
+from bilevelrl.workers import completed
 from worker_tasks import Counted, Elsewhere, Lock
 
 Executor = concurrent.futures.Executor
@@ -255,6 +256,21 @@ def test_a_task_that_kills_every_worker_is_named_and_the_others_are_not_blamed()
     ):
         bl.parallel_map(tasks.always_dies, None, range(3))
     assert caught.value.task == 1
+
+
+def test_a_patient_map_does_all_other_tasks_before_it_names_the_one_that_kills() -> None:
+    """Also those that had not begun when it killed its last worker."""
+    done: list[tuple[int, int]] = []
+
+    def collect() -> None:
+        for answer in completed(tasks.always_dies, 0.2, range(9), patient=True):
+            done.append(answer)  # noqa: PERF402 — what came before the error counts
+
+    told = r"^task 1 of 9, always_dies of 1: .* died 3 times"
+    with bl.use_jobs(2), pytest.raises(bl.WorkerLost, match=told) as caught:
+        collect()
+    assert caught.value.task == 1
+    assert sorted(done) == [(index, index) for index in range(9) if index != 1]
 
 
 def test_a_pool_of_somebody_else_s_is_not_renewed_and_that_is_said() -> None:

@@ -1,4 +1,4 @@
-"""File operations that fail, or kill the process, at a chosen moment."""
+"""File operations that fail, or kill the process, at a chosen moment; and solves that get nowhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,21 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
+from bilevelrl.iterative import Iterated
+
 Action = Callable[[], None]
+
+
+class Stubborn:
+    """An iterative solve of a linear system that never gets anywhere."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def solve(self, right_hand_side: Any, **_: Any) -> Iterated:
+        return Iterated(np.zeros_like(right_hand_side), 7, False)
 
 
 class Operations:

@@ -59,6 +59,59 @@ def test_a_new_run_is_given_the_directory_of_one_that_could_go_on(terminal: Term
     assert_same(bl.load_run(OUT), algorithm.run(problem, iterations=3, seed=1))
 
 
+def contents(directory: Path) -> dict[Path, bytes]:
+    """Every file below a directory, with its bytes."""
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def check_refused(terminal: Terminal, section: Section, *arguments: str, which: int = 0) -> None:
+    """The command is told what the page shows, and has changed nothing."""
+    before = contents(OUT)
+    section.check(terminal(*arguments, status=2), which)
+    assert contents(OUT) == before
+
+
+def test_several_seeds_are_given_a_directory_with_one_that_could_go_on(terminal: Terminal, section: Section) -> None:
+    """Those that had ended are as they were, and so is the one that had not."""
+    several = (*RUN, "--iterations", "3", "--seeds", "2", "--out", str(OUT))
+    terminal(*several)
+    (OUT / "seed-2" / "summary.json").unlink()  # as after a crash
+    check_refused(terminal, section, *several)
+    terminal("resume", str(OUT))
+    algorithm, problem = small()
+    for seed in (1, 2):
+        assert_whole_on_disk(OUT / f"seed-{seed}", algorithm.run(problem, iterations=3, seed=seed))
+
+
+def test_a_single_run_is_given_the_directory_of_several_seeds(terminal: Terminal, section: Section) -> None:
+    terminal(*RUN, "--iterations", "3", "--seeds", "2", "--out", str(OUT))
+    check_refused(terminal, section, *RUN, "--iterations", "3", "--out", str(OUT))
+
+
+def test_several_seeds_are_given_the_directory_of_a_single_run(terminal: Terminal, section: Section) -> None:
+    terminal(*RUN, "--iterations", "3", "--out", str(OUT))
+    check_refused(terminal, section, *RUN, "--iterations", "3", "--seeds", "2", "--out", str(OUT))
+
+
+def test_seeds_of_another_problem_or_algorithm_stay_in_the_directory(terminal: Terminal, section: Section) -> None:
+    """`resume` would go on with all of them as if they were one's."""
+    terminal(*RUN, "--iterations", "3", "--seeds", "2", "--out", str(OUT))
+    more = ("--seeds", "2", "--seed", "10", "--iterations", "3", "--out", str(OUT))
+    check_refused(terminal, section, "run", "synthetic-quadratic", *more)
+    check_refused(terminal, section, *RUN, "--set", "step_size=0.5", *more, which=1)
+    terminal(*RUN, *more)
+    assert bl.load_run(OUT / "seed-10").last.iteration == 3
+
+
+def test_a_run_is_to_go_on_with_fewer_iterations_than_it_has_made(terminal: Terminal, section: Section) -> None:
+    """It keeps its target, and that it could go on."""
+    algorithm, problem = small()
+    algorithm.run(problem, iterations=6, seed=1, out=OUT)
+    check_refused(terminal, section, "resume", str(OUT), "--iterations", "3")
+    terminal("resume", str(OUT), "--iterations", "9")
+    assert_whole_on_disk(OUT, algorithm.run(problem, iterations=9, seed=1))
+
+
 def test_a_new_run_is_given_the_directory_of_one_that_has_ended(terminal: Terminal, section: Section) -> None:
     """The new one takes its place, and nothing of the old one is left."""
     terminal(*RUN, "--iterations", "9", "--out", str(OUT), "--checkpoint-every", "2")

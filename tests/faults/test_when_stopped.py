@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from faults.page import Section
 from faults.runs import assert_same, assert_whole_on_disk, history_of, small, subject
 from faults.terminal import ENDLESS as ENDLESS_RUN
 from faults.terminal import OUT, RUN, Terminal, newest, start, told
+from worker_tasks import DiesAgain
 
 # In all fifty.
 KILLS = {"m-sobirl": 14, "adam": 12, "sobirl": 12, "stoc-sobirl": 12}
@@ -171,3 +173,21 @@ def test_a_worker_process_dies(here: Path, section: Section) -> None:
     algorithm, problem = small()
     for seed in range(1, 1 + seeds):
         assert_same(bl.load_run(OUT / f"seed-{seed}"), algorithm.run(problem, iterations=iterations, seed=seed))
+
+
+def test_a_worker_process_dies_again_and_again(here: Path, section: Section) -> None:
+    """Of one seed, whichever worker has it; the others end, and once it is repaired it goes on."""
+    problem = bl.problem("synthetic-quadratic", dimension=3)
+    starts = [problem.initial_point(bl.stream(seed, "start"))[0] for seed in range(3)]
+    assert [bool(start > 0) for start in starts] == [False, True, False]
+    algorithm = attrs.evolve(bl.algorithm("m-sobirl"), upper=DiesAgain())
+    with pytest.raises(bl.WorkerLost) as caught:
+        algorithm.run_seeds(problem, seeds=3, iterations=6, out=OUT, jobs=2, checkpoint_every=1)
+    section.check(f"bilevelrl.WorkerLost: {caught.value}")
+    for seed in (0, 2):
+        assert_same(
+            bl.load_run(OUT / f"seed-{seed}", algorithm=algorithm), algorithm.run(problem, iterations=6, seed=seed)
+        )
+    whole = algorithm.run(problem, iterations=6, seed=1)  # no worker does it, so that it does not die
+    assert bl.load_run(OUT / "seed-1", algorithm=algorithm).last.iteration == 3
+    assert_same(algorithm.resume(problem, OUT / "seed-1"), whole)

@@ -16,6 +16,7 @@ import bilevelrl as bl
 from bilevelrl import testing
 from bilevelrl.testing.rounding import TINY, solve_rounding
 from bilevelrl_contexts.estimator import PerContextEstimator
+from bilevelrl_contexts.inner import worst
 from bilevelrl_contexts.solver import PerContextSolver
 from strategies import OBJECTIVES, drawn_contexts, drawn_objective, policy_error, seeds, value_error
 
@@ -310,3 +311,11 @@ def test_it_is_written_down_and_composed_again(tmp_path: Path) -> None:
     assert (again.lower.inner.sweeps, again.upper.step_size) == (4, 0.02)
     assert bl.resume_run(tmp_path, iterations=3).last.iteration == 3
     assert run.last.iteration == 2
+
+
+@pytest.mark.parametrize("status", bl.Status)
+def test_the_worst_of_several_contexts_is_told_whatever_it_is(status: bl.Status) -> None:
+    """Also that one fell back, which met its tolerance: less to hear of than one that has not."""
+    assert worst([bl.Status.CONVERGED, status, bl.Status.CONVERGED]) is status
+    told = worst([bl.Status.FELL_BACK, status])
+    assert told is (bl.Status.FELL_BACK if status is bl.Status.CONVERGED else status)

@@ -13,13 +13,14 @@ from typing import Any
 
 import click
 
+from bilevelrl.certificate import Certificate
 from bilevelrl.cli.exit_statuses import FAILED, INTERRUPTED, TERMINATED
 from bilevelrl.cli.reports import report, report_seeds
 from bilevelrl.directory_lock import directory_words
 from bilevelrl.protocols import Status
 from bilevelrl.run import Run
-from bilevelrl.run_directory import PICTURE, SUMMARY, holds_run, writable
-from bilevelrl.seeds import PREFIX, TABLE, seeds_in
+from bilevelrl.run_directory import PICTURE, SEED_PREFIX, SUMMARY, holds_run, seeds_in, writable
+from bilevelrl.seeds import TABLE
 from bilevelrl.validation import InputError
 
 WRITTEN = "experiment.toml, environment.json, history.csv, summary.json, state.npz, checkpoint"
@@ -48,9 +49,10 @@ def stopped_by_signals(out: Path | None, logs: tuple[str, ...]) -> Iterator[list
 
 def end(run: Run, out: Path | None, logs: tuple[str, ...], signals: list[int], *, certify: bool = False) -> None:
     """Report a run, draw it into its directory, and leave with its exit status."""
-    report(run, certify=certify)
+    certificate = run.certificate() if certify else None
+    report(run, certificate)
     if out is not None:
-        _draw(run, out)
+        _draw(run, out, certificate)
     leave(run.status is Status.INTERRUPTED, not run.status.usable, out, logs, signals)
 
 
@@ -67,7 +69,7 @@ def end_seeds(runs: list[Run], wanted: int, out: Path | None, signals: list[int]
     if runs:
         report_seeds(runs)
     if out is not None and runs:
-        click.echo(f"  saved to {out}: {TABLE}, and for each seed, as in {PREFIX}{runs[0].seed}: {WRITTEN}")
+        click.echo(f"  saved to {out}: {TABLE}, and for each seed, as in {SEED_PREFIX}{runs[0].seed}: {WRITTEN}")
     interrupted = len(runs) < wanted or any(run.status is Status.INTERRUPTED for run in runs)
     leave(interrupted, any(not run.status.usable for run in runs), out, (), signals)
 
@@ -81,10 +83,12 @@ def _leave_interrupted(out: Path | None, logs: tuple[str, ...], signals: list[in
     sys.exit(TERMINATED if signal.SIGTERM in signals else INTERRUPTED)
 
 
-def _draw(run: Run, out: Path) -> None:
+def _draw(run: Run, out: Path, certificate: Certificate | None) -> None:
     if not (out / SUMMARY).exists():
         kept = f"its last good checkpoint is kept: go on with `bilevelrl resume {shlex.quote(str(out))}`"
         raise InputError(directory_words(out), "not written to the run's end", f"one that can be written; {kept}")
+    if certificate is not None:
+        run.save_certificate(out, certificate)
     written = WRITTEN
     with writable(out):
         try:

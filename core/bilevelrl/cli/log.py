@@ -23,8 +23,12 @@ log_option = click.option(
 
 
 def loggers(logs: tuple[str, ...], out: Path | None) -> list[Callback]:
-    """The callbacks that `--log` asks for; raises `InputError` for a name or a directory that is missing."""
-    made = []
+    """The callbacks that `--log` asks for; raises `InputError` for a name or a directory that is missing.
+
+    A directory that cannot be written to is refused too, and one that is given twice.
+    """
+    made: list[Callback] = []
+    taken: set[tuple[str, Path]] = set()
     for log in logs:
         name, given, text = log.partition("=")
         if name not in LOGGERS:
@@ -32,5 +36,8 @@ def loggers(logs: tuple[str, ...], out: Path | None) -> list[Callback]:
         directory = Path(text) if text else None if given or out is None else out / name
         if directory is None:
             raise InputError("--log", repr(log), f"a directory, such as {name}=runs/log, or the option --out")
+        if (name, directory.resolve()) in taken:
+            raise InputError("--log", f"{name!r} twice into {str(directory)!r}", "a directory of its own for each")
+        taken.add((name, directory.resolve()))
         made.append(LOGGERS[name](directory))
     return made

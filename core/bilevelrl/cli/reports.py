@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
+from bilevelrl.certificate import Certificate
 from bilevelrl.history import OuterState
 from bilevelrl.run import Run
 from bilevelrl.seeds import figures
@@ -71,8 +72,8 @@ def _figures(state: OuterState) -> str:
     return f"objective {state.hyper.objective:.6g}  gradient norm {norm:.3g}"
 
 
-def report(run: Run, *, certify: bool = False) -> None:
-    """The figures at the start and at the end, and what else there is to tell; where asked for, its certificate."""
+def report(run: Run, certificate: Certificate | None = None) -> None:
+    """The figures at the start and at the end, and what else there is to tell; its certificate, where there is one."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -89,8 +90,8 @@ def report(run: Run, *, certify: bool = False) -> None:
     console = Console()
     console.print(table)
     facts = run.facts()
-    if certify:
-        facts.append(("certificate", str(run.certificate())))
+    if certificate is not None:
+        facts.append(("certificate", str(certificate)))
     for label, text in facts:
         console.print(f"  [bold]{escape(label)}[/bold]  {escape(text)}", soft_wrap=True, highlight=False)
 

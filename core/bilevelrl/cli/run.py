@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from bilevelrl.cli.endings import end, end_seeds, stopped_by_signals
 from bilevelrl.cli.log import log_option, loggers
 from bilevelrl.cli.options import JOBS, certify_option, checkpoint_options, one_run_only, parse_option
 from bilevelrl.cli.reports import progress, runs_progress
+from bilevelrl.component_registry import Kind
 from bilevelrl.composition import compose
 from bilevelrl.experiment import INTERVALS, ROLES, SETTINGS, TABLES, Experiment, check_setting
 from bilevelrl.plugins import registry
-from bilevelrl.validation import InputError, UnknownNameError, check_count
+from bilevelrl.run_directory import EXPERIMENT, SEED_PREFIX, seeds_in
+from bilevelrl.validation import InputError, UnknownNameError, check_count, value_words
 
 
 @click.command("run")
@@ -108,6 +111,7 @@ def _experiment(
     if problem.endswith(".toml"):
         base = Experiment.read(Path(problem))
     else:
+        _check_no_directory(problem)
         # All three components may be composed freely; where one is not named, it is that of the paper's method.
         composed = names["algorithm"] is not None or all(names[role] is not None for role in ROLES)
         base = Experiment({"problem": {"name": problem}} | ({} if composed else {"algorithm": {"name": "m-sobirl"}}))
@@ -123,6 +127,21 @@ def _experiment(
         tables.setdefault(table, {})[key] = value
     given = {key: value for key, value in settings.items() if value is not None}
     return attrs.evolve(base, tables=tables, **{key: check_setting(key, value) for key, value in given.items()})
+
+
+def _check_no_directory(problem: str) -> None:
+    """A run's directory is no problem's name, but tells what is meant."""
+    path = Path(problem)
+    known = any(entry.name == problem for entry in registry().of_kind(Kind.PROBLEM))
+    seeds = seeds_in(path)
+    if known or not (seeds or (path / EXPERIMENT).exists()):
+        return
+    file = (path / f"{SEED_PREFIX}{seeds[0]}" if seeds else path) / EXPERIMENT
+    expected = (
+        f"the name of a problem or a TOML file; go on with it by `bilevelrl resume {shlex.quote(problem)}`, or run "
+    )
+    expected += f"it anew by `bilevelrl run {shlex.quote(str(file))}`"
+    raise InputError("PROBLEM", f"{value_words(problem)}, the directory of a run", expected)
 
 
 def _parse_change(change: str) -> tuple[str, str, Any]:
