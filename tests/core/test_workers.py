@@ -38,9 +38,17 @@ class Told(list[Any]):
         self.append(counts)
 
 
-def files() -> set[Path]:
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory for temporary files of this test alone."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("bilevelrl.payloads.tempfile.tempdir", str(tmp_path / "temporary"))
+    return tmp_path / "temporary"
+
+
+def files(place: Path) -> set[Path]:
     """Of runs that share something."""
-    return set(Path(os.environ.get("TMPDIR", "/tmp")).glob("bilevelrl-*"))
+    return set(place.glob("bilevelrl-*"))
 
 
 # --- The same answer
@@ -132,14 +140,14 @@ def test_what_is_shared_comes_to_each_worker_once(processes: Executor, tmp_path:
 
 
 def test_nothing_large_travels_with_a_task(processes: Executor, tmp_path: Path) -> None:
-    """On another machine 800 kB are sent once a worker, alone; here never."""
+    """On another machine 800 kB are sent alone, once a worker, or a few times more where another one took them."""
     shared = Counted(tmp_path / "log")
     remote = Elsewhere(processes)
     with bl.use_jobs(remote):
         bl.parallel_map(tasks.process_of, shared, [0.01] * 40)
     large = [size for size in remote.sent if size]
     assert all(size > shared.numbers.nbytes for size in large)
-    assert len(large) <= 2
+    assert 1 <= len(large) <= 6  # nobody can tell an executor who is to have it: on a busy machine the wrong one may
     assert len(remote.sent) < 40 + 2 + 8 * os.cpu_count()  # type: ignore[operator]  # those that came back once
 
 
@@ -150,26 +158,24 @@ def test_threads_share_by_reference(threads: Executor) -> None:
         assert all(bl.parallel_map(lambda shared, task: shared is lock, lock, range(4)))
 
 
-def test_files_are_private_and_gone_with_the_block(processes: Executor) -> None:
-    before = files()
+def test_files_are_private_and_gone_with_the_block(processes: Executor, place: Path) -> None:
     with bl.use_jobs(processes):
         bl.parallel_map(tasks.arithmetic, MATRIX, range(2))
-        (made,) = files() - before
+        (made,) = files(place)
         assert made.stat().st_mode & 0o777 == 0o700
         assert len(list(made.iterdir())) == 1
-    assert files() == before
+    assert files(place) == set()
     with pytest.raises(bl.InputError), bl.use_jobs(processes):
         bl.parallel_map(tasks.fails, MATRIX, range(3))
-    assert files() == before
+    assert files(place) == set()
 
 
-def test_few_files_are_kept_however_many_maps_there_are(processes: Executor) -> None:
+def test_few_files_are_kept_however_many_maps_there_are(processes: Executor, place: Path) -> None:
     """A run of thousands of iterations shares a new policy in each of them."""
-    before = files()
     with bl.use_jobs(processes):
         for iteration in range(12):
             bl.parallel_map(tasks.process_of, (MATRIX, MATRIX + iteration), [0.0, 0.0])
-        (made,) = files() - before
+        (made,) = files(place)
         assert len(list(made.iterdir())) <= 4
 
 
