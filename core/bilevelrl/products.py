@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-# Entries from which on a library multiplies with several threads.
-THREADED = 9216
+# Entries from which on a product takes long enough for what follows to matter; smaller ones are NumPy's, which is quicker
+# to begin.
+LARGE = 1 << 16
 
 
 def times(matrix: Any, vector: Any) -> Any:
@@ -17,7 +18,7 @@ def times(matrix: Any, vector: Any) -> Any:
     call: on two processors, a factorisation by SciPy's takes twice as long after a product by NumPy's. Large products
     are therefore SciPy's too.
     """
-    if not isinstance(matrix, np.ndarray) or matrix.size < THREADED or not _are_plain(matrix, vector):
+    if not isinstance(matrix, np.ndarray) or matrix.size < LARGE or not _are_plain(matrix, vector):
         return matrix.dot(vector)
     from scipy.linalg.blas import dgemv
 
