@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-# Entries from which on a product takes long enough for what follows to matter; smaller ones are NumPy's, which is quicker
-# to begin.
+# From so many entries on what comes after a product matters; smaller ones are NumPy's, which begins sooner.
 LARGE = 1 << 16
 
 
