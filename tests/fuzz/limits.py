@@ -69,10 +69,13 @@ def judge(run: Callable[[bytes], None], data: bytes, seconds: float) -> Verdict:
     """Run an input, within `alarms` and `limited_memory`; warnings count as tracebacks."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            warnings.filterwarnings("ignore", category=DeprecationWarning, module="gymnasium")
-            run(data)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                warnings.filterwarnings("ignore", category=DeprecationWarning, module="gymnasium")
+                run(data)
+        finally:  # what follows is our own time
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
     except bl.InputError as refusal:
         sentence = str(refusal)
         if "\n" in sentence or len(sentence) > LONGEST_SENTENCE:
@@ -81,8 +84,6 @@ def judge(run: Callable[[bytes], None], data: bytes, seconds: float) -> Verdict:
         return Verdict(sentence, place_of(refusal.__context__ or refusal))
     except (Hang, Exception) as failure:
         return Verdict(place=place_of(failure), failure=failure)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
     return Verdict()
 
 
