@@ -24,7 +24,7 @@ PLACE = ROOT / "mutants"
 LAWS = ("core/test_fixed_point_laws.py", "core/test_hypergradient_laws.py", "core/test_linearization.py")
 SAMPLED = ("core/test_sampled_occupancy.py", "plugins/test_sobirl.py", "plugins/test_trajectory_estimators.py")
 TESTS = {
-    "bilevelrl.bellman": (*LAWS, "core/test_iterative.py"),
+    "bilevelrl.bellman": (*LAWS, "core/test_iterative.py", "core/test_bad_input.py"),
     "bilevelrl.mdp": ("core/test_mdp.py", "core/test_bad_input.py", *LAWS),
     "bilevelrl.sampled_occupancy": SAMPLED,
     "bilevelrl.trajectory_gradient": SAMPLED,
