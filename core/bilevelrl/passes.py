@@ -96,7 +96,7 @@ class Passes:
 
     def backup(self, model: RegularizedRewards, values: Array) -> Backup:
         """`T v`, `π(v)` and `q(v)`."""
-        return _response(model, self.transitions.expectation(values), slice(None))
+        return _response(model, self.transitions.expectation(values))
 
     def linearized(self, model: RegularizedRewards, values: Array) -> tuple[Backup, Chain | None]:
         """The backup, and `P^π(v)` where it comes at less than the cost of forming it later."""
@@ -178,13 +178,13 @@ def _unfilled(states: int, actions: int) -> Backup:
     return Backup(np.empty(states), np.empty((states, actions)), np.empty((states, actions)))
 
 
-def _response(model: RegularizedRewards, expectation: Array, rows: slice) -> Backup:
-    """The backup in some states, from their `P v` (rows, A), which is overwritten."""
+def _response(model: RegularizedRewards, expectation: Array) -> Backup:
+    """The backup, from `P v` (S, A), which is overwritten."""
     action_values = expectation
     action_values *= model.discount
     preferences = action_values / model.temperature
-    preferences += model.scaled_rewards[rows]
-    action_values += model.rewards[rows]
+    preferences += model.scaled_rewards
+    action_values += model.rewards
     largest = np.maximum.reduce(preferences, 1)
     preferences -= largest[:, None]
     np.exp(preferences, preferences)

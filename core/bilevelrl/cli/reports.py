@@ -100,6 +100,7 @@ def report_seeds(runs: list[Run]) -> None:
     """A row for each seed, then the mean and the standard deviation of each figure."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     every = figures(runs)
@@ -107,10 +108,10 @@ def report_seeds(runs: list[Run]) -> None:
     shown = [*shown[: shown.index("objective")][:2], "objective", "distance to stationarity"]
     columns = {label.removeprefix("distance to "): every[label] for label in shown}
     title = f"{runs[0].algorithm.name} on {runs[0].problem.name}, {len(runs)} seeds"
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("seed", justify="right")
     for label in columns:
-        table.add_column(label, justify="right")
+        table.add_column(escape(label), justify="right")
     table.add_column("status")
     for index, run in enumerate(runs):
         told = [f"{values[index]:.5g}" for values in columns.values()]
