@@ -21,7 +21,7 @@ from bilevelrl.linear_systems import Factorization, solve_with_refinement
 from bilevelrl.mdp import SoftMDP
 from bilevelrl.occupancy import DenseOccupancy
 from bilevelrl.passes import Backup, passes_over
-from bilevelrl.products import times
+from bilevelrl.products import minus_discounted
 from bilevelrl.transitions import Chain, Transitions
 from bilevelrl.validation import Array, check_shape
 
@@ -114,17 +114,13 @@ class Linearization:
     def apply(self, values: Array) -> Array:
         """`(I − γP^π) v` for v (S,), or for each column of (S, n)."""
         check_shape("values", values, (self.transitions.states, *values.shape[1:]))
-        product: Array = times(self.chain, values)
-        product *= -self.discount
-        product += values
+        product: Array = minus_discounted(self.chain, self.discount, values)
         return product
 
     def apply_transpose(self, weights: Array) -> Array:
         """`(I − γP^π)ᵀ w` for w (S,), or for each column of (S, n)."""
         check_shape("weights", weights, (self.transitions.states, *weights.shape[1:]))
-        product: Array = times(self.chain.T, weights)
-        product *= -self.discount
-        product += weights
+        product: Array = minus_discounted(self.chain.T, self.discount, weights)
         return product
 
     def solve(self, right_hand_side: Array, *, tolerance: float = 0.0) -> Array:

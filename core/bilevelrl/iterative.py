@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy as np
 from bilevelrl.chain_patterns import COARSEST, ChainStructure
 from bilevelrl.linear_systems import EPSILON
 from bilevelrl.multilevel import Aggregation
-from bilevelrl.products import times
+from bilevelrl.products import minus_discounted
 from bilevelrl.transitions import Chain, SparseTransitions, Transitions
 from bilevelrl.validation import Array, maximum_norm
 
@@ -123,13 +124,7 @@ class Iteration:
         return self._multiplication(levels[0].pattern.matrix(entries)), Preconditioner(aggregation, work)
 
     def _multiplication(self, chain: Chain) -> LinearMap:
-        def apply(vector: Array) -> Array:
-            product: Array = times(chain, vector)
-            product *= -self._discount
-            product += vector
-            return product
-
-        return apply
+        return functools.partial(minus_discounted, chain, self._discount)
 
 
 def solve_iteratively(

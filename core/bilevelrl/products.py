@@ -26,6 +26,14 @@ def times(matrix: Any, vector: Any) -> Any:
     return dgemv(1.0, matrix, vector) if matrix.flags.f_contiguous else matrix.dot(vector)
 
 
+def minus_discounted(chain: Any, discount: float, vector: Any) -> Any:
+    """`(I − γ·chain) · vector`."""
+    product = times(chain, vector)
+    product *= -discount
+    product += vector
+    return product
+
+
 def _are_plain(matrix: Any, vector: Any) -> bool:
     fit = matrix.ndim == 2 and vector.ndim == 1 and matrix.shape[1] == vector.size
     return bool(fit and matrix.dtype == vector.dtype == np.float64)
