@@ -54,7 +54,7 @@ class CertifiedDraw:
     terms: int
     seed: int
 
-    def computed(self) -> tuple[bl.BilevelProblem, bl.TabularSolution, bl.HyperGradient]:
+    def computed(self) -> tuple[bl.BilevelProblem, bl.mdp.TabularSolution, bl.HyperGradient]:
         """The problem, the follower's answer and the estimate."""
         problem = bl.BilevelProblem(self.drawn.lower, self.objective)
         rng = np.random.default_rng(self.seed)
@@ -65,10 +65,10 @@ class CertifiedDraw:
             solution = solver.solve(problem, self.drawn.x, None, rng)
         elif self.follower == "perturbed":
             values = solution.values + self.tolerance * rng.normal(size=model.states)
-            backup = bl.soft_backup(model, values)
-            residual = bl.maximum_norm(backup.values - values)
+            backup = bl.mdp.soft_backup(model, values)
+            residual = bl.validation.maximum_norm(backup.values - values)
             kept = (model, backup.policy, values, backup.action_values, residual)
-            solution = bl.TabularSolution(*kept, solution.iterations, bl.Status.BUDGET_SPENT, solution.cost)
+            solution = bl.mdp.TabularSolution(*kept, solution.iterations, bl.Status.BUDGET_SPENT, solution.cost)
         with np.errstate(all="ignore"):  # as in the outer loop: where a policy underflows, a likelihood overflows
             return problem, solution, self._estimate(problem, solution, rng)
 
@@ -79,20 +79,22 @@ class CertifiedDraw:
             return exact
         if self.adjoint == "truncated":
             _, _, by_policy = problem.objective.value_and_gradients(x, policy)
-            cotangent = bl.policy_cotangent(model, policy, by_policy)
-            first = adjoint = bl.adjoint_right_hand_side(model, cotangent)
+            cotangent = bl.mdp.policy_cotangent(model, policy, by_policy)
+            first = adjoint = bl.mdp.adjoint_right_hand_side(model, cotangent)
             for _ in range(self.terms):
                 adjoint = first + adjoint - solution.linearization.apply_transpose(adjoint)
-            occupancy = bl.adjoint_occupancy(model, policy, solution.values, cotangent, adjoint)
+            occupancy = bl.mdp.adjoint_occupancy(model, policy, solution.values, cotangent, adjoint)
         else:
             noise = rng.normal(size=policy.shape) * self.tolerance
             occupancy = attrs.evolve(exact.occupancy, weights=exact.occupancy.weights * (1.0 + noise))
         return attrs.evolve(exact, occupancy=occupancy, implicit=problem.lower.pullback(x, occupancy))
 
-    def judged(self, *corrections: int) -> tuple[float, list[bl.Certificate]]:
+    def judged(self, *corrections: int) -> tuple[float, list[bl.certificates.Certificate]]:
         """The true `‖gradient − ∇φ(x)‖₂`, infinite of one that is no number; a certificate by number of corrections."""
         problem, solution, hyper = self.computed()
-        certificates = [bl.certify(problem, self.drawn.x, solution, hyper, corrections=each) for each in corrections]
+        certificates = [
+            bl.certificates.certify(problem, self.drawn.x, solution, hyper, corrections=each) for each in corrections
+        ]
         if not np.isfinite(hyper.gradient).all():
             return np.inf, certificates
         error = long(hyper.gradient) - hypergradient(self.drawn, self.objective)

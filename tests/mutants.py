@@ -24,10 +24,10 @@ PLACE = ROOT / "mutants"
 LAWS = ("core/test_fixed_point_laws.py", "core/test_hypergradient_laws.py", "core/test_linearization.py")
 SAMPLED = ("core/test_sampled_occupancy.py", "plugins/test_sobirl.py", "plugins/test_trajectory_estimators.py")
 TESTS = {
-    "bilevelrl.bellman": (*LAWS, "core/test_iterative.py", "core/test_bad_input.py"),
-    "bilevelrl.mdp": ("core/test_mdp.py", "core/test_bad_input.py", *LAWS),
-    "bilevelrl.sampled_occupancy": SAMPLED,
-    "bilevelrl.trajectory_gradient": SAMPLED,
+    "bilevelrl.mdp.bellman": (*LAWS, "core/test_iterative.py", "core/test_bad_input.py"),
+    "bilevelrl.mdp.soft_mdp": ("core/test_mdp.py", "core/test_bad_input.py", *LAWS),
+    "bilevelrl.sampling.occupancies": SAMPLED,
+    "bilevelrl.sampling.trajectory_gradient": SAMPLED,
     "bilevelrl_model_based.estimators": ("plugins/test_estimators.py", *LAWS),
 }
 """What is mutated, and the tests that are to notice."""

@@ -66,14 +66,14 @@ def optimum(mdp: bl.SoftMDP) -> tuple[Any, Any]:
 
 def objective_gradients(objective: Any, drawn: DrawnProblem, x: Any, policy: Any) -> tuple[Any, Any]:
     """`∂f/∂x` (n,) and `∂f/∂π` (S, A)."""
-    if isinstance(objective, bl.QuadraticObjective):
+    if isinstance(objective, bl.objectives.QuadraticObjective):
         by_x = long(objective.x_weight) * (x - (0 if objective.x_target is None else objective.x_target))
         target = 0 if objective.policy_target is None else objective.policy_target
         return by_x, long(objective.policy_weight) * (policy - target)
-    if isinstance(objective, bl.LogLikelihoodObjective):
+    if isinstance(objective, bl.objectives.LogLikelihoodObjective):
         shown = objective.demonstrations > 0
         return np.zeros_like(x), -np.divide(objective.demonstrations, policy, out=np.zeros_like(policy), where=shown)
-    if isinstance(objective, bl.WeightedSum):
+    if isinstance(objective, bl.objectives.WeightedSum):
         by_x, by_policy = np.zeros_like(x), np.zeros_like(policy)
         for weight, term in objective.terms:
             term_by_x, term_by_policy = objective_gradients(term, drawn, x, policy)

@@ -141,7 +141,7 @@ def fixed(mdp: bl.SoftMDP) -> Any:
     return types.SimpleNamespace(lower=types.SimpleNamespace(model=lambda x: mdp))
 
 
-def solved(mdp: bl.SoftMDP) -> bl.TabularSolution:
+def solved(mdp: bl.SoftMDP) -> bl.mdp.TabularSolution:
     """The follower's answer, as exact as float64 allows: no tolerance stops the solver before rounding does."""
     solver = bl.lower_level_solver("soft-policy-iteration", tolerance=1e-300)
     return solver.solve(fixed(mdp), np.zeros(1), None, np.random.default_rng(0))
@@ -150,12 +150,12 @@ def solved(mdp: bl.SoftMDP) -> bl.TabularSolution:
 # How far rounding can move things: the kit's own bounds, for a solution.
 
 
-def value_error(solution: bl.TabularSolution) -> float:
+def value_error(solution: bl.mdp.TabularSolution) -> float:
     """`‖V − V*‖∞` of a solution."""
     return rounding.value_error(solution.model, solution.values, solution.residual)
 
 
-def policy_error(solution: bl.TabularSolution) -> float:
+def policy_error(solution: bl.mdp.TabularSolution) -> float:
     """`|log π − log π*|` of a solution."""
     return rounding.policy_error(solution.model, solution.values, solution.residual)
 
@@ -251,7 +251,7 @@ class DrawnProblem:
         """The same follower, of the library's parts; rewards linear or a `CallableReward`, all through `Slice`."""
         n, parts = self.dimension, dict[str, Any]()
         for name, block in self.blocks.items():
-            parts[name] = bl.Slice(self._part(name, block), block.start, n)
+            parts[name] = bl.parametric.Slice(self._part(name, block), block.start, n)
         kernel = stored_as(self.base_kernel, self.sparse)
         return bl.ParametricMDP(
             parts.get("transitions", kernel),
@@ -265,13 +265,13 @@ class DrawnProblem:
     def _part(self, name: str, block: slice) -> Any:
         if name == "transitions":
             features = self.kernel_features[self.base_kernel > 0][:, block]
-            return bl.SoftmaxTransitions(stored_as(self.base_kernel, self.sparse), features)
+            return bl.parametric.SoftmaxTransitions(stored_as(self.base_kernel, self.sparse), features)
         if name == "initial":
-            return bl.SoftmaxInitial(self.base_initial, self.initial_features[:, block])
+            return bl.parametric.SoftmaxInitial(self.base_initial, self.initial_features[:, block])
         features = self.reward_features[..., block]
         if not self.curved:
-            return bl.LinearReward(self.base_rewards, features)
-        return bl.CallableReward(
+            return bl.parametric.LinearReward(self.base_rewards, features)
+        return bl.parametric.CallableReward(
             lambda x: self.base_rewards + np.tanh(features @ x),
             lambda x, cotangent: np.einsum("sa,san->n", cotangent / np.cosh(features @ x) ** 2, features),
             features.shape[-1],
@@ -403,13 +403,13 @@ def drawn_objective(drawn: DrawnProblem, kind: str, rng: np.random.Generator) ->
     """A leader's objective of a kind, for a drawn follower."""
     shape = drawn.base_rewards.shape
     if kind == "quadratic":
-        return bl.QuadraticObjective(0.5, 1.5, rng.normal(size=drawn.dimension), rng.normal(size=shape))
+        return bl.objectives.QuadraticObjective(0.5, 1.5, rng.normal(size=drawn.dimension), rng.normal(size=shape))
     if kind == "return":
         kernel = drawn_kernel(rng, "smooth", *shape, 0)
-        return bl.ReturnObjective(bl.SoftMDP(kernel, rng.normal(size=shape), drawn.discount, 1.0))
+        return bl.objectives.ReturnObjective(bl.SoftMDP(kernel, rng.normal(size=shape), drawn.discount, 1.0))
     if kind == "return of the shared model":
-        return bl.ReturnObjective(drawn.lower)
+        return bl.objectives.ReturnObjective(drawn.lower)
     if kind == "log-likelihood":
-        return bl.LogLikelihoodObjective(rng.exponential(size=shape))
+        return bl.objectives.LogLikelihoodObjective(rng.exponential(size=shape))
     terms = [(0.3, drawn_objective(drawn, name, rng)) for name in OBJECTIVES[:3]]
-    return bl.WeightedSum(terms)
+    return bl.objectives.WeightedSum(terms)

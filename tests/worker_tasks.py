@@ -16,7 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 import bilevelrl as bl
-from bilevelrl.task_scope import in_worker
+from bilevelrl.execution.task_scope import in_worker
 
 
 class Elsewhere(concurrent.futures.Executor):
@@ -71,7 +71,7 @@ def floating_point_errors(shared: Any, task: int) -> Any:
 
 def nested(shared: Any, task: int) -> tuple[int, bool, list[int]]:
     with bl.use_jobs(2):
-        return os.getpid(), in_worker(), bl.parallel_map(process_of, None, [0.0, 0.0])
+        return os.getpid(), in_worker(), bl.execution.parallel_map(process_of, None, [0.0, 0.0])
 
 
 def fails(shared: Any, task: int) -> int:
@@ -96,7 +96,7 @@ def fails_awkwardly(shared: Any, task: int) -> None:
 
 
 def warns(shared: Any, task: int) -> int:
-    warnings.warn("something is odd", bl.CheckpointWarning, stacklevel=1)
+    warnings.warn("something is odd", bl.storage.CheckpointWarning, stacklevel=1)
     return task
 
 
@@ -174,7 +174,7 @@ class DiesAgain:
 
 
 @attrs.frozen(eq=False, slots=False)
-class OwnSolution(bl.TabularSolution):
+class OwnSolution(bl.mdp.TabularSolution):
     """An answer of a class that no checkpoint knows."""
 
 
@@ -183,7 +183,7 @@ class OwnSolver:
     """Soft value iteration with an answer of a class of its own."""
 
     name: ClassVar[str] = "own"
-    requires: ClassVar[type] = bl.SupportsModel
+    requires: ClassVar[type] = bl.mdp.SupportsModel
 
     def solve(self, problem: Any, x: Any, warm_start: Any, rng: Any) -> OwnSolution:
         solver: Any = bl.lower_level_solver("soft-value-iteration", sweeps=5)

@@ -11,7 +11,8 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from bilevelrl.validation import Array, InputError
+from bilevelrl.validation.arrays import Array
+from bilevelrl.validation.errors import InputError
 
 
 @attrs.frozen(eq=False)

@@ -1,29 +1,21 @@
-"""Algorithm: three components composed, and the outer loop that runs them."""
+"""One outer iteration as a pure step: three components composed, and what passes between them."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import attrs
 import numpy as np
 
-from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.callbacks import Callbacks, Watchers
-from bilevelrl.compatibility import (
-    check_protocol,
-    check_requirement,
-    check_shape,
-    check_tables,
-    check_update,
-    note_origin,
-)
-from bilevelrl.component_registry import Kind
-from bilevelrl.feasible_sets import Free, stationarity
-from bilevelrl.history import OuterState
+from bilevelrl.mdp.solution import SupportsModel, TabularSolution
+from bilevelrl.objectives.protocols import PolicyObjective, StepwiseObjective, TrajectoryObjective
+from bilevelrl.plugins.components import Kind
+from bilevelrl.plugins.discovery import registry
+from bilevelrl.problems.bilevel_problem import BilevelProblem
+from bilevelrl.problems.feasible_sets import Free, stationarity
 from bilevelrl.protocols import (
     Cost,
     HyperGradient,
@@ -35,21 +27,55 @@ from bilevelrl.protocols import (
     UpperLevelOptimizer,
 )
 from bilevelrl.randomness import Streams, stream
-from bilevelrl.run import Run
-from bilevelrl.run_directory import RunDirectory, read_experiment
-from bilevelrl.seeds import Plan, as_seeds, run_seeds
-from bilevelrl.validation import Array, InputError, all_finite, as_path, check_count, kind_words
-from bilevelrl.whole_runs import DIVERGENCE, WholeRun, check_intervals, check_settings, quietly
-from bilevelrl.whole_runs import StepFailed as StepFailed
-from bilevelrl.workers import Progress, use_jobs
+from bilevelrl.sampling.solution import SampledSolution, SupportsSampling
+from bilevelrl.validation.arrays import Array, all_finite
+from bilevelrl.validation.errors import IncompatibleError, InputError, TravellingError, kind_words
+from bilevelrl.validation.fields import check_count
 
-if TYPE_CHECKING:
-    from bilevelrl.workers import Jobs
+# A gradient this many times longer than the first is no longer being descended.
+DIVERGENCE = 1e8
+
+
+class StepFailed(TravellingError, ArithmeticError):
+    """A step could not be completed; the state before it is still good.
+
+    Attributes:
+        status: `Status.DIVERGED` or `Status.NON_FINITE`.
+        component: which component's answer was unusable, by its name.
+        iteration: the iteration that failed.
+    """
+
+    def __init__(self, status: Status, component: str, iteration: int) -> None:
+        self.status = status
+        self.component = component
+        self.iteration = iteration
+        super().__init__(f"iteration {iteration}, {component}: {status.advice}")
+
+
+@attrs.frozen(eq=False, slots=False)
+class OuterState:
+    """Everything the outer loop carries from one iteration to the next.
+
+    Args:
+        iteration: updates of x so far.
+        x: (n,) the leader's decision.
+        solution: the follower's answer at x.
+        hyper: the hyper-gradient at x.
+        optimizer: what the optimiser remembers.
+        cost: the cost of the run so far.
+    """
+
+    iteration: int
+    x: Array
+    solution: Any
+    hyper: HyperGradient
+    optimizer: OptimizerState
+    cost: Cost
 
 
 @attrs.frozen
-class Algorithm:
-    """A lower-level solver, a hyper-gradient estimator and an upper-level optimizer, run in turn.
+class OuterLoop:
+    """A lower-level solver, a hyper-gradient estimator and an upper-level optimizer: one outer iteration.
 
     Args:
         lower: answers x with the follower's policy.
@@ -186,103 +212,6 @@ class Algorithm:
                 raise StepFailed(Status.NON_FINITE, self._lower_label, iteration)
             raise StepFailed(status, self._estimator_label, iteration)
 
-    def run(
-        self,
-        problem: BilevelProblem,
-        *,
-        iterations: int,
-        seed: int = 0,
-        x: object = None,
-        tolerance: float = 0.0,
-        callback: Callbacks = None,
-        out: str | Path | None = None,
-        checkpoint_every: int | None = None,
-        checkpoint_seconds: float = 30.0,
-        jobs: Jobs | None = None,
-    ) -> Run:
-        """Run the outer loop and return all it saw.
-
-        Args:
-            problem: what to solve.
-            iterations: the largest number of updates of x.
-            seed: keys every random stream of the run.
-            x: where to begin, instead of the problem's own starting point.
-            tolerance: stop once `‖x − Π_X(x − ∇φ)‖₂` and the residuals of solver and estimator are at most this.
-                0 never stops early.
-            callback: a `Callback`, a function that is called with every state (the first included), or several of
-                either. One that raises an error is left out with a `CallbackWarning`.
-            out: a directory to write the run to while it goes on, so that `resume` can go on with it. One that holds a
-                run which could go on, or the runs of several seeds, is refused.
-            checkpoint_every: iterations from one checkpoint to the next; None: only the time counts.
-            checkpoint_seconds: time from one checkpoint to the next.
-            jobs: who does the work of components that divide it, such as sample batches and contexts; see `use_jobs`.
-                It does not change the run.
-
-        Returns:
-            A `Run`. A failure on the way (a value that is not finite, a diverging component) is told in its status,
-            with the last good state kept; Ctrl-C likewise.
-
-        Raises:
-            InputError: for a mistake of the caller.
-            StepFailed: where not even the starting point can be evaluated.
-        """
-        check_settings(iterations, seed, tolerance)
-        check_intervals(checkpoint_every, checkpoint_seconds)
-        self.check_compatible(problem)
-        watchers = Watchers(callback)
-        settings = {"iterations": iterations, "seed": seed, "tolerance": float(tolerance)}
-        directory = None
-        if out is not None:
-            every, seconds = checkpoint_every, checkpoint_seconds
-            directory = RunDirectory(as_path("out", out), problem, self, settings, every=every, seconds=seconds)
-        with use_jobs(jobs):
-            return WholeRun(self, problem, settings, watchers, directory).begin(x)
-
-    def run_seeds(
-        self,
-        problem: BilevelProblem,
-        *,
-        seeds: int | Sequence[int],
-        iterations: int,
-        x: object = None,
-        tolerance: float = 0.0,
-        out: str | Path | None = None,
-        checkpoint_every: int | None = None,
-        checkpoint_seconds: float = 30.0,
-        jobs: Jobs | None = None,
-        progress: Progress | None = None,
-    ) -> list[Run]:
-        """Run the outer loop once for each seed: the runs of `run`, bit for bit but for the seconds.
-
-        Args:
-            problem: what to solve.
-            seeds: how many, from seed 0; or the seeds themselves.
-            iterations: the largest number of updates of x in each run.
-            x: see `run`; for all seeds.
-            tolerance: see `run`.
-            out: a directory that gets one for each seed, such as `seed-0`, which `load_run` and `resume` take. One that
-                holds a single run, other seeds of another problem or algorithm, or one of the seeds with a run which
-                could go on, is refused, and nothing in it is changed.
-            checkpoint_every: see `run`.
-            checkpoint_seconds: see `run`.
-            jobs: who does the runs, several at a time; see `use_jobs`. One run is done by one process.
-            progress: called with the number of runs that have ended and of all, each time one does.
-
-        Returns:
-            A run for each seed, in their order. Ctrl-C ends all that are under way, and those are in the list too; what
-            had not begun is missing. `last.hyper.occupancy` is None, as in a run that was loaded.
-
-        Raises:
-            InputError: for a mistake of the caller.
-            Exception: what a run raised, once the others are done; `out` has them.
-        """
-        check_settings(iterations, 0, tolerance)
-        check_intervals(checkpoint_every, checkpoint_seconds)
-        self.check_compatible(problem)
-        path = None if out is None else as_path("out", out)
-        plan = Plan(iterations, x, float(tolerance), path, checkpoint_every, checkpoint_seconds)
-        return run_seeds(self, problem, as_seeds(seeds), plan, jobs, progress)
-
     def iterate(self, problem: BilevelProblem, *, seed: int = 0, x: object = None) -> Iterator[OuterState]:
         """The states of a run, the first included, one at a time and without end: what to stop at is the caller's.
 
@@ -304,9 +233,9 @@ class Algorithm:
         while True:
             yield state
             with quietly():
-                state, _ = self._next(problem, state, streams, limit)
+                state, _ = self.next_state(problem, state, streams, limit)
 
-    def _next(
+    def next_state(
         self, problem: BilevelProblem, state: OuterState, streams: Streams, limit: float
     ) -> tuple[OuterState, float]:
         """The next state with its distance to stationarity; raises `StepFailed` where that is beyond the limit."""
@@ -316,40 +245,82 @@ class Algorithm:
             raise StepFailed(Status.DIVERGED, self._upper_label, moved.iteration)
         return moved, distance
 
-    def resume(
-        self,
-        problem: BilevelProblem,
-        directory: str | Path,
-        *,
-        iterations: int | None = None,
-        callback: Callbacks = None,
-        checkpoint_every: int | None = None,
-        checkpoint_seconds: float | None = None,
-        jobs: Jobs | None = None,
-    ) -> Run:
-        """Go on with the run in a directory: bit for bit as if it had never stopped, but for the seconds.
 
-        Args:
-            problem: the same as before.
-            directory: what `run(out=…)` wrote to.
-            iterations: the largest number of updates of x, those already made included; None: as before.
-            callback: see `run`; the state in the checkpoint is shown once more.
-            checkpoint_every: see `run`; None: as before.
-            checkpoint_seconds: see `run`; None: as before.
-            jobs: see `run`.
+def quietly() -> np.errstate:
+    """A value that is not finite is told once, as a status with its component, without NumPy's warnings before it."""
+    return np.errstate(over="ignore", invalid="ignore")
 
-        Raises:
-            InputError: where there is no run to go on with, it is that of another problem or algorithm, or it has made
-                more iterations than asked for.
-        """
-        self.check_compatible(problem)
-        asked = read_experiment(as_path("directory", directory))
-        settings = asked.settings if iterations is None else asked.settings | {"iterations": iterations}
-        every = asked.checkpoint_every if checkpoint_every is None else checkpoint_every
-        seconds = asked.checkpoint_seconds if checkpoint_seconds is None else checkpoint_seconds
-        check_settings(**settings)
-        check_intervals(every, seconds)
-        watchers = Watchers(callback)
-        held = RunDirectory(directory, problem, self, settings, every=every, seconds=seconds)
-        with use_jobs(jobs):
-            return WholeRun(self, problem, settings, watchers, held).go_on(held)
+
+NEEDS: dict[type, str] = {
+    SupportsModel: "a transition model",
+    SupportsSampling: "a simulator",
+    PolicyObjective: "an objective of the policy",
+    TrajectoryObjective: "an objective over trajectories",
+    StepwiseObjective: "an objective that adds up over the steps of a trajectory",
+}
+
+
+def check_protocol(field: str, value: object, protocol: Any) -> None:
+    """Raise `InputError` for a class instead of an instance, and for an object that is no such thing."""
+    if isinstance(value, type):
+        raise InputError(field, f"the class {value.__name__}", f"an instance, such as {value.__name__}()")
+    if not isinstance(value, protocol):
+        raise InputError(field, kind_words(value), f"a {protocol.__name__}")
+
+
+def check_shape(what: str, label: str, value: object, shape: tuple[int, ...]) -> None:
+    """Raise `InputError` where what a component answered is no array, or not of that shape."""
+    if isinstance(value, np.ndarray):
+        if value.shape == shape:
+            return
+        raise InputError(f"the shape of {what} from {label}", str(value.shape), str(shape))
+    raise InputError(f"{what} from {label}", kind_words(value), f"an array of shape {shape}")
+
+
+def check_update(label: str, answer: object) -> tuple[Any, OptimizerState]:
+    """An optimizer's answer taken apart; raises `InputError` for anything but x and a state."""
+    if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], OptimizerState)):
+        raise InputError(f"the answer of {label}", kind_words(answer), "a tuple of x and an OptimizerState")
+    return answer
+
+
+def check_tables(label: str, solution: object) -> None:
+    """Raise `InputError` where the tables of a follower's answer do not fit its own model or simulator."""
+    if type(solution) is TabularSolution:
+        shape = solution.model.rewards.shape
+        check_shape("the follower's values", label, solution.values, shape[:1])
+    elif type(solution) is SampledSolution:
+        shape = (solution.simulator.spec.states, solution.simulator.spec.actions)
+    else:
+        return
+    check_shape("the follower's policy", label, solution.policy, shape)
+    check_shape("the follower's action values", label, solution.action_values, shape)
+
+
+def note_origin(error: Exception, label: str, iteration: int) -> None:
+    """Add to a component's own error which component it was, and when; an `InputError` says all by itself."""
+    if not isinstance(error, InputError):
+        error.add_note(f"raised in {label} at iteration {iteration}")
+
+
+def check_requirement(
+    kind: Kind, role: str, component: Any, member: str, problem: BilevelProblem, offered: object
+) -> None:
+    """Raise `IncompatibleError` where the problem does not offer what a component requires, naming what would work."""
+    wanted = getattr(component, member)
+    if isinstance(offered, wanted):
+        return
+    alternatives = (SupportsModel, SupportsSampling, PolicyObjective, TrajectoryObjective)
+    has = " and ".join(p.__name__ for p in alternatives if isinstance(offered, p)) or type(offered).__name__
+    working = [
+        repr(entry.name)
+        for entry in registry().of_kind(kind)
+        if isinstance(problem.lower, getattr(entry.component, "requires", object))
+        and isinstance(problem.objective, getattr(entry.component, "requires_objective", object))
+    ]
+    plural = role[0].upper() + role[1:] + "s"
+    advice = f"{plural} that would work: {', '.join(working)}" if working else f"No registered {role} would work"
+    raise IncompatibleError(
+        f"{role} {component.name!r} needs {NEEDS.get(wanted, 'more')} ({wanted.__name__}); "
+        f"problem {problem.name!r} offers only {has}. {advice}"
+    )

@@ -19,14 +19,61 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 import attrs
 import numpy as np
 
-from bilevelrl.bellman import Linearization
-from bilevelrl.mdp import SoftMDP
 from bilevelrl.occupancy import Occupancy
-from bilevelrl.simulators import Simulator, Trajectories
-from bilevelrl.validation import Array
+from bilevelrl.validation.arrays import Array
+from bilevelrl.validation.errors import InputError
+from bilevelrl.validation.fields import is_flag, is_real
 
 if TYPE_CHECKING:
-    from bilevelrl.bilevel_problem import BilevelProblem
+    pass
+
+
+@attrs.frozen(kw_only=True)
+class Tags:
+    """What a solver or an estimator promises; `bilevelrl.testing` checks it, and picks its laws by it.
+
+    A component has them as `tags`, an attribute of the class, or a property where they depend on its options. What the
+    component needs (a transition model, or a simulator) is not repeated here: `requires` says it.
+
+    Args:
+        exact: deterministic, and as good as its tolerance allows: a solver that goes on until its accuracy is
+            guaranteed, an estimator that equals `∇φ` at an exact answer of the follower.
+        tracking: deterministic, and not yet exact after one call: warm-started by its own answer again and again at a
+            fixed x, it converges to the exact one.
+        stochastic: draws random numbers. A component without tags is taken to draw them. The estimate of a stochastic
+            estimator that is not biased has `∇φ` as its expectation.
+        biased: the answer, or its expectation, is not the exact one. An estimator that can say by how much has a
+            method `bias_bound(discount) -> float`: an upper bound as a share of `2‖c‖₁ max‖∇q‖/(1−γ)`, the largest
+            size that an implicit part can have. Without it the kit does not ask how large the bias is.
+        tolerance: what "as good as" means. Of an exact solver, the error `‖V − V*‖∞` that `Status.CONVERGED`
+            guarantees, in units of the reward; of an exact estimator, a relative error of the gradient on top of
+            rounding; of a biased deterministic one, by how much two forms of one question (other storage, other labels)
+            may move its answer, as a share of the largest terms it may be made of; of a stochastic solver, ε in
+            `‖π − π*‖∞ ≤ ε (1 + span V*/τ)` on the kit's small problems with its default budget.
+
+    Raises:
+        InputError: where the promises contradict each other.
+    """
+
+    exact: bool = attrs.field(default=False, validator=is_flag())
+    tracking: bool = attrs.field(default=False, validator=is_flag())
+    stochastic: bool = attrs.field(default=False, validator=is_flag())
+    biased: bool = attrs.field(default=False, validator=is_flag())
+    tolerance: float = attrs.field(default=0.0, validator=is_real(at_least=0.0))
+
+    def __attrs_post_init__(self) -> None:
+        for other in ("tracking", "stochastic", "biased"):
+            if self.exact and getattr(self, other):
+                raise InputError("tags", f"exact and {other}", "one of the two, since each denies the other")
+        if not (self.exact or self.tracking or self.stochastic or self.biased):
+            expected = "exact=True, which is what a deterministic unbiased component is, or else tracking or biased"
+            raise InputError("tags", "none of exact, tracking, stochastic, biased", expected)
+
+
+def draws_random_numbers(component: object) -> bool:
+    """Whether a component may draw; one that declares no tags is taken to."""
+    tags = getattr(component, "tags", None)
+    return tags is None or bool(tags.stochastic)
 
 
 class Status(enum.Enum):
@@ -114,68 +161,6 @@ class LowerLevelSolution(Protocol):
 
 
 @attrs.frozen(eq=False, slots=False)
-class TabularSolution:
-    """The follower's answer in tables: `V`, and the policy and action values of one backup from it.
-
-    Args:
-        model: the `SoftMDP` that was solved; a handle, never saved, rebuilt from x.
-        policy: `π(V)` (S, A).
-        values: `V` (S,).
-        action_values: `q(V)` (S, A).
-        residual: `‖T V − V‖∞`; bounds the error by `‖V − V*‖∞ ≤ residual/(1−γ)`.
-        iterations: sweeps or Newton steps.
-        status: how the solver ended.
-        cost: what it cost.
-        linearization: solves with `I − γP^π` and its transpose; may hold a factorisation that the solver paid for.
-            A handle, never saved; built on demand where the solver gives none.
-    """
-
-    model: SoftMDP
-    policy: Array
-    values: Array
-    action_values: Array
-    residual: float
-    iterations: int
-    status: Status
-    cost: Cost
-    linearization: Linearization = attrs.field(
-        default=attrs.Factory(
-            lambda self: Linearization(self.model.transitions, self.model.discount, self.policy),
-            takes_self=True,
-        )
-    )
-
-    @property
-    def error_bound(self) -> float:
-        """`‖V − V*‖∞ ≤ ‖T V − V‖∞/(1−γ)`, in the units of the reward."""
-        return self.residual / (1.0 - self.model.discount)
-
-
-@attrs.frozen(eq=False, slots=False)
-class SampledSolution:
-    """The follower's answer learnt from samples, in tables.
-
-    Args:
-        simulator: the simulator at x that it was learnt from; a handle, never saved, rebuilt from x.
-        policy: (S, A).
-        action_values: (S, A), the estimate of Q that the policy is the softmax of.
-        residual: the mean absolute temporal difference over the last samples; zero only for an exact answer in a
-            deterministic world.
-        status: how the solver ended.
-        cost: the samples it drew, among others.
-        carry: arrays that the next call warm-starts from, by name.
-    """
-
-    simulator: Simulator
-    policy: Array
-    action_values: Array
-    residual: float
-    status: Status
-    cost: Cost
-    carry: Mapping[str, Array] = attrs.field(factory=dict)
-
-
-@attrs.frozen(eq=False, slots=False)
 class HyperGradient:
     """An estimate of `∇φ(x)`, its two parts kept apart.
 
@@ -216,70 +201,31 @@ class OptimizerState:
 
 
 @runtime_checkable
-class SupportsModel(Protocol):
-    """A lower level whose MDP can be written down at any x."""
+class Problem(Protocol):
+    """What components may ask of a problem; `BilevelProblem` is the one implementation that users need."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def lower(self) -> Any:
+        """The follower: `SupportsModel`, `SupportsSampling`, or both."""
+
+    @property
+    def objective(self) -> Any:
+        """The leader's objective: `PolicyObjective`, `TrajectoryObjective`, or both."""
+
+    @property
+    def feasible_set(self) -> Any:
+        """Where x may lie: `project(x)` gives the nearest point."""
 
     @property
     def dimension(self) -> int:
         """n, the length of x."""
 
-    def model(self, x: Array) -> SoftMDP:
-        """`M_τ(x)`."""
-
-    def pullback(self, x: Array, occupancy: Occupancy) -> Array:
-        """(n,) `J_rᵀ r̄ + J_Pᵀ P̄ + J_ρᵀ ρ̄` at x: one vector-Jacobian product, never a Jacobian."""
-
-
-@runtime_checkable
-class SupportsSampling(Protocol):
-    """A lower level that can be simulated at any x; its transition probabilities may be unknown."""
-
-    @property
-    def dimension(self) -> int:
-        """n, the length of x."""
-
-    def simulator(self, x: Array) -> Simulator:
-        """A simulator of the follower's MDP at x."""
-
-    def pullback(self, x: Array, occupancy: Occupancy) -> Array:
-        """(n,) `J_rᵀ r̄` at x."""
-
-
-@runtime_checkable
-class PolicyObjective(Protocol):
-    """An upper-level objective `f(x, π)` of x and a tabular policy."""
-
-    def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
-        """`f`, `∂f/∂x` (n,) and `∂f/∂π` (S, A), the latter with the entries of π taken as independent."""
-
-
-@runtime_checkable
-class TrajectoryObjective(Protocol):
-    """An upper-level objective that is the expected loss of trajectories of the follower."""
-
-    @property
-    def horizon(self) -> int:
-        """H, steps in a trajectory."""
-
-    @property
-    def trajectories(self) -> int:
-        """I, trajectories that one loss takes."""
-
-    def loss_and_gradient(self, x: Array, trajectories: Trajectories, rng: np.random.Generator) -> tuple[Array, Array]:
-        """`l` for each group of I consecutive trajectories (G,), and `∂l/∂x` averaged over the groups (n,).
-
-        `rng` is for objectives that draw, such as a labeller that errs.
-        """
-
-
-@runtime_checkable
-class StepwiseObjective(TrajectoryObjective, Protocol):
-    """A loss of one trajectory (I = 1) that adds up over its steps: an action has no part in what came before it."""
-
-    def step_losses_and_gradient(
-        self, x: Array, trajectories: Trajectories, rng: np.random.Generator
-    ) -> tuple[Array, Array]:
-        """What each step adds to `l`, discounted to the trajectory's start (G, H), and `∂l/∂x` averaged (n,)."""
+    def point(self, x: object) -> Array:
+        """x as a finite float64 vector (n,); raises `InputError` otherwise."""
 
 
 @runtime_checkable
@@ -293,9 +239,7 @@ class LowerLevelSolver(Protocol):
     requires: ClassVar[type]
     """What `problem.lower` must satisfy: `SupportsModel` or `SupportsSampling`."""
 
-    def solve(
-        self, problem: BilevelProblem, x: Array, warm_start: Any | None, rng: np.random.Generator
-    ) -> LowerLevelSolution:
+    def solve(self, problem: Problem, x: Array, warm_start: Any | None, rng: np.random.Generator) -> LowerLevelSolution:
         """The follower's answer at x, from the previous answer or from scratch (None)."""
 
 
@@ -314,7 +258,7 @@ class HyperGradientEstimator(Protocol):
 
     def estimate(
         self,
-        problem: BilevelProblem,
+        problem: Problem,
         x: Array,
         solution: Any,
         previous: HyperGradient | None,

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random.bit_generator import ISpawnableSeedSequence
 
-from bilevelrl.tags import draws_random_numbers
-from bilevelrl.validation import check_count
+from bilevelrl.protocols import draws_random_numbers
+from bilevelrl.validation.fields import check_count
 
 
 def stream(seed: int, role: str, iteration: int = 0, substream: int = 0) -> np.random.Generator:

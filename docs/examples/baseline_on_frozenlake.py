@@ -52,7 +52,7 @@ def first_steps(label: str, problem: bl.BilevelProblem, last: int = 5) -> None:
     titles = ("k", "return", "norm", "exact", "mean x", "max x", "at bound")
     print(f"\n{f'first steps, {label}':28}" + "".join(f"{title:>10}" for title in titles))
 
-    def show(state: bl.OuterState) -> None:
+    def show(state: bl.outer_loop.OuterState) -> None:
         x, hyper = state.x, state.hyper
         _, exact = bl.value_and_gradient(problem, x)
         print(
@@ -85,8 +85,8 @@ def main(iterations: int = 3000) -> dict[str, float]:
     """Print the tables; return the true return at the end of each run, by its label."""
     problem = bl.problem("frozenlake-shaping", map_size=8)
     true_mdp = problem.objective.true_mdp
-    plain = attrs.evolve(problem, objective=bl.ReturnObjective(true_mdp, baseline=False))
-    baseline = attrs.evolve(problem, objective=bl.ReturnObjective(true_mdp, baseline=True))
+    plain = attrs.evolve(problem, objective=bl.objectives.ReturnObjective(true_mdp, baseline=False))
+    baseline = attrs.evolve(problem, objective=bl.objectives.ReturnObjective(true_mdp, baseline=True))
     ends = {"hard optimum": hard_optimum(true_mdp)}
     print(f"hard optimum without shaping: {ends['hard optimum']:.4f}\n")
 

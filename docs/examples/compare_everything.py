@@ -59,14 +59,14 @@ LEAST = {"backups": 100.0, "samples": 100_000.0, "seconds": 0.1}
 COLOURS = 128
 
 
-def compare(table: str, iterations: int, jobs: int) -> bl.Comparison:
+def compare(table: str, iterations: int, jobs: int) -> bl.comparison.Comparison:
     """All algorithms on one problem; those that it cannot support are skipped."""
     problem, unit, amount, spread = TABLES[table]
     brief = iterations < FULL
     return bl.compare(
         problem,
         ALGORITHMS,
-        budget=bl.Budget(unit, max(LEAST[unit], amount * iterations / FULL)),
+        budget=bl.comparison.Budget(unit, max(LEAST[unit], amount * iterations / FULL)),
         options={} if unit == "backups" else SAMPLED_OPTIONS,
         seeds=2 if brief else 10,
         grid=(1.0,) if brief else GRIDS[unit],
@@ -78,7 +78,7 @@ def compare(table: str, iterations: int, jobs: int) -> bl.Comparison:
     )
 
 
-def draw(comparison: bl.Comparison, path: Path) -> None:
+def draw(comparison: bl.comparison.Comparison, path: Path) -> None:
     """The comparison's picture with fewer colours: a third of the bytes, and nothing that a reader would miss."""
     from PIL import Image
 
@@ -88,7 +88,7 @@ def draw(comparison: bl.Comparison, path: Path) -> None:
     fewer.save(path, optimize=True)
 
 
-def main(iterations: int = FULL, jobs: int = 1, out: Path | None = None) -> dict[str, bl.Comparison]:
+def main(iterations: int = FULL, jobs: int = 1, out: Path | None = None) -> dict[str, bl.comparison.Comparison]:
     """Compare, print, and draw where a directory is given."""
     comparisons = {}
     for name in TABLES:

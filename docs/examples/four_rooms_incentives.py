@@ -46,7 +46,7 @@ def climb(task: Task) -> tuple[float, float, bl.Array]:
     """The leader's value at the start and at the end, and where that is."""
     scheme, temperature, penalty, seed, iterations = task
     problem = make_problem(temperature, penalty)
-    w = start = problem.initial_point(bl.stream(seed, "start"))
+    w = start = problem.initial_point(bl.randomness.stream(seed, "start"))
     if scheme == "adam":
         w = exact(bl.upper_level_optimizer("adam", step_size=0.3)).run(problem, iterations=iterations, x=w).x
     elif scheme == "continuation":

@@ -58,9 +58,9 @@ def problem_of(
     """A follower with random rewards, to which the leader adds a mixture of so many features."""
     rng = np.random.default_rng(1)
     features = rng.standard_normal((states * ACTIONS, parameters)) / np.sqrt(parameters)
-    reward = bl.LinearReward(rng.standard_normal((states, ACTIONS)), features)
+    reward = bl.parametric.LinearReward(rng.standard_normal((states, ACTIONS)), features)
     lower = bl.ParametricMDP(kernel, reward, discount, temperature)
-    return bl.BilevelProblem(lower, bl.QuadraticObjective())
+    return bl.BilevelProblem(lower, bl.objectives.QuadraticObjective())
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -77,7 +77,7 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def measure(problem: bl.BilevelProblem, solver: str = "soft-policy-iteration") -> dict[str, float]:
     """Seconds of the solve, of the gradient after it, and of the one pullback (VJP) that the gradient ends with."""
-    x, rng = np.zeros(problem.dimension), bl.stream(0, "lower")
+    x, rng = np.zeros(problem.dimension), bl.randomness.stream(0, "lower")
     chosen, implicit = bl.lower_level_solver(solver, tolerance=TOLERANCE), bl.hypergradient_estimator("implicit")
     chosen.solve(problem, x, None, rng)  # compiled kernels, and what a kernel keeps for all policies
     solve, solution = seconds(lambda: chosen.solve(problem, x, None, rng))

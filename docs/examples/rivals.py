@@ -46,13 +46,15 @@ def gradients() -> dict[tuple[str, str], float]:
         "after 10 sweeps": bl.lower_level_solver("soft-value-iteration", sweeps=10),
     }
     for label, solver in followers.items():
-        solution = solver.solve(problem, x, None, bl.stream(0, "lower"))
+        solution = solver.solve(problem, x, None, bl.randomness.stream(0, "lower"))
         print(f"follower {label}: residual {solution.residual:.1e}")
         print(f"{'estimator':24}{'error':>9}{'backups':>9}{'solves':>8}{'products':>10}{'ms':>8}  status")
         for name, (kind, options) in CASES.items():
             estimator, previous, seconds = bl.hypergradient_estimator(kind, **options), None, []
             for call in range(CALLS.get(name, 1)):
-                previous = estimator.estimate(problem, x, solution, previous, bl.stream(0, "estimator", call))
+                previous = estimator.estimate(
+                    problem, x, solution, previous, bl.randomness.stream(0, "estimator", call)
+                )
                 seconds.append(previous.cost.seconds)
             error = np.linalg.norm(previous.gradient - exact) / np.linalg.norm(exact)
             errors[label, name] = float(error)

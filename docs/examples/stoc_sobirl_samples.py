@@ -33,7 +33,7 @@ class HorizonCost:
     trajectories: int = 1
 
     def loss_and_gradient(
-        self, x: bl.Array, paths: bl.Trajectories, rng: np.random.Generator
+        self, x: bl.Array, paths: bl.sampling.Trajectories, rng: np.random.Generator
     ) -> tuple[bl.Array, bl.Array]:
         """The loss of every trajectory and `∂l/∂x`."""
         losses = self.cost[paths.observations[:, :-1], paths.actions].sum(axis=1)
@@ -60,8 +60,8 @@ def make_problem(dimension: int = 20) -> bl.BilevelProblem:
     """The synthetic MDP with the trajectory loss."""
     synthetic = bl.problem("synthetic-quadratic", dimension=dimension)
     mdp = synthetic.lower.model(np.zeros(dimension))
-    cost = bl.stream(0, "cost").random((mdp.states, mdp.actions))
-    start, target = 0.3 * bl.stream(0, "points").standard_normal((2, dimension))
+    cost = bl.randomness.stream(0, "cost").random((mdp.states, mdp.actions))
+    start, target = 0.3 * bl.randomness.stream(0, "points").standard_normal((2, dimension))
     objective = HorizonCost(mdp, 5.0 * cost, target)
     return attrs.evolve(synthetic, objective=objective, start=start, name="synthetic-trajectories")
 
@@ -76,7 +76,7 @@ def samples_and_gradients(problem: bl.BilevelProblem, seed: int, iterations: int
     )
     rows: list[tuple[float, float]] = []
 
-    def observe(state: bl.OuterState) -> None:
+    def observe(state: bl.outer_loop.OuterState) -> None:
         _, gradient = bl.value_and_gradient(problem, state.x)
         rows.append((state.cost.samples, float(gradient @ gradient)))
 

@@ -28,16 +28,17 @@ BATCH = 64
 def main(iterations: int = 20) -> dict[tuple[str, str], float]:
     """Print variance × samples from `iterations` independent estimates of every kind."""
     problem = bl.problem("gridworld-preferences", temperature=0.5)
-    x = 0.3 * bl.stream(0, "x").standard_normal(problem.dimension)
+    x = 0.3 * bl.randomness.stream(0, "x").standard_normal(problem.dimension)
     solver = bl.lower_level_solver("soft-policy-iteration", tolerance=1e-10)
-    answer = solver.solve(problem, x, None, bl.stream(0, "lower"))
+    answer = solver.solve(problem, x, None, bl.randomness.stream(0, "lower"))
     products: dict[tuple[str, str], float] = {}
     print(f"{'':12}{'':30}{'variance × samples':>20}{'reported':>12}")
     for length, truncation in LENGTHS.items():
         for name, options in VARIANTS.items():
             estimator = bl.hypergradient_estimator("stoc-sobirl", batch=BATCH, truncation=truncation, **options)
             estimates = [
-                estimator.estimate(problem, x, answer, None, bl.stream(seed, "estimator")) for seed in range(iterations)
+                estimator.estimate(problem, x, answer, None, bl.randomness.stream(seed, "estimator"))
+                for seed in range(iterations)
             ]
             spread = np.var([hyper.gradient for hyper in estimates], axis=0, ddof=1).sum()
             reported = np.mean([(hyper.standard_error**2).sum() for hyper in estimates])

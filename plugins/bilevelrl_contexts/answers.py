@@ -11,7 +11,10 @@ import numpy as np
 import bilevelrl as bl
 from bilevelrl_contexts.inner import total, worst
 
-TABLES = {bl.TabularSolution: ("policy", "values", "action_values"), bl.SampledSolution: ("policy", "action_values")}
+TABLES = {
+    bl.mdp.TabularSolution: ("policy", "values", "action_values"),
+    bl.sampling.SampledSolution: ("policy", "action_values"),
+}
 
 
 @attrs.frozen(eq=False)
@@ -60,9 +63,9 @@ class Answer:
     def rebuilt(self, lower: Any, x: bl.Array) -> Any:
         """The solution, with handles of this follower at x."""
         known: dict[str, Any] = {"residual": self.residual, "status": self.status, "cost": self.cost, **self.tables}
-        if self.kind is bl.SampledSolution:
-            return bl.SampledSolution(simulator=lower.simulator(x), carry=self.carry, **known)
-        return bl.TabularSolution(model=lower.model(x), iterations=self.iterations, **known)
+        if self.kind is bl.sampling.SampledSolution:
+            return bl.sampling.SampledSolution(simulator=lower.simulator(x), carry=self.carry, **known)
+        return bl.mdp.TabularSolution(model=lower.model(x), iterations=self.iterations, **known)
 
     @classmethod
     def joined(cls, answers: Sequence[Answer], seconds: float) -> Answer:

@@ -43,8 +43,8 @@ class PerContextEstimator:
     """
 
     name: ClassVar[str] = "per-context"
-    requires: ClassVar[type] = OfInner(bl.SupportsModel)  # type: ignore[assignment]  # a type, on either side
-    requires_objective: ClassVar[type] = OfInner(bl.PolicyObjective)  # type: ignore[assignment]
+    requires: ClassVar[type] = OfInner(bl.mdp.SupportsModel)  # type: ignore[assignment]  # a type, on either side
+    requires_objective: ClassVar[type] = OfInner(bl.objectives.PolicyObjective)  # type: ignore[assignment]
 
     estimator: str = attrs.field(default="implicit", validator=attrs.validators.instance_of(str))
     options: Mapping[str, Any] = attrs.field(factory=dict, validator=is_mapping)
@@ -76,7 +76,7 @@ class PerContextEstimator:
 
     def estimate(
         self,
-        problem: bl.BilevelProblem,
+        problem: bl.Problem,
         x: bl.Array,
         solution: Any,
         previous: bl.HyperGradient | None,
@@ -84,7 +84,7 @@ class PerContextEstimator:
     ) -> bl.HyperGradient:
         """`∇φ(x)`. `carry` has each context's own, and what it answered, from which the next call starts."""
         lower = problem.lower
-        if not (isinstance(lower, bl.ContextualMDP) and is_sum(problem)):
+        if not (isinstance(lower, bl.problems.ContextualMDP) and is_sum(problem)):
             whole: bl.HyperGradient = self.inner.estimate(problem, x, solution, previous, rng)
             return whole
         began = time.perf_counter()
@@ -97,7 +97,7 @@ class PerContextEstimator:
             (context, given.of_context(lower.rows(context), context), before[context], drawn[context])
             for context in asked
         ]
-        answers = bl.parallel_map(_estimate, (problem, _Question(self.inner, x)), tasks)
+        answers = bl.execution.parallel_map(_estimate, (problem, _Question(self.inner, x)), tasks)
         parts: list[bl.HyperGradient | None] = [None] * count
         for context, answer in zip(asked, answers, strict=True):
             parts[context] = answer
@@ -153,7 +153,7 @@ def _standard_error(weights: Sequence[float], parts: Sequence[bl.HyperGradient])
     return np.asarray(np.sqrt(_weighted([weight**2 for weight in weights], [error**2 for error in errors])))
 
 
-def _occupancy(lower: bl.ContextualMDP, measures: Mapping[int, Any]) -> bl.DenseOccupancy | None:
+def _occupancy(lower: bl.problems.ContextualMDP, measures: Mapping[int, Any]) -> bl.occupancy.DenseOccupancy | None:
     """The signed occupancy of the direct sum whose pullback is `Σ_c w_c` times the contexts' own."""
     if any(measure is None for measure in measures.values()):
         return None
@@ -168,7 +168,9 @@ def _occupancy(lower: bl.ContextualMDP, measures: Mapping[int, Any]) -> bl.Dense
             whole[lower.rows(context)] = lower.weights[context] * table if weighted else table
         return whole
 
-    return bl.DenseOccupancy(stacked("weights", True), stacked("continuation", False), stacked("initial", False))
+    return bl.occupancy.DenseOccupancy(
+        stacked("weights", True), stacked("continuation", False), stacked("initial", False)
+    )
 
 
 def _memory(x: bl.Array, parts: Sequence[bl.HyperGradient | None]) -> dict[str, bl.Array]:

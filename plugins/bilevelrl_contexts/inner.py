@@ -43,7 +43,7 @@ def streams(component: Any, rng: np.random.Generator, count: int) -> list[np.ran
 
 def stream_or_idle(stream: np.random.Generator | None) -> np.random.Generator:
     """The stream of a task, or one for a component that does not draw."""
-    return bl.stream(0, "idle") if stream is None else stream
+    return bl.randomness.stream(0, "idle") if stream is None else stream
 
 
 def problem_of(problem: bl.BilevelProblem, context: int) -> bl.BilevelProblem:
@@ -61,13 +61,13 @@ def problem_of(problem: bl.BilevelProblem, context: int) -> bl.BilevelProblem:
     )
 
 
-def is_sum(problem: bl.BilevelProblem) -> bool:
+def is_sum(problem: bl.Problem) -> bool:
     """Whether the objective is `Σ_c w_c f_c` over the contexts of the follower."""
-    kinds = bl.ContextualObjective | bl.ContextualTrajectoryObjective
+    kinds = bl.problems.ContextualObjective | bl.problems.ContextualTrajectoryObjective
     return isinstance(problem.objective, kinds) and problem.objective.lower is problem.lower
 
 
-def check_contexts(label: str, component: Any, problem: bl.BilevelProblem) -> None:
+def check_contexts(label: str, component: Any, problem: bl.Problem) -> None:
     """Raise `IncompatibleError` where a context does not offer what the component inside needs."""
     for index, context in enumerate(problem.lower.contexts):
         if not isinstance(context, component.requires):

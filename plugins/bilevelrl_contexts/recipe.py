@@ -28,7 +28,7 @@ class PerContext:
     name: ClassVar[str] = "per-context"
 
     algorithm: str = attrs.field(default="exact-gradient", validator=attrs.validators.instance_of(str))
-    step_size: float | None = attrs.field(default=None, validator=bl.is_real(above=0.0, optional=True))
+    step_size: float | None = attrs.field(default=None, validator=bl.validation.is_real(above=0.0, optional=True))
     options: Mapping[str, Any] = attrs.field(factory=dict, validator=is_mapping)
 
     def build(self) -> bl.Algorithm:

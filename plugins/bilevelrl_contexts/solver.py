@@ -29,7 +29,7 @@ class PerContextSolver:
     """
 
     name: ClassVar[str] = "per-context"
-    requires: ClassVar[type] = OfInner(bl.SupportsModel)  # type: ignore[assignment]  # a type, on either side
+    requires: ClassVar[type] = OfInner(bl.mdp.SupportsModel)  # type: ignore[assignment]  # a type, on either side
 
     solver: str = attrs.field(default="soft-policy-iteration", validator=attrs.validators.instance_of(str))
     options: Mapping[str, Any] = attrs.field(factory=dict, validator=is_mapping)
@@ -45,11 +45,11 @@ class PerContextSolver:
         return getattr(self.inner, "tags", None)
 
     def solve(
-        self, problem: bl.BilevelProblem, x: bl.Array, warm_start: Any | None, rng: np.random.Generator
+        self, problem: bl.Problem, x: bl.Array, warm_start: Any | None, rng: np.random.Generator
     ) -> bl.LowerLevelSolution:
         """The followers' answers, warm-started each by its own last one."""
         lower = problem.lower
-        if not isinstance(lower, bl.ContextualMDP):
+        if not isinstance(lower, bl.problems.ContextualMDP):
             answer: bl.LowerLevelSolution = self.inner.solve(problem, x, warm_start, rng)
             return answer
         began = time.perf_counter()
@@ -59,7 +59,7 @@ class PerContextSolver:
             (context, None if before is None else before.of_context(lower.rows(context), context), stream)
             for context, stream in enumerate(streams(self.inner, rng, len(lower.contexts)))
         ]
-        answers = bl.parallel_map(_solve, (problem, _Question(self.inner, x)), tasks)
+        answers = bl.execution.parallel_map(_solve, (problem, _Question(self.inner, x)), tasks)
         joint: bl.LowerLevelSolution = Answer.joined(answers, time.perf_counter() - began).rebuilt(lower, x)
         return joint
 

@@ -36,11 +36,11 @@ class Implicit:
     """
 
     name: ClassVar[str] = "implicit"
-    requires: ClassVar[type] = bl.SupportsModel
-    requires_objective: ClassVar[type] = bl.PolicyObjective
+    requires: ClassVar[type] = bl.mdp.SupportsModel
+    requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
     tags: ClassVar[bl.Tags] = bl.Tags(exact=True)
 
-    tolerance: float = attrs.field(default=1e-12, validator=bl.is_real(at_least=0.0))
+    tolerance: float = attrs.field(default=1e-12, validator=bl.validation.is_real(at_least=0.0))
 
     def uncounted(self, hyper: bl.HyperGradient) -> bl.Cost:
         """One pass with Pᵀ, for the adjoint's right-hand side."""
@@ -48,9 +48,9 @@ class Implicit:
 
     def estimate(
         self,
-        problem: bl.BilevelProblem,
+        problem: bl.Problem,
         x: bl.Array,
-        solution: bl.TabularSolution,
+        solution: bl.mdp.TabularSolution,
         previous: bl.HyperGradient | None,
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
@@ -59,15 +59,15 @@ class Implicit:
         model, policy, system = solution.model, solution.policy, solution.linearization
         objective, by_x, by_policy = problem.objective.value_and_gradients(x, policy)
         centred = by_policy - (policy * by_policy).sum(axis=1, keepdims=True)
-        cotangent = bl.policy_cotangent(model, policy, centred)
-        right_hand_side = bl.adjoint_right_hand_side(model, cotangent)
+        cotangent = bl.mdp.policy_cotangent(model, policy, centred)
+        right_hand_side = bl.mdp.adjoint_right_hand_side(model, cotangent)
         if not (math.isfinite(objective) and np.isfinite(right_hand_side).all()):
             return _not_finite(by_x, objective, time.perf_counter() - began)
         before = system.iterated
         adjoint = system.solve_transpose(right_hand_side, tolerance=self.tolerance)
         iterated = system.iterated - before
-        residual = bl.maximum_norm(system.apply_transpose(adjoint) - right_hand_side)
-        occupancy = bl.adjoint_occupancy(model, policy, solution.values, cotangent, adjoint)
+        residual = bl.validation.maximum_norm(system.apply_transpose(adjoint) - right_hand_side)
+        occupancy = bl.mdp.adjoint_occupancy(model, policy, solution.values, cotangent, adjoint)
         implicit = problem.lower.pullback(x, occupancy)
         cost = bl.Cost(linear_solves=0 if iterated else 1, products=1 + iterated, seconds=time.perf_counter() - began)
         status = bl.Status.FELL_BACK if system.fell_back else bl.Status.CONVERGED
@@ -96,11 +96,11 @@ class WarmStartAdjoint:
     """
 
     name: ClassVar[str] = "warm-start-adjoint"
-    requires: ClassVar[type] = bl.SupportsModel
-    requires_objective: ClassVar[type] = bl.PolicyObjective
+    requires: ClassVar[type] = bl.mdp.SupportsModel
+    requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
     tags: ClassVar[bl.Tags] = bl.Tags(tracking=True)
 
-    step_size: float | None = attrs.field(default=None, validator=bl.is_real(above=0.0, optional=True))
+    step_size: float | None = attrs.field(default=None, validator=bl.validation.is_real(above=0.0, optional=True))
 
     def uncounted(self, hyper: bl.HyperGradient) -> bl.Cost:
         """One pass with Pᵀ, for the adjoint's right-hand side."""
@@ -108,9 +108,9 @@ class WarmStartAdjoint:
 
     def estimate(
         self,
-        problem: bl.BilevelProblem,
+        problem: bl.Problem,
         x: bl.Array,
-        solution: bl.TabularSolution,
+        solution: bl.mdp.TabularSolution,
         previous: bl.HyperGradient | None,
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
@@ -121,16 +121,16 @@ class WarmStartAdjoint:
         began = time.perf_counter()
         model, policy, system = solution.model, solution.policy, solution.linearization
         objective, by_x, by_policy = problem.objective.value_and_gradients(x, policy)
-        cotangent = bl.policy_cotangent(model, policy, by_policy)
-        target = bl.adjoint_right_hand_side(model, cotangent)
+        cotangent = bl.mdp.policy_cotangent(model, policy, by_policy)
+        target = bl.mdp.adjoint_right_hand_side(model, cotangent)
         # In the paper's variables b = −τ·target and w = −τλ: one step in λ is the same step in w.
         adjoint = np.zeros(model.states) if previous is None else previous.carry["adjoint"]
         mismatch = system.apply_transpose(adjoint)
         mismatch -= target
         step_size = _safe_step_size(system) if self.step_size is None else self.step_size
         adjoint = adjoint - step_size * system.apply(mismatch)
-        residual = bl.maximum_norm(system.apply_transpose(adjoint) - target)
-        occupancy = bl.adjoint_occupancy(model, policy, solution.values, cotangent, adjoint)
+        residual = bl.validation.maximum_norm(system.apply_transpose(adjoint) - target)
+        occupancy = bl.mdp.adjoint_occupancy(model, policy, solution.values, cotangent, adjoint)
         implicit = problem.lower.pullback(x, occupancy)
         return bl.HyperGradient(
             by_x,
@@ -144,10 +144,10 @@ class WarmStartAdjoint:
         )
 
 
-def _safe_step_size(system: bl.Linearization) -> float:
+def _safe_step_size(system: bl.mdp.Linearization) -> float:
     """`1/(‖A‖₁‖A‖∞) ≤ 1/‖A‖²` for `A = I − γP^π`, by `‖A‖∞ ≤ 1+γ` and `‖A‖₁ ≤ 1 + γ·max_s' Σ_s P^π_ss'`."""
     inflow = system.chain.sum(axis=0)
-    return 1.0 / ((1.0 + system.discount) * (1.0 + system.discount * bl.maximum_norm(inflow)))
+    return 1.0 / ((1.0 + system.discount) * (1.0 + system.discount * bl.validation.maximum_norm(inflow)))
 
 
 def _status(residual: float, objective: float, previous: bl.HyperGradient | None, target: bl.Array) -> bl.Status:
@@ -155,7 +155,7 @@ def _status(residual: float, objective: float, previous: bl.HyperGradient | None
     if not (math.isfinite(residual) and math.isfinite(objective)):
         return bl.Status.NON_FINITE
     grows = previous is not None and previous.residual is not None and residual > previous.residual
-    runs_away = grows and residual > DIVERGENCE * bl.maximum_norm(target)
+    runs_away = grows and residual > DIVERGENCE * bl.validation.maximum_norm(target)
     return bl.Status.DIVERGED if runs_away else bl.Status.BUDGET_SPENT
 
 

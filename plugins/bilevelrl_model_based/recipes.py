@@ -26,9 +26,9 @@ class MSoBiRL:
 
     name: ClassVar[str] = "m-sobirl"
 
-    step_size: float = attrs.field(default=0.1, validator=bl.is_real(above=0.0))
-    adjoint_step_size: float = attrs.field(default=0.5, validator=bl.is_real(above=0.0))
-    sweeps: int = attrs.field(default=10, validator=bl.is_integer(at_least=1))
+    step_size: float = attrs.field(default=0.1, validator=bl.validation.is_real(above=0.0))
+    adjoint_step_size: float = attrs.field(default=0.5, validator=bl.validation.is_real(above=0.0))
+    sweeps: int = attrs.field(default=10, validator=bl.validation.is_integer(at_least=1))
 
     def build(self) -> bl.Algorithm:
         """The composition."""
@@ -53,7 +53,7 @@ class ExactGradient:
 
     name: ClassVar[str] = "exact-gradient"
 
-    step_size: float = attrs.field(default=0.1, validator=bl.is_real(above=0.0))
+    step_size: float = attrs.field(default=0.1, validator=bl.validation.is_real(above=0.0))
     upper: str = attrs.field(default="gradient-descent", validator=attrs.validators.instance_of(str))
 
     def build(self) -> bl.Algorithm:

@@ -15,19 +15,19 @@ import bilevelrl as bl
 EPSILON = float(np.finfo(np.float64).eps)
 
 
-def _initial_values(model: bl.SoftMDP, warm_start: bl.TabularSolution | None) -> bl.Array:
+def _initial_values(model: bl.SoftMDP, warm_start: bl.mdp.TabularSolution | None) -> bl.Array:
     if warm_start is not None and warm_start.values.shape == (model.states,):
         return warm_start.values
     return np.zeros(model.states)
 
 
-def _residual(backup: bl.Backup, values: bl.Array) -> float:
-    return bl.maximum_norm(backup.values - values)
+def _residual(backup: bl.mdp.Backup, values: bl.Array) -> float:
+    return bl.validation.maximum_norm(backup.values - values)
 
 
-def _rounding_floor(model: bl.SoftMDP, backup: bl.Backup) -> float:
+def _rounding_floor(model: bl.SoftMDP, backup: bl.mdp.Backup) -> float:
     """The size of `Tv − v` that rounding alone can produce: a few ulps of the largest number in the sum."""
-    largest = max(bl.maximum_norm(backup.action_values), bl.maximum_norm(backup.values))
+    largest = max(bl.validation.maximum_norm(backup.action_values), bl.validation.maximum_norm(backup.values))
     return 8 * EPSILON * max(largest, model.temperature)
 
 
@@ -45,11 +45,11 @@ class SoftValueIteration:
     """
 
     name: ClassVar[str] = "soft-value-iteration"
-    requires: ClassVar[type] = bl.SupportsModel
+    requires: ClassVar[type] = bl.mdp.SupportsModel
 
-    sweeps: int | None = attrs.field(default=None, validator=bl.is_integer(at_least=1, optional=True))
-    tolerance: float = attrs.field(default=1e-8, validator=bl.is_real(above=0.0))
-    maximum_sweeps: int = attrs.field(default=1_000_000, validator=bl.is_integer(at_least=1))
+    sweeps: int | None = attrs.field(default=None, validator=bl.validation.is_integer(at_least=1, optional=True))
+    tolerance: float = attrs.field(default=1e-8, validator=bl.validation.is_real(above=0.0))
+    maximum_sweeps: int = attrs.field(default=1_000_000, validator=bl.validation.is_integer(at_least=1))
 
     @functools.cached_property
     def tags(self) -> bl.Tags:
@@ -58,18 +58,18 @@ class SoftValueIteration:
 
     def solve(
         self,
-        problem: bl.BilevelProblem,
+        problem: bl.Problem,
         x: bl.Array,
-        warm_start: bl.TabularSolution | None,
+        warm_start: bl.mdp.TabularSolution | None,
         rng: np.random.Generator,
-    ) -> bl.TabularSolution:
+    ) -> bl.mdp.TabularSolution:
         """`V` after the sweeps, with the policy and the residual of one more backup, which the cost counts."""
         began = time.perf_counter()
         model = problem.lower.model(x)
         values = _initial_values(model, warm_start)
         if self.sweeps is not None:
-            values = bl.soft_bellman(model, values, self.sweeps)
-            backup = bl.soft_backup(model, values)
+            values = bl.mdp.soft_bellman(model, values, self.sweeps)
+            backup = bl.mdp.soft_backup(model, values)
             residual = _residual(backup, values)
             met = residual <= (1.0 - model.discount) * self.tolerance
             status = bl.Status.CONVERGED if met else bl.Status.BUDGET_SPENT
@@ -79,19 +79,23 @@ class SoftValueIteration:
         if not math.isfinite(residual):
             status = bl.Status.NON_FINITE
         cost = bl.Cost(backups=sweeps + 1, seconds=time.perf_counter() - began)
-        return bl.TabularSolution(model, backup.policy, values, backup.action_values, residual, sweeps, status, cost)
+        return bl.mdp.TabularSolution(
+            model, backup.policy, values, backup.action_values, residual, sweeps, status, cost
+        )
 
-    def _to_tolerance(self, model: bl.SoftMDP, values: bl.Array) -> tuple[bl.Array, bl.Backup, float, int, bl.Status]:
+    def _to_tolerance(
+        self, model: bl.SoftMDP, values: bl.Array
+    ) -> tuple[bl.Array, bl.mdp.Backup, float, int, bl.Status]:
         wanted = (1.0 - model.discount) * self.tolerance
         for sweep in range(self.maximum_sweeps):
-            backup = bl.soft_backup(model, values)
+            backup = bl.mdp.soft_backup(model, values)
             residual = _residual(backup, values)
             if residual <= wanted:
                 return values, backup, residual, sweep, bl.Status.CONVERGED
             if not residual > _rounding_floor(model, backup):
                 return values, backup, residual, sweep, bl.Status.STAGNATED
             values = backup.values
-        backup = bl.soft_backup(model, values)
+        backup = bl.mdp.soft_backup(model, values)
         residual = _residual(backup, values)
         met = residual <= wanted
         return (
@@ -134,11 +138,11 @@ class SoftPolicyIteration:
     """
 
     name: ClassVar[str] = "soft-policy-iteration"
-    requires: ClassVar[type] = bl.SupportsModel
+    requires: ClassVar[type] = bl.mdp.SupportsModel
 
-    tolerance: float = attrs.field(default=1e-10, validator=bl.is_real(above=0.0))
-    maximum_iterations: int = attrs.field(default=200, validator=bl.is_integer(at_least=1))
-    linear_solver: str = attrs.field(default="auto", validator=bl.is_choice("auto", "direct", "iterative"))
+    tolerance: float = attrs.field(default=1e-10, validator=bl.validation.is_real(above=0.0))
+    maximum_iterations: int = attrs.field(default=200, validator=bl.validation.is_integer(at_least=1))
+    linear_solver: str = attrs.field(default="auto", validator=bl.validation.is_choice("auto", "direct", "iterative"))
 
     @functools.cached_property
     def tags(self) -> bl.Tags:
@@ -147,11 +151,11 @@ class SoftPolicyIteration:
 
     def solve(
         self,
-        problem: bl.BilevelProblem,
+        problem: bl.Problem,
         x: bl.Array,
-        warm_start: bl.TabularSolution | None,
+        warm_start: bl.mdp.TabularSolution | None,
         rng: np.random.Generator,
-    ) -> bl.TabularSolution:
+    ) -> bl.mdp.TabularSolution:
         """`V*` to the tolerance, with the residual that proves it."""
         began = time.perf_counter()
         model = problem.lower.model(x)
@@ -174,7 +178,7 @@ class SoftPolicyIteration:
             before, point = point.residual, tried
         if status is bl.Status.CONVERGED and fell_back:
             status = bl.Status.FELL_BACK
-        return bl.TabularSolution(
+        return bl.mdp.TabularSolution(
             model,
             point.backup.policy,
             point.values,
@@ -201,16 +205,16 @@ class _NewtonPoint:
 
     model: bl.SoftMDP
     values: bl.Array
-    backup: bl.Backup
-    system: bl.Linearization
+    backup: bl.mdp.Backup
+    system: bl.mdp.Linearization
     residual: float
 
     @classmethod
     def at(
-        cls, model: bl.SoftMDP, values: bl.Array, method: str, factorization: bl.Factorization | None = None
+        cls, model: bl.SoftMDP, values: bl.Array, method: str, factorization: bl.linear.Factorization | None = None
     ) -> _NewtonPoint:
         """The point at v. A factorisation of the last step's matrix is handed on: near the end it is near enough."""
-        backup, system = bl.linearized_backup(model, values, factorization=factorization, method=method)
+        backup, system = bl.mdp.linearized_backup(model, values, factorization=factorization, method=method)
         return cls(model, values, backup, system, _residual(backup, values))
 
     def step(self, before: float, wanted: float) -> tuple[_NewtonPoint, bl.Cost]:
@@ -226,7 +230,7 @@ class _NewtonPoint:
         values = self.values + self.system.solve(gap, tolerance=self._accuracy(gap, before, wanted))
         iterated = self.system.iterated
         if sweeps:
-            values = bl.soft_bellman(self.model, values, sweeps)
+            values = bl.mdp.soft_bellman(self.model, values, sweeps)
         cost = bl.Cost(backups=sweeps + 1, linear_solves=0 if iterated else 1, products=iterated)
         return _NewtonPoint.at(self.model, values, self.system.method, self.system.factorization), cost
 

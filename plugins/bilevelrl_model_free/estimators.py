@@ -23,7 +23,7 @@ class SoBiRL:
 
     With restarts two fresh continuations start from every visit, one from (s, a), one from s: the only bias is their
     truncation, at most `2‖c‖₁ γ^T/(1−γ) · max‖∇r‖`. Without restarts the remainders of other trajectories serve (see
-    `bilevelrl.first_visit_occupancy`): visits that no other trajectory shares are left out, a second bias, which
+    `sampling.first_visit_occupancy`): visits that no other trajectory shares are left out, a second bias, which
     shrinks as groups become many. On top of either comes the follower's own inaccuracy: the error is O(ε) for a policy
     with `‖log π − log π*‖∞ ≤ ε`. The reported standard error counts sampling only.
 
@@ -38,14 +38,14 @@ class SoBiRL:
     """
 
     name: ClassVar[str] = "sobirl"
-    requires: ClassVar[type] = bl.SupportsSampling
-    requires_objective: ClassVar[type] = bl.TrajectoryObjective
+    requires: ClassVar[type] = bl.sampling.SupportsSampling
+    requires_objective: ClassVar[type] = bl.objectives.TrajectoryObjective
 
-    groups: int = attrs.field(default=64, validator=bl.is_integer(at_least=1))
-    truncation: int = attrs.field(default=50, validator=bl.is_integer(at_least=1))
-    restarts: bool = attrs.field(default=True, validator=bl.is_flag())
-    baseline: bool = attrs.field(default=True, validator=bl.is_flag())
-    blocks: int = attrs.field(default=8, validator=bl.is_integer(at_least=1))
+    groups: int = attrs.field(default=64, validator=bl.validation.is_integer(at_least=1))
+    truncation: int = attrs.field(default=50, validator=bl.validation.is_integer(at_least=1))
+    restarts: bool = attrs.field(default=True, validator=bl.validation.is_flag())
+    baseline: bool = attrs.field(default=True, validator=bl.validation.is_flag())
+    blocks: int = attrs.field(default=8, validator=bl.validation.is_integer(at_least=1))
 
     tags: ClassVar[bl.Tags] = bl.Tags(stochastic=True, biased=True)
 
@@ -55,14 +55,14 @@ class SoBiRL:
 
     def estimate(
         self,
-        problem: bl.BilevelProblem,
+        problem: bl.Problem,
         x: bl.Array,
         solution: Any,
         previous: bl.HyperGradient | None,
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
         """`∇φ(x)` at the solution's policy, with a standard error."""
-        return bl.trajectory_gradient(
+        return bl.sampling.trajectory_gradient(
             problem,
             x,
             solution.policy,

@@ -7,7 +7,7 @@ import math
 import bilevelrl as bl
 
 
-@bl.compiled
+@bl.execution.compiled
 def _soft_value(
     preferences: bl.Array, action_values: bl.Array, log_reference: bl.Array, temperature: float, state: int
 ) -> float:
@@ -26,10 +26,10 @@ def _soft_value(
     return temperature * (largest + math.log(total)) + surplus / total
 
 
-@bl.compiled
+@bl.execution.compiled
 def learn(
-    observations: bl.Indices,
-    actions: bl.Indices,
+    observations: bl.validation.Indices,
+    actions: bl.validation.Indices,
     rewards: bl.Array,
     preferences: bl.Array,
     log_reference: bl.Array,

@@ -34,12 +34,12 @@ class SoBiRLRecipe:
 
     name: ClassVar[str] = "sobirl"
 
-    step_size: float = attrs.field(default=0.02, validator=bl.is_real(above=0.0))
-    groups: int = attrs.field(default=64, validator=bl.is_integer(at_least=1))
-    truncation: int = attrs.field(default=50, validator=bl.is_integer(at_least=1))
-    restarts: bool = attrs.field(default=True, validator=bl.is_flag())
-    samples: int = attrs.field(default=20_000, validator=bl.is_integer(at_least=1))
-    schedule: str = attrs.field(default="constant", validator=bl.is_choice("constant", "paper"))
+    step_size: float = attrs.field(default=0.02, validator=bl.validation.is_real(above=0.0))
+    groups: int = attrs.field(default=64, validator=bl.validation.is_integer(at_least=1))
+    truncation: int = attrs.field(default=50, validator=bl.validation.is_integer(at_least=1))
+    restarts: bool = attrs.field(default=True, validator=bl.validation.is_flag())
+    samples: int = attrs.field(default=20_000, validator=bl.validation.is_integer(at_least=1))
+    schedule: str = attrs.field(default="constant", validator=bl.validation.is_choice("constant", "paper"))
 
     def build(self) -> bl.Algorithm:
         """The composition."""

@@ -55,26 +55,26 @@ class _Learner(abc.ABC):
     """Draws, learns, averages; a leaf says what the actor is, and documents the options."""
 
     name: ClassVar[str]
-    requires: ClassVar[type] = bl.SupportsSampling
+    requires: ClassVar[type] = bl.sampling.SupportsSampling
     tags: ClassVar[bl.Tags] = bl.Tags(stochastic=True, biased=True, tolerance=TOLERANCE)
 
-    samples: int = attrs.field(default=100_000, validator=bl.is_integer(at_least=1))
-    trajectories: int = attrs.field(default=32, validator=bl.is_integer(at_least=1))
-    horizon: int = attrs.field(default=32, validator=bl.is_integer(at_least=1))
-    exploration: float = attrs.field(default=0.3, validator=bl.is_real(at_least=0.0, at_most=1.0))
-    restarts: str = attrs.field(default="initial", validator=bl.is_choice("initial", "everywhere"))
-    step_decay: float = attrs.field(default=0.75, validator=bl.is_real(above=0.5, at_most=1.0))
-    averaging: float = attrs.field(default=0.5, validator=bl.is_real(above=0.0, at_most=1.0))
-    memory: float = attrs.field(default=0.5, validator=bl.is_real(at_least=0.0, at_most=1.0))
-    growth: float = attrs.field(default=0.0, validator=bl.is_real(at_least=0.0))
+    samples: int = attrs.field(default=100_000, validator=bl.validation.is_integer(at_least=1))
+    trajectories: int = attrs.field(default=32, validator=bl.validation.is_integer(at_least=1))
+    horizon: int = attrs.field(default=32, validator=bl.validation.is_integer(at_least=1))
+    exploration: float = attrs.field(default=0.3, validator=bl.validation.is_real(at_least=0.0, at_most=1.0))
+    restarts: str = attrs.field(default="initial", validator=bl.validation.is_choice("initial", "everywhere"))
+    step_decay: float = attrs.field(default=0.75, validator=bl.validation.is_real(above=0.5, at_most=1.0))
+    averaging: float = attrs.field(default=0.5, validator=bl.validation.is_real(above=0.0, at_most=1.0))
+    memory: float = attrs.field(default=0.5, validator=bl.validation.is_real(at_least=0.0, at_most=1.0))
+    growth: float = attrs.field(default=0.0, validator=bl.validation.is_real(at_least=0.0))
 
     @abc.abstractmethod
     def _improved(self, preferences: bl.Array, action_values: bl.Array) -> bl.Array:
         """L after a round that ended with these Q."""
 
     def solve(
-        self, problem: bl.BilevelProblem, x: bl.Array, warm_start: Any | None, rng: np.random.Generator
-    ) -> bl.SampledSolution:
+        self, problem: bl.Problem, x: bl.Array, warm_start: Any | None, rng: np.random.Generator
+    ) -> bl.sampling.SampledSolution:
         """The follower's answer at x, from transitions drawn at x.
 
         A warm start lends its action values, whatever solver they come from, and from its `carry` the evidence behind
@@ -84,8 +84,8 @@ class _Learner(abc.ABC):
             IncompatibleError: where `restarts` is "everywhere" and the simulator cannot be put into any state.
         """
         began = time.perf_counter()
-        simulator: bl.Simulator = problem.lower.simulator(x)
-        if self.restarts == "everywhere" and not isinstance(simulator, bl.SupportsRestart):
+        simulator: bl.sampling.Simulator = problem.lower.simulator(x)
+        if self.restarts == "everywhere" and not isinstance(simulator, bl.sampling.SupportsRestart):
             raise bl.IncompatibleError(
                 f"lower-level solver {self.name!r} with restarts='everywhere' needs a simulator that can be put into "
                 f"any state (SupportsRestart); that of problem {problem.name!r} offers only reset and step. "
@@ -99,9 +99,9 @@ class _Learner(abc.ABC):
             policy = _softmax(answer, simulator.spec)
         cost = bl.Cost(samples=drawn, seconds=time.perf_counter() - began)
         carry = {"visits": tables.visits, "averaged": tables.averaged, "calls": np.array([calls + 1.0])}
-        return bl.SampledSolution(simulator, policy, answer, residual, status, cost, carry)
+        return bl.sampling.SampledSolution(simulator, policy, answer, residual, status, cost, carry)
 
-    def _begin(self, spec: bl.FollowerSpec, warm_start: Any | None) -> tuple[_Tables, float]:
+    def _begin(self, spec: bl.sampling.FollowerSpec, warm_start: Any | None) -> tuple[_Tables, float]:
         """The tables to start from, all of them fresh, and the number of calls before this one."""
         shape = (spec.states, spec.actions)
         known = getattr(warm_start, "action_values", None)
@@ -115,7 +115,7 @@ class _Learner(abc.ABC):
         return tables, float(carry["calls"][0]) if "calls" in carry else 0.0
 
     def _learn(
-        self, simulator: bl.Simulator, tables: _Tables, budget: int, rng: np.random.Generator
+        self, simulator: bl.sampling.Simulator, tables: _Tables, budget: int, rng: np.random.Generator
     ) -> tuple[int, float, bl.Status]:
         """Rounds of drawing and learning: the transitions drawn, the mean |TD| after the burn-in, the status."""
         count = min(self.trajectories, budget)
@@ -144,19 +144,23 @@ class _Learner(abc.ABC):
         steps: int,
         pair: int,
         rng: np.random.Generator,
-    ) -> bl.Trajectories:
+    ) -> bl.sampling.Trajectories:
         """`count · steps` transitions, of trajectories, or of all (s, a) in turn from a given one on."""
         policy = _softmax(tables.preferences, simulator.spec)
         actions = policy.shape[1]
         if self.restarts == "initial":
             behaviour = (1.0 - self.exploration) * policy + self.exploration / actions
-            trajectories: bl.Trajectories = simulator.rollout(behaviour, count, steps, rng)
+            trajectories: bl.sampling.Trajectories = simulator.rollout(behaviour, count, steps, rng)
             return trajectories
         pairs = (pair + np.arange(count * steps)) % policy.size
-        transitions: bl.Trajectories = simulator.rollout_from(pairs // actions, pairs % actions, policy, 1, rng)
+        transitions: bl.sampling.Trajectories = simulator.rollout_from(
+            pairs // actions, pairs % actions, policy, 1, rng
+        )
         return transitions
 
-    def _learn_from(self, paths: bl.Trajectories, spec: bl.FollowerSpec, tables: _Tables, burn_in: int) -> float:
+    def _learn_from(
+        self, paths: bl.sampling.Trajectories, spec: bl.sampling.FollowerSpec, tables: _Tables, burn_in: int
+    ) -> float:
         """See `kernels.learn`."""
         from bilevelrl_model_free.kernels import learn
 
@@ -178,7 +182,7 @@ class _Learner(abc.ABC):
         return missed
 
 
-def _log_reference(spec: bl.FollowerSpec) -> bl.Array:
+def _log_reference(spec: bl.sampling.FollowerSpec) -> bl.Array:
     """log μ (S, A), or zeros where μ = 1."""
     if spec.reference is None:
         return np.zeros((spec.states, spec.actions))
@@ -186,7 +190,7 @@ def _log_reference(spec: bl.FollowerSpec) -> bl.Array:
     return logarithms
 
 
-def _softmax(preferences: bl.Array, spec: bl.FollowerSpec) -> bl.Array:
+def _softmax(preferences: bl.Array, spec: bl.sampling.FollowerSpec) -> bl.Array:
     """`π ∝ μ exp(L/τ)` (S, A)."""
     logits = preferences / spec.temperature + _log_reference(spec)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -271,7 +275,7 @@ class SoftActorCritic(_Learner):
 
     name: ClassVar[str] = "soft-actor-critic"
 
-    actor_step: float = attrs.field(default=0.5, validator=bl.is_real(above=0.0, at_most=1.0))
+    actor_step: float = attrs.field(default=0.5, validator=bl.validation.is_real(above=0.0, at_most=1.0))
 
     def _improved(self, preferences: bl.Array, action_values: bl.Array) -> bl.Array:
         """`(1−δ) L + δ Q`, a fresh array."""

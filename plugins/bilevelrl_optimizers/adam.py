@@ -25,10 +25,10 @@ class Adam:
 
     name: ClassVar[str] = "adam"
 
-    step_size: float = attrs.field(default=0.01, validator=bl.is_real(above=0.0))
-    first_decay: float = attrs.field(default=0.9, validator=bl.is_real(at_least=0.0, below=1.0))
-    second_decay: float = attrs.field(default=0.999, validator=bl.is_real(at_least=0.0, below=1.0))
-    epsilon: float = attrs.field(default=1e-8, validator=bl.is_real(above=0.0))
+    step_size: float = attrs.field(default=0.01, validator=bl.validation.is_real(above=0.0))
+    first_decay: float = attrs.field(default=0.9, validator=bl.validation.is_real(at_least=0.0, below=1.0))
+    second_decay: float = attrs.field(default=0.999, validator=bl.validation.is_real(at_least=0.0, below=1.0))
+    epsilon: float = attrs.field(default=1e-8, validator=bl.validation.is_real(above=0.0))
 
     def init(self, x: bl.Array) -> bl.OptimizerState:
         """Both moments at zero."""

@@ -36,11 +36,11 @@ class BasinHopping:
 
     name: ClassVar[str] = "basin-hopping"
 
-    step_size: float = attrs.field(default=0.3, validator=bl.is_real(above=0.0))
-    period: int = attrs.field(default=40, validator=bl.is_integer(at_least=1))
-    hops: int = attrs.field(default=13, validator=bl.is_integer(at_least=0))
-    spread: float = attrs.field(default=3.0, validator=bl.is_real(above=0.0))
-    seed: int = attrs.field(default=0, validator=bl.is_integer(at_least=0))
+    step_size: float = attrs.field(default=0.3, validator=bl.validation.is_real(above=0.0))
+    period: int = attrs.field(default=40, validator=bl.validation.is_integer(at_least=1))
+    hops: int = attrs.field(default=13, validator=bl.validation.is_integer(at_least=0))
+    spread: float = attrs.field(default=3.0, validator=bl.validation.is_real(above=0.0))
+    seed: int = attrs.field(default=0, validator=bl.validation.is_integer(at_least=0))
 
     def init(self, x: bl.Array) -> bl.OptimizerState:
         """A first descent from x; no point is known to be good yet."""
@@ -66,7 +66,7 @@ class BasinHopping:
     def _landing(self, best: bl.Array, hop: int) -> bl.Array:
         if hop > self.hops:
             return best
-        rng = bl.stream(self.seed, self.name, hop)
+        rng = bl.randomness.stream(self.seed, self.name, hop)
         return best + self.spread * rng.random() * rng.standard_normal(best.size)
 
     def _state(self, steps: int, moments: bl.OptimizerState, best: bl.Array, value: float) -> bl.OptimizerState:

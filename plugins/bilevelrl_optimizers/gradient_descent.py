@@ -21,8 +21,8 @@ class GradientDescent:
 
     name: ClassVar[str] = "gradient-descent"
 
-    step_size: float = attrs.field(default=0.1, validator=bl.is_real(above=0.0))
-    decay_power: float = attrs.field(default=0.0, validator=bl.is_real(at_least=0.0, at_most=1.0))
+    step_size: float = attrs.field(default=0.1, validator=bl.validation.is_real(above=0.0))
+    decay_power: float = attrs.field(default=0.0, validator=bl.validation.is_real(at_least=0.0, at_most=1.0))
 
     def init(self, x: bl.Array) -> bl.OptimizerState:
         """No step taken."""

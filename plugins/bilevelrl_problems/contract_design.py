@@ -62,32 +62,32 @@ class ContractDesign:
 
     name: ClassVar[str] = "contract-design"
 
-    conditions: int = attrs.field(default=4, validator=bl.is_integer(at_least=1))
-    efforts: int = attrs.field(default=3, validator=bl.is_integer(at_least=2))
-    outcomes: int = attrs.field(default=3, validator=[bl.is_integer(at_least=2), _is_within_floats])
-    value: float = attrs.field(default=1.0, validator=bl.is_real(above=0.0))
-    cost: float = attrs.field(default=0.1, validator=bl.is_real(at_least=0.0))
-    easy: float = attrs.field(default=0.1, validator=bl.is_real(at_least=0.0, at_most=1.0))
-    skill: float = attrs.field(default=0.7, validator=bl.is_real(at_least=0.0, at_most=1.0))
-    wear: float = attrs.field(default=0.5, validator=bl.is_real(at_least=0.0, at_most=1.0))
-    repair: float = attrs.field(default=0.4, validator=bl.is_real(at_least=0.0, at_most=1.0))
-    cap: float = attrs.field(default=0.3, validator=bl.is_real(above=0.0))
-    by_condition: bool = attrs.field(default=True, validator=bl.is_flag())
-    discount: float = attrs.field(default=0.8, validator=bl.is_real(at_least=0.0, below=1.0))
-    principal_discount: float = attrs.field(default=0.9, validator=bl.is_real(at_least=0.0, below=1.0))
-    temperature: float = attrs.field(default=0.05, validator=bl.is_real(above=0.0))
+    conditions: int = attrs.field(default=4, validator=bl.validation.is_integer(at_least=1))
+    efforts: int = attrs.field(default=3, validator=bl.validation.is_integer(at_least=2))
+    outcomes: int = attrs.field(default=3, validator=[bl.validation.is_integer(at_least=2), _is_within_floats])
+    value: float = attrs.field(default=1.0, validator=bl.validation.is_real(above=0.0))
+    cost: float = attrs.field(default=0.1, validator=bl.validation.is_real(at_least=0.0))
+    easy: float = attrs.field(default=0.1, validator=bl.validation.is_real(at_least=0.0, at_most=1.0))
+    skill: float = attrs.field(default=0.7, validator=bl.validation.is_real(at_least=0.0, at_most=1.0))
+    wear: float = attrs.field(default=0.5, validator=bl.validation.is_real(at_least=0.0, at_most=1.0))
+    repair: float = attrs.field(default=0.4, validator=bl.validation.is_real(at_least=0.0, at_most=1.0))
+    cap: float = attrs.field(default=0.3, validator=bl.validation.is_real(above=0.0))
+    by_condition: bool = attrs.field(default=True, validator=bl.validation.is_flag())
+    discount: float = attrs.field(default=0.8, validator=bl.validation.is_real(at_least=0.0, below=1.0))
+    principal_discount: float = attrs.field(default=0.9, validator=bl.validation.is_real(at_least=0.0, below=1.0))
+    temperature: float = attrs.field(default=0.05, validator=bl.validation.is_real(above=0.0))
 
     def build(self) -> bl.BilevelProblem:
         """The problem; it starts without any payment."""
         pairs, paid = (self.conditions, self.efforts), self.conditions if self.by_condition else 1
-        bl.check_fits(f"the transitions of {self.name!r}", (*pairs, self.conditions))
-        bl.check_fits(f"the features of {self.name!r}", (*pairs, paid, self.outcomes))
+        bl.validation.check_fits(f"the transitions of {self.name!r}", (*pairs, self.conditions))
+        bl.validation.check_fits(f"the features of {self.name!r}", (*pairs, paid, self.outcomes))
         chances, kernel, costs = self._chances(), self._kernel(), np.tile(self._costs(), (self.conditions, 1))
         features, values = self._features(chances), chances @ self._values()
-        agent = bl.ParametricMDP(kernel, bl.LinearReward(-costs, features), self.discount, self.temperature)
+        agent = bl.ParametricMDP(kernel, bl.parametric.LinearReward(-costs, features), self.discount, self.temperature)
         principal = bl.ParametricMDP(
             agent.transitions,
-            bl.LinearReward(values, -features),
+            bl.parametric.LinearReward(values, -features),
             self.principal_discount,
             self.temperature,
         )
@@ -100,7 +100,9 @@ class ContractDesign:
 
         return bl.BilevelProblem(
             lower=agent,
-            objective=bl.WeightedSum([(1.0 - self.principal_discount, bl.ReturnObjective(principal, baseline=True))]),
+            objective=bl.objectives.WeightedSum(
+                [(1.0 - self.principal_discount, bl.objectives.ReturnObjective(principal, baseline=True))]
+            ),
             feasible_set=bl.Box(0.0, self.cap),
             measures=measures,
             picture=picture,
@@ -154,7 +156,7 @@ class ContractDesign:
         self, principal: bl.ParametricMDP, values: bl.Array, costs: bl.Array, x: bl.Array, policy: bl.Array
     ) -> dict[str, float]:
         model = principal.model(x)
-        share = bl.discounted_occupancy(model, policy) * (1.0 - model.discount)
+        share = bl.mdp.discounted_occupancy(model, policy) * (1.0 - model.discount)
         earned, paid, suffered = (float((share * table).sum()) for table in (values, values - model.rewards, costs))
         return {
             "principal's profit a period": earned - paid,

@@ -59,11 +59,13 @@ def incentives_pullback(w: bl.Array, cotangent: bl.Array) -> bl.Array:
     return np.asarray(x * (cotangent + (x @ cotangent) / BUDGET))
 
 
-def incentive_norms(w: bl.Array) -> bl.RowNorms:
+def incentive_norms(w: bl.Array) -> bl.certificates.RowNorms:
     """(105,) `‖∇x_s‖₂ = 0.2 p_s ‖e_s − p‖₂`, with p the softmax, which multiplies the rounding of w."""
     x = np.abs(incentives(w))
     p = x / BUDGET
-    return bl.RowNorms(x * np.sqrt((1.0 - p) ** 2 + p @ p), x * 2.0 * (1.0 + bl.maximum_norm(w)))
+    return bl.certificates.RowNorms(
+        x * np.sqrt((1.0 - p) ** 2 + p @ p), x * 2.0 * (1.0 + bl.validation.maximum_norm(w))
+    )
 
 
 @attrs.frozen
@@ -85,12 +87,12 @@ class FollowerReward:
         by_state[self.goal] = by_state[ABSORBED] = 0.0
         return incentives_pullback(w, by_state)
 
-    def row_norms(self, w: bl.Array) -> bl.RowNorms:
+    def row_norms(self, w: bl.Array) -> bl.certificates.RowNorms:
         """Those of the incentives, where they are felt."""
         felt = np.ones((STATES, ACTIONS))
         felt[[self.goal, ABSORBED]] = 0.0
         norms = incentive_norms(w)
-        return bl.RowNorms(norms.norms[:, None] * felt, norms.sizes[:, None] * felt)
+        return bl.certificates.RowNorms(norms.norms[:, None] * felt, norms.sizes[:, None] * felt)
 
 
 @attrs.frozen
@@ -114,11 +116,11 @@ class LeaderReward:
         spent[ABSORBED] = 0.0
         return incentives_pullback(w, spent)
 
-    def row_norms(self, w: bl.Array) -> bl.RowNorms:
+    def row_norms(self, w: bl.Array) -> bl.certificates.RowNorms:
         """At the goal ρ times that of the unspent entry, since all entries sum to a constant."""
         own, norms, sizes = incentive_norms(w), np.zeros((STATES, ACTIONS)), np.zeros((STATES, ACTIONS))
         norms[self.goal], sizes[self.goal] = self.penalty * own.norms[ABSORBED], self.penalty * own.sizes.sum()
-        return bl.RowNorms(norms, sizes)
+        return bl.certificates.RowNorms(norms, sizes)
 
 
 def kernel(goal: int, intended: float) -> Any:
@@ -163,13 +165,13 @@ class FourRooms:
 
     name: ClassVar[str] = "four-rooms"
 
-    temperature: float = attrs.field(default=0.003, validator=bl.is_real(above=0.0))
-    penalty: float = attrs.field(default=1.0, validator=bl.is_real(at_least=0.0))
-    intended: float = attrs.field(default=0.56, validator=bl.is_real(at_least=0.0, at_most=1.0))
+    temperature: float = attrs.field(default=0.003, validator=bl.validation.is_real(above=0.0))
+    penalty: float = attrs.field(default=1.0, validator=bl.validation.is_real(at_least=0.0))
+    intended: float = attrs.field(default=0.56, validator=bl.validation.is_real(at_least=0.0, at_most=1.0))
 
     def build(self) -> bl.BilevelProblem:
         """The expectation over the two goals."""
-        problem = bl.contextual_problem(
+        problem = bl.problems.contextual_problem(
             [self._context(goal) for goal in GOALS],
             start=lambda rng: START_DEVIATION * rng.standard_normal(STATES),
         )
@@ -183,7 +185,7 @@ class FourRooms:
     def _context(self, goal: tuple[int, int]) -> bl.BilevelProblem:
         """The problem with one goal."""
         end = INDEX[goal]
-        transitions = bl.SparseTransitions(kernel(end, self.intended))
+        transitions = bl.mdp.SparseTransitions(kernel(end, self.intended))
         start = np.eye(STATES)[INDEX[START]]
         reference = np.ones((STATES, ACTIONS))
         reference[ABSORBED] = 1.0 / ACTIONS
@@ -192,7 +194,7 @@ class FourRooms:
 
         def measures(w: bl.Array, solution: Any) -> dict[str, float]:
             spent = -float(incentives(w)[:ABSORBED].sum())
-            values = bl.policy_values(leader.model(w), solution.policy, regularized=False)
+            values = bl.mdp.policy_values(leader.model(w), solution.policy, regularized=False)
             return {"leader's value": float(start @ values), "incentives spent": spent}
 
-        return bl.BilevelProblem(follower, bl.ReturnObjective(leader, baseline=True), measures=measures)
+        return bl.BilevelProblem(follower, bl.objectives.ReturnObjective(leader, baseline=True), measures=measures)

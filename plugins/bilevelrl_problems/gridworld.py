@@ -15,7 +15,7 @@ def grid_transitions(size: int, slip: float) -> bl.Array:
 
     The intended move happens with probability 1 − slip, each other one with slip/3; a move into the border stays.
     """
-    bl.check_fits("the transitions of the grid", (size**2, 4, size**2))
+    bl.validation.check_fits("the transitions of the grid", (size**2, 4, size**2))
     kernel = np.zeros((size**2, 4, size**2))
     for state in range(size**2):
         row, column = divmod(state, size)

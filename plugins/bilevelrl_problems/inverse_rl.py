@@ -49,33 +49,33 @@ class InverseRL:
 
     name: ClassVar[str] = "inverse-rl"
 
-    size: int = attrs.field(default=6, validator=bl.is_integer(at_least=2))
-    slip: float = attrs.field(default=0.1, validator=bl.is_real(at_least=0.0, at_most=1.0))
-    features: str = attrs.field(default="cells", validator=bl.is_choice("cells", "ground"))
-    demonstrations: int = attrs.field(default=0, validator=bl.is_integer(at_least=0))
-    horizon: int = attrs.field(default=50, validator=bl.is_integer(at_least=1))
-    ridge: float = attrs.field(default=1e-3, validator=bl.is_real(at_least=0.0))
-    discount: float = attrs.field(default=0.9, validator=bl.is_real(at_least=0.0, below=1.0))
-    temperature: float = attrs.field(default=0.5, validator=bl.is_real(above=0.0))
-    instance: int = attrs.field(default=0, validator=bl.is_integer(at_least=0))
+    size: int = attrs.field(default=6, validator=bl.validation.is_integer(at_least=2))
+    slip: float = attrs.field(default=0.1, validator=bl.validation.is_real(at_least=0.0, at_most=1.0))
+    features: str = attrs.field(default="cells", validator=bl.validation.is_choice("cells", "ground"))
+    demonstrations: int = attrs.field(default=0, validator=bl.validation.is_integer(at_least=0))
+    horizon: int = attrs.field(default=50, validator=bl.validation.is_integer(at_least=1))
+    ridge: float = attrs.field(default=1e-3, validator=bl.validation.is_real(at_least=0.0))
+    discount: float = attrs.field(default=0.9, validator=bl.validation.is_real(at_least=0.0, below=1.0))
+    temperature: float = attrs.field(default=0.5, validator=bl.validation.is_real(above=0.0))
+    instance: int = attrs.field(default=0, validator=bl.validation.is_integer(at_least=0))
 
     def build(self) -> bl.BilevelProblem:
         """The problem; its demonstrator is the soft-optimal policy of the hidden reward."""
         # Also what the features take, one for each cell.
-        bl.check_fits(f"the transitions of {self.name!r}", (self.size**2, 4, self.size**2))
-        bl.check_fits(f"the demonstrations of {self.name!r}", (self.demonstrations, self.horizon, 3))
+        bl.validation.check_fits(f"the transitions of {self.name!r}", (self.size**2, 4, self.size**2))
+        bl.validation.check_fits(f"the demonstrations of {self.name!r}", (self.demonstrations, self.horizon, 3))
         words, ground = self._ground()
         hidden = np.repeat(ground @ np.array(list(GROUND.values()))[:, None], 4, axis=1)
         features = ground if self.features == "ground" else np.eye(self.size**2)
-        reward = bl.LinearReward(np.zeros((self.size**2, 4)), np.repeat(features[:, None, :], 4, axis=1))
+        reward = bl.parametric.LinearReward(np.zeros((self.size**2, 4)), np.repeat(features[:, None, :], 4, axis=1))
         kernel = grid_transitions(self.size, self.slip)
         lower = bl.ParametricMDP(kernel, reward, self.discount, self.temperature)
         demonstrator = bl.SoftMDP(lower.transitions, hidden, self.discount, self.temperature)
         expert = soft_optimal_policy(demonstrator)
-        exact = bl.discounted_occupancy(demonstrator, expert)
+        exact = bl.mdp.discounted_occupancy(demonstrator, expert)
         shown = self._shown(demonstrator, expert) if self.demonstrations else exact
-        likelihood = bl.LogLikelihoodObjective(shown, baseline=demonstrator)
-        ridge = bl.QuadraticObjective(x_weight=1.0, policy_weight=0.0)
+        likelihood = bl.objectives.LogLikelihoodObjective(shown, baseline=demonstrator)
+        ridge = bl.objectives.QuadraticObjective(x_weight=1.0, policy_weight=0.0)
 
         def measures(x: bl.Array, solution: Any) -> dict[str, float]:
             return recovery(demonstrator, expert, shown, features, x, solution.policy)
@@ -86,14 +86,14 @@ class InverseRL:
 
         return bl.BilevelProblem(
             lower=lower,
-            objective=bl.WeightedSum([(1.0 - self.discount, likelihood), (self.ridge, ridge)]),
+            objective=bl.objectives.WeightedSum([(1.0 - self.discount, likelihood), (self.ridge, ridge)]),
             measures=measures,
             picture=picture,
         )
 
     def _ground(self) -> tuple[Any, bl.Array]:
         """The kind of each cell, as a word (size, size) and as indicators (S, 4)."""
-        rng = bl.stream(self.instance, f"{self.name} ground")
+        rng = bl.randomness.stream(self.instance, f"{self.name} ground")
         index = rng.choice(len(SHARES), size=self.size**2, p=SHARES)
         index[0], index[-1] = 0, len(SHARES)
         words = np.array(["", *list(GROUND)[1:]])[index].reshape(self.size, self.size)
@@ -101,8 +101,8 @@ class InverseRL:
 
     def _shown(self, demonstrator: bl.SoftMDP, expert: bl.Array) -> bl.Array:
         """The discounted visits of sampled demonstrations, a trajectory's mean."""
-        rng = bl.stream(self.instance, f"{self.name} demonstrations")
-        paths = bl.TabularSimulator(demonstrator).rollout(expert, self.demonstrations, self.horizon, rng)
+        rng = bl.randomness.stream(self.instance, f"{self.name} demonstrations")
+        paths = bl.sampling.TabularSimulator(demonstrator).rollout(expert, self.demonstrations, self.horizon, rng)
         weights = self.discount ** np.arange(self.horizon, dtype=np.float64) / self.demonstrations
         return paths.visits(np.broadcast_to(weights, paths.actions.shape), expert.shape)
 
@@ -115,16 +115,16 @@ def recovery(
     The distance of the policies is the total variation, `½Σ_a |π − π^E|`, averaged over the states as the
     demonstrator visits them; the gap of features is `max_k |Σ_s φ_sk (d^π_s − d^E_s)|`.
     """
-    visits = bl.discounted_occupancy(demonstrator, expert).sum(axis=1)
+    visits = bl.mdp.discounted_occupancy(demonstrator, expert).sum(axis=1)
     apart = 0.5 * np.abs(policy - expert).sum(axis=1)
-    gap = features.T @ (bl.discounted_occupancy(demonstrator, policy) - shown).sum(axis=1)
+    gap = features.T @ (bl.mdp.discounted_occupancy(demonstrator, policy) - shown).sum(axis=1)
     earned, possible = (
-        float(demonstrator.initial @ bl.policy_values(demonstrator, judged)) for judged in (policy, expert)
+        float(demonstrator.initial @ bl.mdp.policy_values(demonstrator, judged)) for judged in (policy, expert)
     )
     recovered, hidden = features @ x, demonstrator.rewards[:, 0]
     return {
         "distance to the demonstrator's policy": float(visits @ apart / visits.sum()),
-        "gap of feature expectations": bl.maximum_norm(gap),
+        "gap of feature expectations": bl.validation.maximum_norm(gap),
         "demonstrator's value lost": possible - earned,
         "reward correlation": correlation(recovered, hidden),
     }

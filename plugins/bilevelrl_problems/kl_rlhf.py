@@ -53,27 +53,27 @@ class KLRLHF:
 
     name: ClassVar[str] = "kl-rlhf"
 
-    vocabulary: int = attrs.field(default=5, validator=bl.is_integer(at_least=2))
-    length: int = attrs.field(default=6, validator=bl.is_integer(at_least=1))
-    preferences: str = attrs.field(default="online", validator=bl.is_choice("online", "offline"))
-    pairs: int = attrs.field(default=2000, validator=bl.is_integer(at_least=1))
-    noisy: bool = attrs.field(default=True, validator=bl.is_flag())
-    steepness: float = attrs.field(default=1.0, validator=bl.is_real(above=0.0))
-    sharpness: float = attrs.field(default=1.0, validator=bl.is_real(at_least=0.0))
-    discount: float = attrs.field(default=0.99, validator=bl.is_real(at_least=0.0, below=1.0))
-    temperature: float = attrs.field(default=1.0, validator=bl.is_real(above=0.0))
-    instance: int = attrs.field(default=0, validator=bl.is_integer(at_least=0))
+    vocabulary: int = attrs.field(default=5, validator=bl.validation.is_integer(at_least=2))
+    length: int = attrs.field(default=6, validator=bl.validation.is_integer(at_least=1))
+    preferences: str = attrs.field(default="online", validator=bl.validation.is_choice("online", "offline"))
+    pairs: int = attrs.field(default=2000, validator=bl.validation.is_integer(at_least=1))
+    noisy: bool = attrs.field(default=True, validator=bl.validation.is_flag())
+    steepness: float = attrs.field(default=1.0, validator=bl.validation.is_real(above=0.0))
+    sharpness: float = attrs.field(default=1.0, validator=bl.validation.is_real(at_least=0.0))
+    discount: float = attrs.field(default=0.99, validator=bl.validation.is_real(at_least=0.0, below=1.0))
+    temperature: float = attrs.field(default=1.0, validator=bl.validation.is_real(above=0.0))
+    instance: int = attrs.field(default=0, validator=bl.validation.is_integer(at_least=0))
 
     def build(self) -> bl.BilevelProblem:
         """The problem; states are (position, last token), row-major, and the end."""
         # The kernel's entries, each with its indices, are as many as the features'.
-        bl.check_fits(f"the features of {self.name!r}", (self.length, self.vocabulary, self.vocabulary, 3))
+        bl.validation.check_fits(f"the features of {self.name!r}", (self.length, self.vocabulary, self.vocabulary, 3))
         if self.preferences == "offline":
-            bl.check_fits(f"the pairs of {self.name!r}", (self.pairs, 2, self.length, 3))
-        rng = bl.stream(self.instance, self.name)
+            bl.validation.check_fits(f"the pairs of {self.name!r}", (self.pairs, 2, self.length, 3))
+        rng = bl.randomness.stream(self.instance, self.name)
         logits = self.sharpness * rng.standard_normal((self.vocabulary, self.vocabulary))
         hidden = rng.standard_normal((self.vocabulary, self.vocabulary))
-        reward = bl.LinearReward(np.zeros((self._states, self.vocabulary)), self._features())
+        reward = bl.parametric.LinearReward(np.zeros((self._states, self.vocabulary)), self._features())
         initial = np.zeros(self._states)
         initial[: self.vocabulary] = 1.0 / self.vocabulary
         reference = self._reference(logits)
@@ -120,23 +120,25 @@ class KLRLHF:
         model = weights / weights.sum(axis=1, keepdims=True)
         return np.vstack([*[model] * self.length, np.full((1, self.vocabulary), 1.0 / self.vocabulary)])
 
-    def _objective(self, reward: bl.LinearReward, ideal: bl.SoftMDP, reference: bl.Array) -> Any:
-        labeller = bl.RewardLabeller(ideal.rewards, noisy=self.noisy, steepness=self.steepness)
+    def _objective(self, reward: bl.parametric.LinearReward, ideal: bl.SoftMDP, reference: bl.Array) -> Any:
+        labeller = bl.objectives.RewardLabeller(ideal.rewards, noisy=self.noisy, steepness=self.steepness)
         if self.preferences == "online":
-            return bl.PreferenceObjective(reward, labeller, self.length)
-        rng = bl.stream(self.instance, f"{self.name} pairs")
-        paths = bl.TabularSimulator(ideal).rollout(reference, 2 * self.pairs, self.length, rng)
+            return bl.objectives.PreferenceObjective(reward, labeller, self.length)
+        rng = bl.randomness.stream(self.instance, f"{self.name} pairs")
+        paths = bl.sampling.TabularSimulator(ideal).rollout(reference, 2 * self.pairs, self.length, rng)
         first, second = paths.part(slice(0, None, 2)), paths.part(slice(1, None, 2))
-        return bl.PreferenceDatasetObjective(reward, bl.PreferenceDataset(first, second, labeller(first, second, rng)))
+        return bl.objectives.PreferenceDatasetObjective(
+            reward, bl.objectives.PreferenceDataset(first, second, labeller(first, second, rng))
+        )
 
     def _measures(
         self, ideal: bl.SoftMDP, best: bl.Array, hidden: bl.Array, x: bl.Array, policy: bl.Array
     ) -> dict[str, float]:
         earned, regularised, possible = (
-            float(ideal.initial @ bl.policy_values(ideal, judged, regularized=flag))
+            float(ideal.initial @ bl.mdp.policy_values(ideal, judged, regularized=flag))
             for judged, flag in ((policy, False), (policy, True), (best, True))
         )
-        visits = bl.discounted_occupancy(ideal, best)[:-1].sum(axis=1)
+        visits = bl.mdp.discounted_occupancy(ideal, best)[:-1].sum(axis=1)
         apart = 0.5 * np.abs(policy - best)[:-1].sum(axis=1)
         return {
             "follower's hidden return": earned,

@@ -36,26 +36,26 @@ class GridworldPreferences:
 
     name: ClassVar[str] = "gridworld-preferences"
 
-    size: int = attrs.field(default=5, validator=bl.is_integer(at_least=3))
-    slip: float = attrs.field(default=0.1, validator=bl.is_real(at_least=0.0, at_most=1.0))
-    discount: float = attrs.field(default=0.9, validator=bl.is_real(at_least=0.0, below=1.0))
-    temperature: float = attrs.field(default=0.2, validator=bl.is_real(above=0.0))
-    horizon: int = attrs.field(default=15, validator=bl.is_integer(at_least=1))
-    noisy: bool = attrs.field(default=True, validator=bl.is_flag())
-    steepness: float = attrs.field(default=2.0, validator=bl.is_real(above=0.0))
+    size: int = attrs.field(default=5, validator=bl.validation.is_integer(at_least=3))
+    slip: float = attrs.field(default=0.1, validator=bl.validation.is_real(at_least=0.0, at_most=1.0))
+    discount: float = attrs.field(default=0.9, validator=bl.validation.is_real(at_least=0.0, below=1.0))
+    temperature: float = attrs.field(default=0.2, validator=bl.validation.is_real(above=0.0))
+    horizon: int = attrs.field(default=15, validator=bl.validation.is_integer(at_least=1))
+    noisy: bool = attrs.field(default=True, validator=bl.validation.is_flag())
+    steepness: float = attrs.field(default=2.0, validator=bl.validation.is_real(above=0.0))
 
     def build(self) -> bl.BilevelProblem:
         """The problem; its lower level offers a model too, for exact evaluation."""
-        bl.check_fits(f"the transitions of {self.name!r}", (self.size**2, 4, self.size**2))
+        bl.validation.check_fits(f"the transitions of {self.name!r}", (self.size**2, 4, self.size**2))
         hidden, letters = self._hidden_reward()
         initial = np.zeros(self.size**2)
         initial[0] = 1.0
-        reward = bl.StateReward(np.zeros((self.size**2, 4)))
+        reward = bl.parametric.StateReward(np.zeros((self.size**2, 4)))
         lower = bl.ParametricMDP(
             grid_transitions(self.size, self.slip), reward, self.discount, self.temperature, initial
         )
         true_mdp = bl.SoftMDP(lower.transitions, hidden, self.discount, self.temperature, initial)
-        labeller = bl.RewardLabeller(hidden, noisy=self.noisy, steepness=self.steepness)
+        labeller = bl.objectives.RewardLabeller(hidden, noisy=self.noisy, steepness=self.steepness)
 
         def measures(x: bl.Array, solution: Any) -> dict[str, float]:
             return preference_measures(true_mdp, x, solution.policy, self.horizon)
@@ -65,7 +65,7 @@ class GridworldPreferences:
 
         return bl.BilevelProblem(
             lower=lower,
-            objective=bl.PreferenceObjective(reward, labeller, self.horizon),
+            objective=bl.objectives.PreferenceObjective(reward, labeller, self.horizon),
             measures=measures,
             picture=picture,
         )
@@ -99,23 +99,23 @@ class GymnasiumPreferences:
     name: ClassVar[str] = "gymnasium-preferences"
 
     environment: str = attrs.field(default="CliffWalking-v1")
-    discount: float = attrs.field(default=0.9, validator=bl.is_real(at_least=0.0, below=1.0))
-    temperature: float = attrs.field(default=0.5, validator=bl.is_real(above=0.0))
-    horizon: int = attrs.field(default=15, validator=bl.is_integer(at_least=1))
-    noisy: bool = attrs.field(default=True, validator=bl.is_flag())
-    steepness: float = attrs.field(default=0.05, validator=bl.is_real(above=0.0))
-    bound: float = attrs.field(default=2.0, validator=bl.is_real(above=0.0))
+    discount: float = attrs.field(default=0.9, validator=bl.validation.is_real(at_least=0.0, below=1.0))
+    temperature: float = attrs.field(default=0.5, validator=bl.validation.is_real(above=0.0))
+    horizon: int = attrs.field(default=15, validator=bl.validation.is_integer(at_least=1))
+    noisy: bool = attrs.field(default=True, validator=bl.validation.is_flag())
+    steepness: float = attrs.field(default=0.05, validator=bl.validation.is_real(above=0.0))
+    bound: float = attrs.field(default=2.0, validator=bl.validation.is_real(above=0.0))
 
     def build(self) -> bl.BilevelProblem:
         """The problem; needs the extra `gymnasium`."""
-        world = bl.GymnasiumWorld(
+        world = bl.integrations.GymnasiumWorld(
             lambda: make_environment(self.environment, max_episode_steps=-1), self.discount, self.temperature
         )
-        reward = bl.StateReward(np.zeros((world.spec.states, world.spec.actions)))
-        labeller = bl.ReturnLabeller(noisy=self.noisy, steepness=self.steepness)
+        reward = bl.parametric.StateReward(np.zeros((world.spec.states, world.spec.actions)))
+        labeller = bl.objectives.ReturnLabeller(noisy=self.noisy, steepness=self.steepness)
         return bl.BilevelProblem(
-            lower=bl.SampledMDP(world, reward),
-            objective=bl.PreferenceObjective(reward, labeller, self.horizon),
+            lower=bl.parametric.SampledMDP(world, reward),
+            objective=bl.objectives.PreferenceObjective(reward, labeller, self.horizon),
             feasible_set=bl.Box(-self.bound, self.bound),
         )
 
@@ -126,8 +126,8 @@ def preference_measures(mdp: bl.SoftMDP, x: bl.Array, policy: bl.Array, horizon:
     Coverage is the exponential of the entropy of the discounted state visits, as a share of all states: 1 where every
     state is visited alike.
     """
-    values = bl.policy_values(mdp, policy, regularized=False)
-    visits = bl.discounted_occupancy(mdp, policy).sum(axis=1) * (1.0 - mdp.discount)
+    values = bl.mdp.policy_values(mdp, policy, regularized=False)
+    visits = bl.mdp.discounted_occupancy(mdp, policy).sum(axis=1) * (1.0 - mdp.discount)
     entropy = -float(np.sum(visits * np.log(visits, out=np.zeros_like(visits), where=visits > 0)))
     hidden = mdp.rewards[:, 0]
     return {

@@ -32,14 +32,14 @@ class GymnasiumShaping:
     name: ClassVar[str] = "gymnasium-shaping"
 
     environment: str = attrs.field(default="CliffWalking-v1")
-    discount: float = attrs.field(default=0.95, validator=bl.is_real(at_least=0.0, below=1.0))
-    true_discount: float = attrs.field(default=0.99, validator=bl.is_real(at_least=0.0, below=1.0))
-    temperature: float = attrs.field(default=0.5, validator=bl.is_real(above=0.0))
-    bound: float = attrs.field(default=1.0, validator=bl.is_real(above=0.0))
+    discount: float = attrs.field(default=0.95, validator=bl.validation.is_real(at_least=0.0, below=1.0))
+    true_discount: float = attrs.field(default=0.99, validator=bl.validation.is_real(at_least=0.0, below=1.0))
+    temperature: float = attrs.field(default=0.5, validator=bl.validation.is_real(above=0.0))
+    bound: float = attrs.field(default=1.0, validator=bl.validation.is_real(above=0.0))
 
     def build(self) -> bl.BilevelProblem:
         """The problem; needs the extra `gymnasium`."""
-        true_mdp = bl.from_gymnasium(
+        true_mdp = bl.integrations.from_gymnasium(
             make_environment(self.environment), discount=self.true_discount, temperature=self.temperature
         )
         return shaping_problem(true_mdp, self.discount, self.bound)
@@ -62,13 +62,13 @@ class FrozenLakeShaping:
 
     name: ClassVar[str] = "frozenlake-shaping"
 
-    map_size: int = attrs.field(default=8, validator=bl.is_integer(at_least=4))
-    slippery: bool = attrs.field(default=True, validator=bl.is_flag())
-    discount: float = attrs.field(default=0.95, validator=bl.is_real(at_least=0.0, below=1.0))
-    true_discount: float = attrs.field(default=0.99, validator=bl.is_real(at_least=0.0, below=1.0))
-    temperature: float = attrs.field(default=0.05, validator=bl.is_real(above=0.0))
-    bound: float = attrs.field(default=1.0, validator=bl.is_real(above=0.0))
-    horizon: int | None = attrs.field(default=None, validator=bl.is_integer(at_least=1, optional=True))
+    map_size: int = attrs.field(default=8, validator=bl.validation.is_integer(at_least=4))
+    slippery: bool = attrs.field(default=True, validator=bl.validation.is_flag())
+    discount: float = attrs.field(default=0.95, validator=bl.validation.is_real(at_least=0.0, below=1.0))
+    true_discount: float = attrs.field(default=0.99, validator=bl.validation.is_real(at_least=0.0, below=1.0))
+    temperature: float = attrs.field(default=0.05, validator=bl.validation.is_real(above=0.0))
+    bound: float = attrs.field(default=1.0, validator=bl.validation.is_real(above=0.0))
+    horizon: int | None = attrs.field(default=None, validator=bl.validation.is_integer(at_least=1, optional=True))
 
     def __attrs_post_init__(self) -> None:
         if self.map_size not in (4, 8):
@@ -78,18 +78,18 @@ class FrozenLakeShaping:
         """The problem; needs the extra `gymnasium`."""
         size = f"{self.map_size}x{self.map_size}"
         env = make_environment("FrozenLake-v1", map_name=size, is_slippery=self.slippery)
-        true_mdp = bl.from_gymnasium(env, discount=self.true_discount, temperature=self.temperature)
+        true_mdp = bl.integrations.from_gymnasium(env, discount=self.true_discount, temperature=self.temperature)
         letters = np.array(env.unwrapped.desc, dtype="U1")
         problem = shaping_problem(true_mdp, self.discount, self.bound, self.horizon)
         goal = (letters == "G").reshape(-1)
 
-        def measures(x: bl.Array, solution: bl.TabularSolution) -> dict[str, float]:
+        def measures(x: bl.Array, solution: bl.mdp.TabularSolution) -> dict[str, float]:
             return {
                 **true_return(true_mdp, solution),
                 "goal within 100 steps": _probability_within(true_mdp, solution.policy, goal, steps=100),
             }
 
-        def picture(axes: Any, x: bl.Array, solution: bl.TabularSolution) -> None:
+        def picture(axes: Any, x: bl.Array, solution: bl.mdp.TabularSolution) -> None:
             shaping = problem.lower.rewards(x)[:, 0] - true_mdp.rewards[:, 0]
             draw_grid_policy(axes, letters, shaping, solution.policy)
 
@@ -100,10 +100,10 @@ def shaping_problem(
     true_mdp: bl.SoftMDP, discount: float, bound: float, horizon: int | None = None
 ) -> bl.BilevelProblem:
     """One shaping parameter for each state of `true_mdp` that does not absorb, within `±bound`."""
-    live = np.flatnonzero(~bl.absorbing_states(true_mdp))
+    live = np.flatnonzero(~bl.integrations.absorbing_states(true_mdp))
     lower = bl.ParametricMDP(
         true_mdp.transitions,
-        bl.StateReward(true_mdp.rewards, live),
+        bl.parametric.StateReward(true_mdp.rewards, live),
         discount,
         true_mdp.temperature,
         true_mdp.initial,
@@ -113,18 +113,18 @@ def shaping_problem(
         # Without the baseline the first tracked gradients, from an adjoint that starts at zero, are far too long:
         # one such step moves x to where the follower avoids the goal, and where the gradient is flat.
         objective=(
-            bl.ReturnObjective(true_mdp, baseline=True)
+            bl.objectives.ReturnObjective(true_mdp, baseline=True)
             if horizon is None
-            else bl.FiniteHorizonReturnObjective(true_mdp, horizon, baseline=True)
+            else bl.objectives.FiniteHorizonReturnObjective(true_mdp, horizon, baseline=True)
         ),
         feasible_set=bl.Box(-bound, bound),
         measures=lambda x, solution: true_return(true_mdp, solution),
     )
 
 
-def true_return(true_mdp: bl.SoftMDP, solution: bl.TabularSolution) -> Mapping[str, float]:
+def true_return(true_mdp: bl.SoftMDP, solution: bl.mdp.TabularSolution) -> Mapping[str, float]:
     """The unregularised return of the follower's policy in the unshaped MDP."""
-    values = bl.policy_values(true_mdp, solution.policy, regularized=False)
+    values = bl.mdp.policy_values(true_mdp, solution.policy, regularized=False)
     return {"follower's true return": float(true_mdp.initial @ values)}
 
 

@@ -21,9 +21,9 @@ def soft_optimal_policy(mdp: bl.SoftMDP) -> bl.Array:
         raise bl.InputError("discount", repr(mdp.discount), f"a number of at most {LARGEST_DISCOUNT!r}")
     values = np.zeros(mdp.states)
     for _ in range(MOST_STEPS):
-        backup = bl.soft_backup(mdp, values)
+        backup = bl.mdp.soft_backup(mdp, values)
         miss = backup.values - values
-        if bl.maximum_norm(miss) <= 8 * EPSILON * bl.maximum_norm(backup.action_values):
+        if bl.validation.maximum_norm(miss) <= 8 * EPSILON * bl.validation.maximum_norm(backup.action_values):
             return backup.policy
-        values = values + bl.Linearization(mdp.transitions, mdp.discount, backup.policy).solve(miss)
-    return bl.soft_backup(mdp, values).policy
+        values = values + bl.mdp.Linearization(mdp.transitions, mdp.discount, backup.policy).solve(miss)
+    return bl.mdp.soft_backup(mdp, values).policy

@@ -27,7 +27,7 @@ TURNS = (-1, 0, 1)
 
 
 def markov_game(
-    policy: bl.SoftmaxPolicy,
+    policy: bl.parametric.SoftmaxPolicy,
     kernels: Any,
     follower_rewards: bl.Array,
     leader_rewards: bl.Array,
@@ -49,14 +49,14 @@ def markov_game(
         temperature: τ > 0 of the follower.
         initial: ρ (S,) of both. Default: uniform.
     """
-    transitions = bl.MixtureTransitions(policy, kernels)
+    transitions = bl.parametric.MixtureTransitions(policy, kernels)
     follower = bl.ParametricMDP(
-        transitions, bl.MixtureReward(policy, follower_rewards), discount, temperature, initial=initial
+        transitions, bl.parametric.MixtureReward(policy, follower_rewards), discount, temperature, initial=initial
     )
     leader = bl.ParametricMDP(
-        transitions, bl.MixtureReward(policy, leader_rewards), leader_discount, temperature, initial=initial
+        transitions, bl.parametric.MixtureReward(policy, leader_rewards), leader_discount, temperature, initial=initial
     )
-    return bl.BilevelProblem(lower=follower, objective=bl.ReturnObjective(leader, baseline=True))
+    return bl.BilevelProblem(lower=follower, objective=bl.objectives.ReturnObjective(leader, baseline=True))
 
 
 @attrs.frozen
@@ -84,21 +84,21 @@ class StackelbergGame:
 
     name: ClassVar[str] = "stackelberg-game"
 
-    rows: int = attrs.field(default=5, validator=bl.is_integer(at_least=2))
-    columns: int = attrs.field(default=6, validator=bl.is_integer(at_least=2))
-    catch: float = attrs.field(default=0.8, validator=bl.is_real(at_least=0.0, at_most=1.0))
-    fine: float = attrs.field(default=0.5, validator=bl.is_real(at_least=0.0))
-    patrol_cost: float = attrs.field(default=0.02, validator=bl.is_real(at_least=0.0))
-    informed: bool = attrs.field(default=False, validator=bl.is_flag())
-    discount: float = attrs.field(default=0.9, validator=bl.is_real(at_least=0.0, below=1.0))
-    leader_discount: float = attrs.field(default=0.9, validator=bl.is_real(at_least=0.0, below=1.0))
-    temperature: float = attrs.field(default=0.05, validator=bl.is_real(above=0.0))
+    rows: int = attrs.field(default=5, validator=bl.validation.is_integer(at_least=2))
+    columns: int = attrs.field(default=6, validator=bl.validation.is_integer(at_least=2))
+    catch: float = attrs.field(default=0.8, validator=bl.validation.is_real(at_least=0.0, at_most=1.0))
+    fine: float = attrs.field(default=0.5, validator=bl.validation.is_real(at_least=0.0))
+    patrol_cost: float = attrs.field(default=0.02, validator=bl.validation.is_real(at_least=0.0))
+    informed: bool = attrs.field(default=False, validator=bl.validation.is_flag())
+    discount: float = attrs.field(default=0.9, validator=bl.validation.is_real(at_least=0.0, below=1.0))
+    leader_discount: float = attrs.field(default=0.9, validator=bl.validation.is_real(at_least=0.0, below=1.0))
+    temperature: float = attrs.field(default=0.05, validator=bl.validation.is_real(above=0.0))
 
     def build(self) -> bl.BilevelProblem:
         """The problem; states are cells, column by column."""
         cells, choices, blocks = self._sizes()
-        bl.check_fits(f"the transitions of {self.name!r}", (choices, cells, len(TURNS), cells))
-        bl.check_fits(f"the features of {self.name!r}", (cells, choices, blocks, choices))
+        bl.validation.check_fits(f"the transitions of {self.name!r}", (choices, cells, len(TURNS), cells))
+        bl.validation.check_fits(f"the features of {self.name!r}", (cells, choices, blocks, choices))
         kernels, caught = self._world()
         sold = np.zeros(caught.shape)
         sold[:, -self.rows :, :] = self._prices()[None, :, None]
@@ -134,14 +134,14 @@ class StackelbergGame:
         cells = self.rows * self.columns
         return cells, self.rows + 1, (cells - self.rows) if self.informed else self.columns - 1
 
-    def _policy(self) -> bl.SoftmaxPolicy:
+    def _policy(self) -> bl.parametric.SoftmaxPolicy:
         """One parameter for each choice and column (or state) before the last, where the guard has nothing to do."""
         cells, choices, blocks = self._sizes()
         seen = np.arange(cells) if self.informed else np.arange(cells) // self.rows
         features = np.zeros((cells, choices, blocks, choices))
         for state in range(cells - self.rows):
             features[state, :, seen[state], :] = np.eye(choices)
-        return bl.SoftmaxPolicy(cells, choices, features.reshape(cells, choices, blocks * choices))
+        return bl.parametric.SoftmaxPolicy(cells, choices, features.reshape(cells, choices, blocks * choices))
 
     def _world(self) -> tuple[bl.Array, bl.Array]:
         """P^b (B, S, A, S), and the probability of being caught (B, S, A)."""
@@ -162,9 +162,9 @@ class StackelbergGame:
         self, problem: bl.BilevelProblem, events: dict[str, bl.Array], x: bl.Array, policy: bl.Array
     ) -> dict[str, float]:
         model, sigma = problem.lower.model(x), self._policy()(x)
-        visits = bl.discounted_occupancy(model, policy)
+        visits = bl.mdp.discounted_occupancy(model, policy)
         counts = {name: float(np.einsum("sa,sb,bsa->", visits, sigma, table)) for name, table in events.items()}
-        values = bl.policy_values(model, policy, regularized=False)
+        values = bl.mdp.policy_values(model, policy, regularized=False)
         leader = -float(problem.objective.value_and_gradients(x, policy)[0])
         return {
             "guard's return": leader,
@@ -174,7 +174,7 @@ class StackelbergGame:
 
     def _draw(self, axes: Any, problem: bl.BilevelProblem, x: bl.Array, policy: bl.Array) -> None:
         """Where the guard waits as colours, the smugglers' ways as lines, as thick as they are used."""
-        visits = bl.discounted_occupancy(problem.lower.model(x), policy)
+        visits = bl.mdp.discounted_occupancy(problem.lower.model(x), policy)
         shape = (self.columns, self.rows)
         share = visits.sum(axis=1).reshape(shape) / visits.sum(axis=1).reshape(shape).sum(axis=1, keepdims=True)
         sigma = self._policy()(x).reshape(*shape, -1)

@@ -30,11 +30,11 @@ class QuadraticFormReward:
         """(n,)."""
         return np.vdot(cotangent, self.scale) * (self.form @ x + x @ self.form)
 
-    def row_norms(self, x: bl.Array) -> bl.RowNorms:
+    def row_norms(self, x: bl.Array) -> bl.certificates.RowNorms:
         """`|scale_sa| ‖(M + Mᵀ)x‖₂`."""
         scale, size, form = np.abs(self.scale), np.abs(x), np.abs(self.form)
         whole = float(np.linalg.norm(form @ size + size @ form))
-        return bl.RowNorms(scale * float(np.linalg.norm(self.form @ x + x @ self.form)), scale * whole)
+        return bl.certificates.RowNorms(scale * float(np.linalg.norm(self.form @ x + x @ self.form)), scale * whole)
 
 
 @attrs.frozen
@@ -58,24 +58,24 @@ class SyntheticQuadratic:
 
     name: ClassVar[str] = "synthetic-quadratic"
 
-    states: int = attrs.field(default=10, validator=bl.is_integer(at_least=2))
-    actions: int = attrs.field(default=5, validator=bl.is_integer(at_least=1))
-    dimension: int = attrs.field(default=100, validator=bl.is_integer(at_least=1))
-    discount: float = attrs.field(default=0.5, validator=bl.is_real(at_least=0.0, below=1.0))
-    temperature: float = attrs.field(default=1.0, validator=bl.is_real(above=0.0))
-    instance: int = attrs.field(default=0, validator=bl.is_integer(at_least=0))
+    states: int = attrs.field(default=10, validator=bl.validation.is_integer(at_least=2))
+    actions: int = attrs.field(default=5, validator=bl.validation.is_integer(at_least=1))
+    dimension: int = attrs.field(default=100, validator=bl.validation.is_integer(at_least=1))
+    discount: float = attrs.field(default=0.5, validator=bl.validation.is_real(at_least=0.0, below=1.0))
+    temperature: float = attrs.field(default=1.0, validator=bl.validation.is_real(above=0.0))
+    instance: int = attrs.field(default=0, validator=bl.validation.is_integer(at_least=0))
 
     def build(self) -> bl.BilevelProblem:
         """The problem of this instance."""
-        bl.check_fits(f"the form of {self.name!r}", (self.dimension, self.dimension))
-        bl.check_fits(f"the transitions of {self.name!r}", (self.states, self.actions, self.states))
-        rng = bl.stream(self.instance, self.name)
+        bl.validation.check_fits(f"the form of {self.name!r}", (self.dimension, self.dimension))
+        bl.validation.check_fits(f"the transitions of {self.name!r}", (self.states, self.actions, self.states))
+        rng = bl.randomness.stream(self.instance, self.name)
         table = (self.states, self.actions)
         scale = rng.random(table) * rng.random(table)
         reward = QuadraticFormReward(scale, rng.standard_normal((self.dimension, self.dimension)))
         return bl.BilevelProblem(
             lower=bl.ParametricMDP(self._transitions(rng), reward, self.discount, self.temperature),
-            objective=bl.QuadraticObjective(),
+            objective=bl.objectives.QuadraticObjective(),
             start=lambda run_rng: run_rng.standard_normal(self.dimension),
         )
 

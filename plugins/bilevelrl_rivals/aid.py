@@ -48,14 +48,14 @@ class ApproximateImplicit:
     """
 
     name: ClassVar[str] = "aid"
-    requires: ClassVar[type] = bl.SupportsModel
-    requires_objective: ClassVar[type] = bl.PolicyObjective
+    requires: ClassVar[type] = bl.mdp.SupportsModel
+    requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
 
-    damping: float = attrs.field(default=1e-3, validator=bl.is_real(at_least=0.0))
-    tolerance: float = attrs.field(default=1e-10, validator=bl.is_real(above=0.0, below=1.0))
-    maximum_iterations: int = attrs.field(default=100, validator=bl.is_integer(at_least=1))
-    preconditioner: str = attrs.field(default="fisher", validator=bl.is_choice("fisher", "none"))
-    initial: str = attrs.field(default="uniform", validator=bl.is_choice("uniform", "own"))
+    damping: float = attrs.field(default=1e-3, validator=bl.validation.is_real(at_least=0.0))
+    tolerance: float = attrs.field(default=1e-10, validator=bl.validation.is_real(above=0.0, below=1.0))
+    maximum_iterations: int = attrs.field(default=100, validator=bl.validation.is_integer(at_least=1))
+    preconditioner: str = attrs.field(default="fisher", validator=bl.validation.is_choice("fisher", "none"))
+    initial: str = attrs.field(default="uniform", validator=bl.validation.is_choice("uniform", "own"))
 
     @functools.cached_property
     def tags(self) -> bl.Tags:
@@ -82,9 +82,9 @@ class ApproximateImplicit:
 
     def estimate(
         self,
-        problem: bl.BilevelProblem,
+        problem: bl.Problem,
         x: bl.Array,
-        solution: bl.TabularSolution,
+        solution: bl.mdp.TabularSolution,
         previous: bl.HyperGradient | None,
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
@@ -130,7 +130,7 @@ class ApproximateImplicit:
                 seconds=time.perf_counter() - began,
             ),
             status,
-            bl.maximum_norm(answer.remainder) / model.temperature,
+            bl.validation.maximum_norm(answer.remainder) / model.temperature,
             carry={
                 "iterations": np.array(answer.iterations),
                 "negative_curvatures": np.array(answer.negative),

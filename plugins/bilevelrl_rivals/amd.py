@@ -35,11 +35,11 @@ class ForwardSensitivities:
     """
 
     name: ClassVar[str] = "amd"
-    requires: ClassVar[type] = bl.SupportsModel
-    requires_objective: ClassVar[type] = bl.PolicyObjective
+    requires: ClassVar[type] = bl.mdp.SupportsModel
+    requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
     tags: ClassVar[bl.Tags] = bl.Tags(tracking=True)
 
-    sweeps: int = attrs.field(default=10, validator=bl.is_integer(at_least=1))
+    sweeps: int = attrs.field(default=10, validator=bl.validation.is_integer(at_least=1))
 
     def uncounted(self, hyper: bl.HyperGradient) -> bl.Cost:
         """The other n − 1 columns of each product, and the pass with Pᵀ of the last line."""
@@ -47,9 +47,9 @@ class ForwardSensitivities:
 
     def estimate(
         self,
-        problem: bl.BilevelProblem,
+        problem: bl.Problem,
         x: bl.Array,
-        solution: bl.TabularSolution,
+        solution: bl.mdp.TabularSolution,
         previous: bl.HyperGradient | None,
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
@@ -58,22 +58,22 @@ class ForwardSensitivities:
         model, policy, system = solution.model, solution.policy, solution.linearization
         objective, by_x, by_policy = problem.objective.value_and_gradients(x, policy)
         continuation = model.discount * solution.values
-        bl.check_fits(f"the sensitivities of {self.name!r}", (model.states, x.size))
+        bl.validation.check_fits(f"the sensitivities of {self.name!r}", (model.states, x.size))
         slope = np.empty((model.states, x.size))
         for state in range(model.states):
             row = np.zeros_like(policy)
             row[state] = policy[state]
-            slope[state] = problem.lower.pullback(x, bl.DenseOccupancy(row, continuation))
+            slope[state] = problem.lower.pullback(x, bl.occupancy.DenseOccupancy(row, continuation))
         sensitivities = np.zeros_like(slope) if previous is None else previous.carry["sensitivities"]
         for _ in range(self.sweeps):
             before = sensitivities
             sensitivities = slope + (before - system.apply(before))
         centred = by_policy - (policy * by_policy).sum(axis=1, keepdims=True)
-        cotangent = bl.policy_cotangent(model, policy, centred)
-        implicit = problem.lower.pullback(x, bl.DenseOccupancy(cotangent, continuation))
-        implicit = implicit + bl.adjoint_right_hand_side(model, cotangent) @ sensitivities
+        cotangent = bl.mdp.policy_cotangent(model, policy, centred)
+        implicit = problem.lower.pullback(x, bl.occupancy.DenseOccupancy(cotangent, continuation))
+        implicit = implicit + bl.mdp.adjoint_right_hand_side(model, cotangent) @ sensitivities
         # One more sweep moves D by γP^π of what the last one did.
-        residual = model.discount * bl.maximum_norm(sensitivities - before)
+        residual = model.discount * bl.validation.maximum_norm(sensitivities - before)
         finite = math.isfinite(objective) and math.isfinite(residual) and bool(np.isfinite(implicit).all())
         return bl.HyperGradient(
             by_x,

@@ -35,8 +35,8 @@ class DirectOnly:
     requires_objective: ClassVar[type] = object
     tags: ClassVar[bl.Tags] = bl.Tags(stochastic=True, biased=True)
 
-    groups: int = attrs.field(default=64, validator=bl.is_integer(at_least=1))
-    blocks: int = attrs.field(default=8, validator=bl.is_integer(at_least=1))
+    groups: int = attrs.field(default=64, validator=bl.validation.is_integer(at_least=1))
+    blocks: int = attrs.field(default=8, validator=bl.validation.is_integer(at_least=1))
 
     def bias_bound(self, discount: float) -> float:
         """One: the whole implicit part is missing."""
@@ -44,7 +44,7 @@ class DirectOnly:
 
     def estimate(
         self,
-        problem: bl.BilevelProblem,
+        problem: bl.Problem,
         x: bl.Array,
         solution: Any,
         previous: bl.HyperGradient | None,
@@ -53,7 +53,7 @@ class DirectOnly:
         """`∂f/∂x`, and zeros for the implicit part."""
         began = time.perf_counter()
         error: bl.Array | None = None
-        if isinstance(problem.objective, bl.PolicyObjective):
+        if isinstance(problem.objective, bl.objectives.PolicyObjective):
             value, by_x, _ = problem.objective.value_and_gradients(x, solution.policy)
             samples, status = 0, bl.Status.CONVERGED
         else:
@@ -65,14 +65,14 @@ class DirectOnly:
         return bl.HyperGradient(by_x, np.zeros_like(x), value, None, cost, status, standard_error=error)
 
     def _sampled(
-        self, problem: bl.BilevelProblem, x: bl.Array, policy: bl.Array, rng: np.random.Generator
+        self, problem: bl.Problem, x: bl.Array, policy: bl.Array, rng: np.random.Generator
     ) -> tuple[float, bl.Array, bl.Array | None, int]:
         """The mean loss, its direct gradient, the gradient's standard error, and the transitions drawn."""
         objective, lower = problem.objective, problem.lower
-        if isinstance(lower, bl.SupportsSampling):
+        if isinstance(lower, bl.sampling.SupportsSampling):
             simulator: Any = lower.simulator(x)
         else:
-            simulator = bl.TabularSimulator(lower.model(x))
+            simulator = bl.sampling.TabularSimulator(lower.model(x))
         size = int(objective.trajectories)
         batch = simulator.rollout(policy, self.groups * size, int(objective.horizon), rng)
         edges = np.linspace(0, self.groups, min(self.blocks, self.groups) + 1).round().astype(int)

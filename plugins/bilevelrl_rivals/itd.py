@@ -39,12 +39,12 @@ class IterativeDifferentiation:
     """
 
     name: ClassVar[str] = "itd"
-    requires: ClassVar[type] = bl.SupportsModel
-    requires_objective: ClassVar[type] = bl.PolicyObjective
+    requires: ClassVar[type] = bl.mdp.SupportsModel
+    requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
     tags: ClassVar[bl.Tags] = bl.Tags(biased=True)
 
-    backups: int = attrs.field(default=10, validator=bl.is_integer(at_least=1))
-    start: str = attrs.field(default="solution", validator=bl.is_choice("solution", "zero"))
+    backups: int = attrs.field(default=10, validator=bl.validation.is_integer(at_least=1))
+    start: str = attrs.field(default="solution", validator=bl.validation.is_choice("solution", "zero"))
 
     def bias_bound(self, discount: float) -> float:
         """`γ^(N+1)` of an implicit part's largest size from the solution's values; no bound from zero: infinite."""
@@ -56,9 +56,9 @@ class IterativeDifferentiation:
 
     def estimate(
         self,
-        problem: bl.BilevelProblem,
+        problem: bl.Problem,
         x: bl.Array,
-        solution: bl.TabularSolution,
+        solution: bl.mdp.TabularSolution,
         previous: bl.HyperGradient | None,
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
@@ -68,25 +68,25 @@ class IterativeDifferentiation:
         is `‖v̄_0‖∞`, by how much the truncated series misses the adjoint equation where all π_k are equal.
         """
         began = time.perf_counter()
-        bl.check_fits(f"the tape of {self.name!r}", (self.backups, *solution.policy.shape))
+        bl.validation.check_fits(f"the tape of {self.name!r}", (self.backups, *solution.policy.shape))
         model, pullback = solution.model, functools.partial(problem.lower.pullback, x)
         values = solution.values if self.start == "solution" else np.zeros(model.states)
         tape: list[tuple[bl.Array, bl.Array]] = []
         for _ in range(self.backups):
-            backup = bl.soft_backup(model, values)
+            backup = bl.mdp.soft_backup(model, values)
             tape.append((values, backup.policy))
             values = backup.values
-        policy = bl.soft_backup(model, values).policy
+        policy = bl.mdp.soft_backup(model, values).policy
         objective, by_x, by_policy = problem.objective.value_and_gradients(x, policy)
         centred = by_policy - (policy * by_policy).sum(axis=1, keepdims=True)
-        weights = bl.policy_cotangent(model, policy, centred)
-        implicit = pullback(bl.DenseOccupancy(weights, model.discount * values))
+        weights = bl.mdp.policy_cotangent(model, policy, centred)
+        implicit = pullback(bl.occupancy.DenseOccupancy(weights, model.discount * values))
         inflow = model.discount * model.transitions.transpose_expectation(weights)
         for values, policy in reversed(tape):
             weights = policy * inflow[:, None]
-            implicit = implicit + pullback(bl.DenseOccupancy(weights, model.discount * values))
+            implicit = implicit + pullback(bl.occupancy.DenseOccupancy(weights, model.discount * values))
             inflow = model.discount * model.transitions.transpose_expectation(weights)
-        residual = bl.maximum_norm(inflow)
+        residual = bl.validation.maximum_norm(inflow)
         finite = math.isfinite(objective) and math.isfinite(residual)
         status = bl.Status.BUDGET_SPENT if finite else bl.Status.NON_FINITE
         cost = bl.Cost(backups=self.backups + 1, seconds=time.perf_counter() - began)

@@ -37,13 +37,13 @@ class LowerLevel:
 
     model: bl.SoftMDP
     policy: bl.Array
-    system: bl.Linearization
+    system: bl.mdp.Linearization
     values: bl.Array
     visits: bl.Array
     advantage: bl.Array
 
     @classmethod
-    def at(cls, model: bl.SoftMDP, system: bl.Linearization, initial: bl.Array) -> LowerLevel:
+    def at(cls, model: bl.SoftMDP, system: bl.mdp.Linearization, initial: bl.Array) -> LowerLevel:
         """J at the policy of `system`, from ρ = `initial`: two linear solves, one pass over P."""
         policy = system.policy
         taken = policy > 0  # an action never taken costs nothing, 0·log 0 = 0, and has no part in any derivative
@@ -95,7 +95,7 @@ class LowerLevel:
             w'⊗γV + w⊗γV' = (w' + tw) ⊗ γV  −  tw ⊗ γ(V − V'/t)
 
         and both sides have w' as the cotangent of r. With `t = ‖w'‖₁/‖w‖₁` nothing large cancels. At the optimum V' = 0
-        and the whole is the pullback of w', the signed occupancy of `bilevelrl.adjoint_occupancy`.
+        and the whole is the pullback of w', the signed occupancy of `bilevelrl.mdp.adjoint_occupancy`.
         """
         _, policy, values, visits = self.tangent(direction)
         occupancy = self.visits[:, None] * self.policy
@@ -104,6 +104,6 @@ class LowerLevel:
         if size == 0.0:
             return np.zeros_like(x)
         discount, share = self.model.discount, size * occupancy
-        first = bl.DenseOccupancy(moved + share, discount * self.values, values if own_initial else None)
-        second = bl.DenseOccupancy(-share, discount * (self.values - values / size))
+        first = bl.occupancy.DenseOccupancy(moved + share, discount * self.values, values if own_initial else None)
+        second = bl.occupancy.DenseOccupancy(-share, discount * (self.values - values / size))
         return np.asarray(lower.pullback(x, first) + lower.pullback(x, second))

@@ -49,20 +49,20 @@ class ValuePenalty:
     """
 
     name: ClassVar[str] = "pbrl"
-    requires: ClassVar[type] = bl.SupportsModel
-    requires_objective: ClassVar[type] = bl.PolicyObjective
+    requires: ClassVar[type] = bl.mdp.SupportsModel
+    requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
     tags: ClassVar[bl.Tags] = bl.Tags(biased=True, tolerance=ROUNDING)
 
-    penalty: float = attrs.field(default=30.0, validator=bl.is_real(above=0.0))
-    steps: int = attrs.field(default=10, validator=bl.is_integer(at_least=1))
-    step_size: float = attrs.field(default=0.5, validator=bl.is_real(above=0.0, at_most=1.0))
-    initial: str = attrs.field(default="uniform", validator=bl.is_choice("uniform", "own"))
+    penalty: float = attrs.field(default=30.0, validator=bl.validation.is_real(above=0.0))
+    steps: int = attrs.field(default=10, validator=bl.validation.is_integer(at_least=1))
+    step_size: float = attrs.field(default=0.5, validator=bl.validation.is_real(above=0.0, at_most=1.0))
+    initial: str = attrs.field(default="uniform", validator=bl.validation.is_choice("uniform", "own"))
 
     def estimate(
         self,
-        problem: bl.BilevelProblem,
+        problem: bl.Problem,
         x: bl.Array,
-        solution: bl.TabularSolution,
+        solution: bl.mdp.TabularSolution,
         previous: bl.HyperGradient | None,
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
@@ -82,7 +82,7 @@ class ValuePenalty:
             if not np.isfinite(logits).all():  # no factorisation of what is not finite
                 return self._not_finite(x, began)
         level = self._level(model, logits, initial)
-        residual = bl.maximum_norm(self._step(problem, x, level))
+        residual = bl.validation.maximum_norm(self._step(problem, x, level))
         objective, direct, _ = problem.objective.value_and_gradients(x, solution.policy)
         _, by_x, _ = problem.objective.value_and_gradients(x, level.policy)
         best = LowerLevel.at(model, solution.linearization, initial)
@@ -107,9 +107,9 @@ class ValuePenalty:
     def _level(self, model: bl.SoftMDP, logits: bl.Array, initial: bl.Array) -> LowerLevel:
         policy = np.exp(logits - logits.max(axis=1, keepdims=True))
         policy /= policy.sum(axis=1, keepdims=True)
-        return LowerLevel.at(model, bl.Linearization(model.transitions, model.discount, policy), initial)
+        return LowerLevel.at(model, bl.mdp.Linearization(model.transitions, model.discount, policy), initial)
 
-    def _step(self, problem: bl.BilevelProblem, x: bl.Array, level: LowerLevel) -> bl.Array:
+    def _step(self, problem: bl.Problem, x: bl.Array, level: LowerLevel) -> bl.Array:
         """`A/τ − (G − Σ_a πG)/(στ d)` (S, A); where d is zero, A/τ alone."""
         _, _, by_policy = problem.objective.value_and_gradients(x, level.policy)
         centred = by_policy - (level.policy * by_policy).sum(axis=1, keepdims=True)
@@ -119,12 +119,14 @@ class ValuePenalty:
         )
         return np.asarray(direction / level.model.temperature)
 
-    def _value_gradient(self, problem: bl.BilevelProblem, x: bl.Array, level: LowerLevel) -> bl.Array:
+    def _value_gradient(self, problem: bl.Problem, x: bl.Array, level: LowerLevel) -> bl.Array:
         """`∇_x V^π_x(ρ)` at a fixed π; ρ's own dependence on x counts where it is the follower's."""
         start = level.values if self.initial == "own" else None
         occupancy = level.visits[:, None] * level.policy
         return np.asarray(
-            problem.lower.pullback(x, bl.DenseOccupancy(occupancy, level.model.discount * level.values, start))
+            problem.lower.pullback(
+                x, bl.occupancy.DenseOccupancy(occupancy, level.model.discount * level.values, start)
+            )
         )
 
 

@@ -38,8 +38,8 @@ class AID:
 
     name: ClassVar[str] = "aid"
 
-    step_size: float = attrs.field(default=0.1, validator=bl.is_real(above=0.0))
-    damping: float = attrs.field(default=1e-3, validator=bl.is_real(at_least=0.0))
+    step_size: float = attrs.field(default=0.1, validator=bl.validation.is_real(above=0.0))
+    damping: float = attrs.field(default=1e-3, validator=bl.validation.is_real(at_least=0.0))
 
     def build(self) -> bl.Algorithm:
         """The composition."""
@@ -60,8 +60,8 @@ class ITD:
 
     name: ClassVar[str] = "itd"
 
-    step_size: float = attrs.field(default=0.1, validator=bl.is_real(above=0.0))
-    sweeps: int = attrs.field(default=10, validator=bl.is_integer(at_least=1))
+    step_size: float = attrs.field(default=0.1, validator=bl.validation.is_real(above=0.0))
+    sweeps: int = attrs.field(default=10, validator=bl.validation.is_integer(at_least=1))
 
     def build(self) -> bl.Algorithm:
         """The composition."""
@@ -80,8 +80,8 @@ class AMD:
 
     name: ClassVar[str] = "amd"
 
-    step_size: float = attrs.field(default=0.1, validator=bl.is_real(above=0.0))
-    sweeps: int = attrs.field(default=10, validator=bl.is_integer(at_least=1))
+    step_size: float = attrs.field(default=0.1, validator=bl.validation.is_real(above=0.0))
+    sweeps: int = attrs.field(default=10, validator=bl.validation.is_integer(at_least=1))
 
     def build(self) -> bl.Algorithm:
         """The composition."""
@@ -104,9 +104,9 @@ class PBRL:
 
     name: ClassVar[str] = "pbrl"
 
-    step_size: float = attrs.field(default=0.05, validator=bl.is_real(above=0.0))
-    penalty: float = attrs.field(default=30.0, validator=bl.is_real(above=0.0))
-    steps: int = attrs.field(default=10, validator=bl.is_integer(at_least=1))
+    step_size: float = attrs.field(default=0.05, validator=bl.validation.is_real(above=0.0))
+    penalty: float = attrs.field(default=30.0, validator=bl.validation.is_real(above=0.0))
+    steps: int = attrs.field(default=10, validator=bl.validation.is_integer(at_least=1))
 
     def build(self) -> bl.Algorithm:
         """The composition."""
@@ -128,9 +128,9 @@ class DirectOnlyRecipe:
 
     name: ClassVar[str] = "direct-only"
 
-    step_size: float = attrs.field(default=0.1, validator=bl.is_real(above=0.0))
-    groups: int = attrs.field(default=64, validator=bl.is_integer(at_least=1))
-    follower: str = attrs.field(default="model", validator=bl.is_choice("model", "samples"))
+    step_size: float = attrs.field(default=0.1, validator=bl.validation.is_real(above=0.0))
+    groups: int = attrs.field(default=64, validator=bl.validation.is_integer(at_least=1))
+    follower: str = attrs.field(default="model", validator=bl.validation.is_choice("model", "samples"))
 
     def build(self) -> bl.Algorithm:
         """The composition."""

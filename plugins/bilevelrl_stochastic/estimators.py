@@ -36,16 +36,16 @@ class StocSoBiRL:
     """
 
     name: ClassVar[str] = "stoc-sobirl"
-    requires: ClassVar[type] = bl.SupportsSampling
-    requires_objective: ClassVar[type] = bl.TrajectoryObjective
+    requires: ClassVar[type] = bl.sampling.SupportsSampling
+    requires_objective: ClassVar[type] = bl.objectives.TrajectoryObjective
 
-    batch: int = attrs.field(default=16, validator=bl.is_integer(at_least=1))
-    truncation: int | None = attrs.field(default=None, validator=bl.is_integer(at_least=1, optional=True))
-    batch_growth: float = attrs.field(default=0.0, validator=bl.is_real(at_least=0.0))
-    truncation_growth: float = attrs.field(default=0.0, validator=bl.is_real(at_least=0.0))
-    baseline: bool = attrs.field(default=True, validator=bl.is_flag())
-    common_random_numbers: bool = attrs.field(default=True, validator=bl.is_flag())
-    blocks: int = attrs.field(default=8, validator=bl.is_integer(at_least=1))
+    batch: int = attrs.field(default=16, validator=bl.validation.is_integer(at_least=1))
+    truncation: int | None = attrs.field(default=None, validator=bl.validation.is_integer(at_least=1, optional=True))
+    batch_growth: float = attrs.field(default=0.0, validator=bl.validation.is_real(at_least=0.0))
+    truncation_growth: float = attrs.field(default=0.0, validator=bl.validation.is_real(at_least=0.0))
+    baseline: bool = attrs.field(default=True, validator=bl.validation.is_flag())
+    common_random_numbers: bool = attrs.field(default=True, validator=bl.validation.is_flag())
+    blocks: int = attrs.field(default=8, validator=bl.validation.is_integer(at_least=1))
 
     @functools.cached_property
     def tags(self) -> bl.Tags:
@@ -58,7 +58,7 @@ class StocSoBiRL:
 
     def estimate(
         self,
-        problem: bl.BilevelProblem,
+        problem: bl.Problem,
         x: bl.Array,
         solution: Any,
         previous: bl.HyperGradient | None,
@@ -69,7 +69,7 @@ class StocSoBiRL:
         truncation = self.truncation
         if truncation is not None and self.truncation_growth:
             truncation += _added_steps(self.truncation_growth, calls, problem.lower.simulator(x).spec.discount)
-        hyper = bl.trajectory_gradient(
+        hyper = bl.sampling.trajectory_gradient(
             problem,
             x,
             solution.policy,

@@ -42,14 +42,14 @@ class HyperPolicyGradient:
     """
 
     name: ClassVar[str] = "hpgd"
-    requires: ClassVar[type] = bl.SupportsSampling
-    requires_objective: ClassVar[type] = bl.StepwiseObjective
+    requires: ClassVar[type] = bl.sampling.SupportsSampling
+    requires_objective: ClassVar[type] = bl.objectives.StepwiseObjective
 
-    batch: int = attrs.field(default=32, validator=bl.is_integer(at_least=1))
-    truncation: int | None = attrs.field(default=None, validator=bl.is_integer(at_least=1, optional=True))
-    baseline: bool = attrs.field(default=True, validator=bl.is_flag())
-    common_random_numbers: bool = attrs.field(default=True, validator=bl.is_flag())
-    blocks: int = attrs.field(default=8, validator=bl.is_integer(at_least=1))
+    batch: int = attrs.field(default=32, validator=bl.validation.is_integer(at_least=1))
+    truncation: int | None = attrs.field(default=None, validator=bl.validation.is_integer(at_least=1, optional=True))
+    baseline: bool = attrs.field(default=True, validator=bl.validation.is_flag())
+    common_random_numbers: bool = attrs.field(default=True, validator=bl.validation.is_flag())
+    blocks: int = attrs.field(default=8, validator=bl.validation.is_integer(at_least=1))
 
     @functools.cached_property
     def tags(self) -> bl.Tags:
@@ -62,14 +62,14 @@ class HyperPolicyGradient:
 
     def estimate(
         self,
-        problem: bl.BilevelProblem,
+        problem: bl.Problem,
         x: bl.Array,
         solution: Any,
         previous: bl.HyperGradient | None,
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
         """`∇φ(x)` at the solution's policy, with a standard error."""
-        return bl.trajectory_gradient(
+        return bl.sampling.trajectory_gradient(
             problem,
             x,
             solution.policy,

@@ -33,11 +33,11 @@ class StocSoBiRLRecipe:
 
     name: ClassVar[str] = "stoc-sobirl"
 
-    step_size: float = attrs.field(default=0.02, validator=bl.is_real(above=0.0))
-    batch: int = attrs.field(default=16, validator=bl.is_integer(at_least=1))
-    truncation: int | None = attrs.field(default=None, validator=bl.is_integer(at_least=1, optional=True))
-    samples: int = attrs.field(default=20_000, validator=bl.is_integer(at_least=1))
-    schedule: str = attrs.field(default="constant", validator=bl.is_choice("constant", "paper"))
+    step_size: float = attrs.field(default=0.02, validator=bl.validation.is_real(above=0.0))
+    batch: int = attrs.field(default=16, validator=bl.validation.is_integer(at_least=1))
+    truncation: int | None = attrs.field(default=None, validator=bl.validation.is_integer(at_least=1, optional=True))
+    samples: int = attrs.field(default=20_000, validator=bl.validation.is_integer(at_least=1))
+    schedule: str = attrs.field(default="constant", validator=bl.validation.is_choice("constant", "paper"))
 
     def build(self) -> bl.Algorithm:
         """The composition."""
@@ -68,10 +68,10 @@ class HPGD:
 
     name: ClassVar[str] = "hpgd"
 
-    step_size: float = attrs.field(default=0.02, validator=bl.is_real(above=0.0))
-    batch: int = attrs.field(default=32, validator=bl.is_integer(at_least=1))
-    truncation: int | None = attrs.field(default=None, validator=bl.is_integer(at_least=1, optional=True))
-    samples: int = attrs.field(default=20_000, validator=bl.is_integer(at_least=1))
+    step_size: float = attrs.field(default=0.02, validator=bl.validation.is_real(above=0.0))
+    batch: int = attrs.field(default=32, validator=bl.validation.is_integer(at_least=1))
+    truncation: int | None = attrs.field(default=None, validator=bl.validation.is_integer(at_least=1, optional=True))
+    samples: int = attrs.field(default=20_000, validator=bl.validation.is_integer(at_least=1))
 
     def build(self) -> bl.Algorithm:
         """The composition."""
@@ -97,10 +97,10 @@ class ZeroOrderRecipe:
 
     name: ClassVar[str] = "zero-order"
 
-    step_size: float = attrs.field(default=0.01, validator=bl.is_real(above=0.0))
-    directions: int = attrs.field(default=16, validator=bl.is_integer(at_least=1))
-    smoothing: float = attrs.field(default=1e-3, validator=bl.is_real(above=0.0))
-    groups: int = attrs.field(default=64, validator=bl.is_integer(at_least=1))
+    step_size: float = attrs.field(default=0.01, validator=bl.validation.is_real(above=0.0))
+    directions: int = attrs.field(default=16, validator=bl.validation.is_integer(at_least=1))
+    smoothing: float = attrs.field(default=1e-3, validator=bl.validation.is_real(above=0.0))
+    groups: int = attrs.field(default=64, validator=bl.validation.is_integer(at_least=1))
 
     def build(self) -> bl.Algorithm:
         """The composition."""

@@ -38,29 +38,29 @@ class ZeroOrder:
     """
 
     name: ClassVar[str] = "zero-order"
-    requires: ClassVar[type] = bl.SupportsModel
+    requires: ClassVar[type] = bl.mdp.SupportsModel
     requires_objective: ClassVar[type] = object
     tags: ClassVar[bl.Tags] = bl.Tags(stochastic=True, biased=True)
 
-    directions: int = attrs.field(default=16, validator=bl.is_integer(at_least=1))
-    smoothing: float = attrs.field(default=1e-3, validator=bl.is_real(above=0.0))
-    tolerance: float = attrs.field(default=1e-10, validator=bl.is_real(above=0.0))
-    groups: int = attrs.field(default=64, validator=bl.is_integer(at_least=1))
-    common_random_numbers: bool = attrs.field(default=True, validator=bl.is_flag())
+    directions: int = attrs.field(default=16, validator=bl.validation.is_integer(at_least=1))
+    smoothing: float = attrs.field(default=1e-3, validator=bl.validation.is_real(above=0.0))
+    tolerance: float = attrs.field(default=1e-10, validator=bl.validation.is_real(above=0.0))
+    groups: int = attrs.field(default=64, validator=bl.validation.is_integer(at_least=1))
+    common_random_numbers: bool = attrs.field(default=True, validator=bl.validation.is_flag())
 
     def estimate(
         self,
-        problem: bl.BilevelProblem,
+        problem: bl.Problem,
         x: bl.Array,
-        solution: bl.TabularSolution,
+        solution: bl.mdp.TabularSolution,
         previous: bl.HyperGradient | None,
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
         """The mean over the directions, with its standard error where there are two or more."""
         began = time.perf_counter()
-        bl.check_fits(f"the directions of {self.name!r}", (self.directions, x.size))
+        bl.validation.check_fits(f"the directions of {self.name!r}", (self.directions, x.size))
         solver: Any = bl.lower_level_solver("soft-policy-iteration", tolerance=self.tolerance)
-        samples_follower = not isinstance(problem.objective, bl.PolicyObjective)
+        samples_follower = not isinstance(problem.objective, bl.objectives.PolicyObjective)
         objective, cost = self._value(problem, x, x, solution.policy, copy.deepcopy(rng))
         slopes = np.empty((self.directions, 2))  # of f at a fixed policy, of φ
         towards = rng.standard_normal((self.directions, x.size))
@@ -95,13 +95,13 @@ class ZeroOrder:
         )
 
     def _value(
-        self, problem: bl.BilevelProblem, at: bl.Array, x: bl.Array, policy: bl.Array, rng: np.random.Generator
+        self, problem: bl.Problem, at: bl.Array, x: bl.Array, policy: bl.Array, rng: np.random.Generator
     ) -> tuple[float, bl.Cost]:
         """`f(x, π)`; over trajectories, their mean loss at x, drawn from the follower's world at `at`."""
         objective, lower = problem.objective, problem.lower
-        if isinstance(objective, bl.PolicyObjective):
+        if isinstance(objective, bl.objectives.PolicyObjective):
             return float(objective.value_and_gradients(x, policy)[0]), bl.Cost()
-        simulator: Any = bl.TabularSimulator(lower.model(at))
+        simulator: Any = bl.sampling.TabularSimulator(lower.model(at))
         batch = simulator.rollout(policy, self.groups * int(objective.trajectories), int(objective.horizon), rng)
         losses, _ = objective.loss_and_gradient(x, batch, rng)
         return float(losses.mean()), bl.Cost(samples=batch.samples)

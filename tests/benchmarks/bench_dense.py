@@ -28,8 +28,8 @@ def dense_problem() -> bl.BilevelProblem:
     kernel = rng.random((STATES, ACTIONS, STATES))
     kernel /= kernel.sum(axis=2, keepdims=True)
     rewards = rng.standard_normal((STATES, ACTIONS))
-    lower = bl.ParametricMDP(kernel, bl.TabularReward(rewards), DISCOUNT, TEMPERATURE)
-    return bl.BilevelProblem(lower, bl.QuadraticObjective())
+    lower = bl.ParametricMDP(kernel, bl.parametric.TabularReward(rewards), DISCOUNT, TEMPERATURE)
+    return bl.BilevelProblem(lower, bl.objectives.QuadraticObjective())
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -66,13 +66,13 @@ class Ours:
         self.solver = bl.lower_level_solver("soft-policy-iteration", tolerance=TOLERANCE, linear_solver=method)
         self.estimator = bl.hypergradient_estimator("implicit")
 
-    def solve(self) -> bl.TabularSolution:
-        self.solution = self.solver.solve(self.problem, self.x, None, bl.stream(0, "lower"))
+    def solve(self) -> bl.mdp.TabularSolution:
+        self.solution = self.solver.solve(self.problem, self.x, None, bl.randomness.stream(0, "lower"))
         return self.solution
 
     def differentiate(self) -> bl.HyperGradient:
         solution, policy = self.solution, self.solution.policy
-        system = bl.Linearization(
+        system = bl.mdp.Linearization(
             solution.model.transitions,
             DISCOUNT,
             policy,
@@ -81,7 +81,11 @@ class Ours:
             method=solution.linearization.method,
         )
         return self.estimator.estimate(
-            self.problem, self.x, attrs.evolve(solution, linearization=system), None, bl.stream(0, "estimator")
+            self.problem,
+            self.x,
+            attrs.evolve(solution, linearization=system),
+            None,
+            bl.randomness.stream(0, "estimator"),
         )
 
     def both(self) -> bl.HyperGradient:
@@ -179,9 +183,9 @@ def test_how_far_from_one_factorisation_and_one_pass_a_step(benchmark) -> None:
     # Each by itself: a BLAS spins for a while after each call, and whoever comes next shares his processor with it.
     took = alone(
         read=lambda: transitions.expectation(values),
-        backup=lambda: bl.soft_backup(model, values),
+        backup=lambda: bl.mdp.soft_backup(model, values),
         chain=lambda: transitions.under(policy),
-        linearized=lambda: bl.linearized_backup(model, values),
+        linearized=lambda: bl.mdp.linearized_backup(model, values),
         factor=factor,
     )
     took |= medians(

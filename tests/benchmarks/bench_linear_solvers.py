@@ -16,7 +16,7 @@ import pytest
 import scipy.sparse
 
 import bilevelrl as bl
-from bilevelrl.iterative import iterates
+from bilevelrl.mdp.linearization import iterates
 
 ACTIONS, TEMPERATURE, TOLERANCE = 4, 0.1, 1e-8
 DISCOUNTS = (0.9, 0.99, 0.999)
@@ -73,9 +73,9 @@ def seconds(problem: bl.BilevelProblem, method: str) -> float:
     least = np.inf
     for _ in range(ROUNDS):
         began = time.perf_counter()
-        solution = solver.solve(problem, x, None, bl.stream(0, "lower"))
+        solution = solver.solve(problem, x, None, bl.randomness.stream(0, "lower"))
         assert solution.status in (bl.Status.CONVERGED, bl.Status.FELL_BACK)
-        implicit.estimate(problem, x, solution, None, bl.stream(0, "estimator"))
+        implicit.estimate(problem, x, solution, None, bl.randomness.stream(0, "estimator"))
         least = min(least, time.perf_counter() - began)
         if least > 2.0:
             break
@@ -99,11 +99,11 @@ def test_iteration_over_factorisation(benchmark, make) -> None:
     for size in CASES[make]:
         kernel = make(size)
         states = kernel.shape[-1]
-        rewards = bl.TabularReward(np.random.default_rng(1).standard_normal((states, ACTIONS)))
+        rewards = bl.parametric.TabularReward(np.random.default_rng(1).standard_normal((states, ACTIONS)))
         lower = bl.ParametricMDP(kernel, rewards, 0.5, TEMPERATURE)
         words = ""
         for discount in DISCOUNTS:
-            problem = bl.BilevelProblem(attrs.evolve(lower, discount=discount), bl.QuadraticObjective())
+            problem = bl.BilevelProblem(attrs.evolve(lower, discount=discount), bl.objectives.QuadraticObjective())
             seconds(problem, "iterative")  # what a kernel keeps for all policies, and compiled loops
             direct, iterative = seconds(problem, "direct"), seconds(problem, "iterative")
             words += f"{iterative / direct:>12.2f}"

@@ -93,7 +93,7 @@ def _hand_written_seconds(problem: bl.BilevelProblem, x: bl.Array) -> float:
 @pytest.mark.benchmark(group="outer iteration of M-SoBiRL, S=10, A=5, n=100")
 def test_outer_iteration_against_hand_written_numpy(benchmark) -> None:
     problem, algorithm = _problem_and_algorithm()
-    x = problem.initial_point(bl.stream(0, "start"))
+    x = problem.initial_point(bl.randomness.stream(0, "start"))
     loop = HandWritten(problem, x)
     for _ in range(50):
         loop.iterate()

@@ -29,7 +29,7 @@ class NumpySampler:
     successors: Any  # (S, A, K), or None
     rewards: Any
 
-    def rollout(self, policy: bl.Array, count: int, horizon: int, rng: np.random.Generator) -> bl.Trajectories:
+    def rollout(self, policy: bl.Array, count: int, horizon: int, rng: np.random.Generator) -> bl.sampling.Trajectories:
         cumulative_policy = np.cumsum(policy, axis=1)[:, :-1]
         visited = np.empty((count, horizon + 1), dtype=np.int64)
         taken = np.empty((count, horizon), dtype=np.int64)
@@ -42,7 +42,7 @@ class NumpySampler:
             entries = (self.cumulative[states, actions] <= rng.random((count, 1))).sum(axis=1)
             states = entries if self.successors is None else self.successors[states, actions, entries]
             taken[:, h], visited[:, h + 1] = actions, states
-        return bl.Trajectories(visited, taken, rewards)
+        return bl.sampling.Trajectories(visited, taken, rewards)
 
 
 def dense(states: int, actions: int) -> tuple[bl.SoftMDP, NumpySampler]:
@@ -91,11 +91,14 @@ def test_steps_per_second_against_vectorised_numpy(benchmark, name) -> None:
     policy = np.random.default_rng(1).dirichlet(np.ones(mdp.actions), mdp.states)
     samplers = {
         "numpy": (numpy_sampler, numpy_count),
-        "one thread": (bl.TabularSimulator(mdp, threads=1), count),
-        "all threads": (bl.TabularSimulator(mdp), count),
+        "one thread": (bl.sampling.TabularSimulator(mdp, threads=1), count),
+        "all threads": (bl.sampling.TabularSimulator(mdp), count),
     }
     # The same distribution, or the ratio means nothing: 10⁶ visits agree to a few in a thousand.
-    visits = [sampler.rollout(policy, 10_000, 100, bl.stream(0, "check")).rewards for sampler, _ in samplers.values()]
+    visits = [
+        sampler.rollout(policy, 10_000, 100, bl.randomness.stream(0, "check")).rewards
+        for sampler, _ in samplers.values()
+    ]
     assert visits[1].mean() == pytest.approx(visits[0].mean(), abs=0.02)
     assert np.array_equal(visits[1], visits[2])
 
@@ -116,7 +119,7 @@ def test_steps_per_second_against_vectorised_numpy(benchmark, name) -> None:
 class Stopwatch:
     """A simulator that adds up the time spent in drawing, and offers what it is told to."""
 
-    def __init__(self, simulator: bl.TabularSimulator, offers: tuple[str, ...]) -> None:
+    def __init__(self, simulator: bl.sampling.TabularSimulator, offers: tuple[str, ...]) -> None:
         self.seconds = 0.0
         self.spec, self.reset, self.step = simulator.spec, simulator.reset, simulator.step
         for name in offers:
@@ -140,8 +143,8 @@ BATCHES = (512, 4096)
 def test_share_of_sampling_in_a_stochastic_estimate(benchmark) -> None:
     """Stoc-SoBiRL's estimate on `gridworld-preferences`: how long it takes, and how much of that is drawing."""
     problem = bl.problem("gridworld-preferences")
-    x = 0.3 * bl.stream(0, "x").standard_normal(problem.dimension)
-    answer = bl.lower_level_solver("soft-policy-iteration").solve(problem, x, None, bl.stream(0, "lower"))
+    x = 0.3 * bl.randomness.stream(0, "x").standard_normal(problem.dimension)
+    answer = bl.lower_level_solver("soft-policy-iteration").solve(problem, x, None, bl.randomness.stream(0, "lower"))
     print(f"\n{'stoc-sobirl':>24} {'pairs':>6} {'ms':>7} {'samples':>9} {'sampling':>9} {'the rest, ms':>13}")
     for batch in BATCHES:
         estimator = bl.hypergradient_estimator("stoc-sobirl", batch=batch)
@@ -151,11 +154,11 @@ def test_share_of_sampling_in_a_stochastic_estimate(benchmark) -> None:
                 simulator=lambda x, watch=watch: watch, pullback=problem.lower.pullback, dimension=problem.dimension
             )
             watched = bl.BilevelProblem(lower, problem.objective)
-            estimator.estimate(watched, x, answer, None, bl.stream(0, "estimator"))
+            estimator.estimate(watched, x, answer, None, bl.randomness.stream(0, "estimator"))
             times, drawing, samples = [], [], []
             for seed in range(ROUNDS):
                 watch.seconds, began = 0.0, time.perf_counter()
-                hyper = estimator.estimate(watched, x, answer, None, bl.stream(seed, "estimator"))
+                hyper = estimator.estimate(watched, x, answer, None, bl.randomness.stream(seed, "estimator"))
                 times.append(time.perf_counter() - began)
                 drawing.append(watch.seconds)
                 samples.append(hyper.cost.samples)
@@ -169,4 +172,6 @@ def test_share_of_sampling_in_a_stochastic_estimate(benchmark) -> None:
                 "rest_ms": rest,
             }
     estimator = bl.hypergradient_estimator("stoc-sobirl", batch=BATCHES[0])
-    benchmark.pedantic(estimator.estimate, args=(problem, x, answer, None, bl.stream(0, "estimator")), rounds=5)
+    benchmark.pedantic(
+        estimator.estimate, args=(problem, x, answer, None, bl.randomness.stream(0, "estimator")), rounds=5
+    )

@@ -53,9 +53,9 @@ def rewards(side: int, kind: str) -> bl.Array:
 
 def grid_problem(side: int, kind: str, discount: float) -> bl.BilevelProblem:
     """The leader pays in each state; her objective is quadratic, so that nearly all the work is the follower's."""
-    reward = bl.StateReward(rewards(side, kind))
-    lower = bl.ParametricMDP(bl.SparseTransitions(grid(side)), reward, discount, TEMPERATURE)
-    return bl.BilevelProblem(lower, bl.QuadraticObjective())
+    reward = bl.parametric.StateReward(rewards(side, kind))
+    lower = bl.ParametricMDP(bl.mdp.SparseTransitions(grid(side)), reward, discount, TEMPERATURE)
+    return bl.BilevelProblem(lower, bl.objectives.QuadraticObjective())
 
 
 @numba.njit(parallel=True, fastmath=True, error_model="numpy")
@@ -100,7 +100,7 @@ def value_iteration(model: bl.SoftMDP, sweeps: int) -> tuple[bl.Array, float, in
 def test_solve_and_gradient_against_compiled_value_iteration(benchmark, kind: str, discount: float) -> None:
     """A guaranteed 1e-8 from a cold start; then the exact hyper-gradient."""
     problem = grid_problem(SIDE, kind, discount)
-    x, rng = np.zeros(problem.dimension), bl.stream(0, "lower")
+    x, rng = np.zeros(problem.dimension), bl.randomness.stream(0, "lower")
     model = problem.lower.model(x)
     solver = bl.lower_level_solver("soft-policy-iteration", tolerance=TOLERANCE)
     estimator = bl.hypergradient_estimator("implicit")
@@ -129,7 +129,7 @@ def test_solve_and_gradient_against_compiled_value_iteration(benchmark, kind: st
         np.testing.assert_allclose(values, solution.values, rtol=0, atol=2 * TOLERANCE)
     rival = seconds / sweeps * needed
     began = time.perf_counter()
-    bl.soft_bellman(model, np.zeros(model.states), 50)
+    bl.mdp.soft_bellman(model, np.zeros(model.states), 50)
     ours_a_sweep = (time.perf_counter() - began) / 50
     rows = {
         "value iteration, s": rival,
@@ -166,9 +166,10 @@ began = time.perf_counter()
 problem = bench_sparse.grid_problem(1000, "noise", 0.99)
 built = time.perf_counter()
 x = np.zeros(problem.dimension)
-solution = bl.lower_level_solver("soft-policy-iteration", tolerance=1e-8).solve(problem, x, None, bl.stream(0, "lower"))
+rng = bl.randomness.stream(0, "lower")
+solution = bl.lower_level_solver("soft-policy-iteration", tolerance=1e-8).solve(problem, x, None, rng)
 solved = time.perf_counter()
-hyper = bl.hypergradient_estimator("implicit").estimate(problem, x, solution, None, bl.stream(0, "estimator"))
+hyper = bl.hypergradient_estimator("implicit").estimate(problem, x, solution, None, rng)
 done = time.perf_counter()
 matrix = solution.model.transitions.probabilities
 print(json.dumps({

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import bilevelrl as bl
-from bilevelrl import payloads
+from bilevelrl.execution import payloads
 
 ROUNDS = 3
 
@@ -36,7 +36,7 @@ def calibrated() -> bl.Array:
     matrix = np.random.default_rng(0).random((200, 200))
     matrix[0, 0] = 200.0
     began = time.perf_counter()
-    bl.parallel_map(burn, matrix, [1.0])
+    bl.execution.parallel_map(burn, matrix, [1.0])
     matrix[0, 0] = 200.0 / (time.perf_counter() - began)
     return matrix
 
@@ -48,15 +48,15 @@ def contexts(count: int, states: int) -> bl.BilevelProblem:
     def context() -> bl.BilevelProblem:
         kernel = rng.random((states, 4, states))
         kernel /= kernel.sum(axis=2, keepdims=True)
-        lower = bl.ParametricMDP(kernel, bl.StateReward(rng.normal(size=(states, 4))), 0.99, 0.1)
-        return bl.BilevelProblem(lower, bl.QuadraticObjective(), name="dense")
+        lower = bl.ParametricMDP(kernel, bl.parametric.StateReward(rng.normal(size=(states, 4))), 0.99, 0.1)
+        return bl.BilevelProblem(lower, bl.objectives.QuadraticObjective(), name="dense")
 
-    return bl.contextual_problem([context() for _ in range(count)])
+    return bl.problems.contextual_problem([context() for _ in range(count)])
 
 
 def plain() -> Callable[[], Any]:
     matrix = calibrated()
-    return lambda: bl.parallel_map(burn, matrix, [1.0] * 8)
+    return lambda: bl.execution.parallel_map(burn, matrix, [1.0] * 8)
 
 
 def one_by_one() -> Callable[[], Any]:
@@ -65,8 +65,8 @@ def one_by_one() -> Callable[[], Any]:
     x = np.zeros(problem.dimension)
 
     def once() -> Any:
-        answer = solver.solve(problem, x, None, bl.stream(0, "lower"))
-        return estimator.estimate(problem, x, answer, None, bl.stream(0, "estimator"))
+        answer = solver.solve(problem, x, None, bl.randomness.stream(0, "lower"))
+        return estimator.estimate(problem, x, answer, None, bl.randomness.stream(0, "estimator"))
 
     return once
 
@@ -101,7 +101,7 @@ def seconds_of(work: Callable[[], Any]) -> float:
 def test_two_processes_against_one(benchmark) -> None:
     rows, starting = [], time.perf_counter()
     with bl.use_jobs(2):
-        bl.parallel_map(burn, np.ones((2, 2)), [1.0, 1.0])
+        bl.execution.parallel_map(burn, np.ones((2, 2)), [1.0, 1.0])
         starting = time.perf_counter() - starting
         for name, make in CASES.items():
             work = make()
@@ -117,19 +117,19 @@ def test_two_processes_against_one(benchmark) -> None:
     for name, first, second in rows:
         print(f"{name:>56} {first:>8.2f} {second:>8.2f} {first / second:>6.2f}")
         benchmark.extra_info[name] = {"one": first, "two": second, "ratio": first / second}
-    benchmark.pedantic(bl.parallel_map, args=(burn, np.ones((2, 2)), [1.0, 1.0]), rounds=1)
+    benchmark.pedantic(bl.execution.parallel_map, args=(burn, np.ones((2, 2)), [1.0, 1.0]), rounds=1)
 
 
 @pytest.mark.benchmark(group="workers")
 def test_what_a_task_costs_beside_its_work(benchmark) -> None:
     """An empty task, and the first one on a P of 320 MB."""
     kernel = np.full((2000, 10, 2000), 1 / 2000)
-    shared = bl.DenseTransitions.trusted(kernel)
+    shared = bl.mdp.DenseTransitions.trusted(kernel)
     with bl.use_jobs(2):
-        bl.parallel_map(nothing, None, range(100))
-        empty = min(seconds_of(lambda: bl.parallel_map(nothing, None, range(1000))) for _ in range(3)) / 1000
-        first = seconds_of(lambda: bl.parallel_map(first_entry, shared, range(2)))
-        again = min(seconds_of(lambda: bl.parallel_map(first_entry, shared, range(2))) for _ in range(5))
+        bl.execution.parallel_map(nothing, None, range(100))
+        empty = min(seconds_of(lambda: bl.execution.parallel_map(nothing, None, range(1000))) for _ in range(3)) / 1000
+        first = seconds_of(lambda: bl.execution.parallel_map(first_entry, shared, range(2)))
+        again = min(seconds_of(lambda: bl.execution.parallel_map(first_entry, shared, range(2))) for _ in range(5))
     print(
         f"\nan empty task: {1e6 * empty:.0f} µs; two tasks on P of {kernel.nbytes / 1e6:.0f} MB: "
         f"{first:.2f} s the first time, {1e3 * again:.1f} ms from then on"
@@ -167,17 +167,19 @@ class Metered(concurrent.futures.Executor):
 def test_traffic_of_an_iteration_by_its_samples(benchmark) -> None:
     """Stoc-SoBiRL on a sparse torus of 10,000 states: beside the losses, what travels stays the same."""
     problem, x = torus(100), np.zeros(10_000)
-    solution = bl.lower_level_solver("soft-value-iteration", sweeps=50).solve(problem, x, None, bl.stream(0, "lower"))
+    solution = bl.lower_level_solver("soft-value-iteration", sweeps=50).solve(
+        problem, x, None, bl.randomness.stream(0, "lower")
+    )
     print(f"\n{'groups':>8} {'samples':>9} {'seconds':>8} {'out MB':>8} {'back MB':>8} {'files MB, once a worker':>24}")
     for groups in (1_000, 10_000, 100_000, 1_000_000):
         estimator = bl.hypergradient_estimator("stoc-sobirl", batch=groups, truncation=10, blocks=16)
         with concurrent.futures.ProcessPoolExecutor(2, mp_context=spawn()) as pool:
             metered = Metered(pool)
             with bl.use_jobs(metered):
-                estimator.estimate(problem, x, solution, None, bl.stream(0, "estimator"))
+                estimator.estimate(problem, x, solution, None, bl.randomness.stream(0, "estimator"))
                 metered.out = metered.back = 0
                 began = time.perf_counter()
-                hyper = estimator.estimate(problem, x, solution, None, bl.stream(1, "estimator"))
+                hyper = estimator.estimate(problem, x, solution, None, bl.randomness.stream(1, "estimator"))
                 took = time.perf_counter() - began
                 files = sum(payloads.Payload.of(part, "part").size for part in (solution.policy, x))
         row = {"samples": hyper.cost.samples, "seconds": took, "out": metered.out, "back": metered.back}
@@ -209,6 +211,8 @@ def torus(side: int) -> bl.BilevelProblem:
     matrix = scipy.sparse.csr_array(
         (kernel.reshape(-1), successors, np.arange(states * 4 + 1) * 5), shape=(states * 4, states)
     )
-    lower = bl.ParametricMDP(matrix, bl.StateReward(np.zeros((states, 4))), 0.9, 1.0)
+    lower = bl.ParametricMDP(matrix, bl.parametric.StateReward(np.zeros((states, 4))), 0.9, 1.0)
     earned = np.random.default_rng(0).random((states, 4))
-    return bl.BilevelProblem(lower, bl.TrajectoryReturnObjective(earned, horizon=5, discount=0.9), name="torus")
+    return bl.BilevelProblem(
+        lower, bl.objectives.TrajectoryReturnObjective(earned, horizon=5, discount=0.9), name="torus"
+    )

@@ -31,8 +31,8 @@ def mdp(**changes: Any) -> bl.SoftMDP:
 
 
 def problem(**changes: Any) -> bl.BilevelProblem:
-    lower = bl.ParametricMDP(kernel(), bl.TabularReward(np.zeros((S, A))), 0.9, 1.0)
-    fields = {"lower": lower, "objective": bl.QuadraticObjective(), "name": "small"}
+    lower = bl.ParametricMDP(kernel(), bl.parametric.TabularReward(np.zeros((S, A))), 0.9, 1.0)
+    fields = {"lower": lower, "objective": bl.objectives.QuadraticObjective(), "name": "small"}
     return bl.BilevelProblem(**(fields | changes))
 
 
@@ -53,9 +53,9 @@ def broken_kernel() -> bl.Array:
     return rows
 
 
-def paths(kind: type = int) -> bl.Trajectories:
+def paths(kind: type = int) -> bl.sampling.Trajectories:
     """One trajectory of three steps."""
-    return bl.Trajectories(np.zeros((1, 4), kind), np.zeros((1, 3), int), np.zeros((1, 3)))
+    return bl.sampling.Trajectories(np.zeros((1, 4), kind), np.zeros((1, 3), int), np.zeros((1, 3)))
 
 
 class OnlySampling:
@@ -64,7 +64,7 @@ class OnlySampling:
     def simulator(self, x: bl.Array) -> None:
         """Never called."""
 
-    def pullback(self, x: bl.Array, occupancy: bl.Occupancy) -> bl.Array:
+    def pullback(self, x: bl.Array, occupancy: bl.occupancy.Occupancy) -> bl.Array:
         return x
 
 
@@ -143,14 +143,14 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
         r"the shapes of Box\.lower and Box\.upper is \(2,\) and \(3,\); expected a number or \(n,\) each",
     ),
     "a term that is no objective": (
-        lambda: bl.WeightedSum([(1.0, bl.QuadraticObjective()), (0.5, kernel())]),
+        lambda: bl.objectives.WeightedSum([(1.0, bl.objectives.QuadraticObjective()), (0.5, kernel())]),
         r"the objective of WeightedSum\.terms\[1\] is a ndarray; expected a PolicyObjective",
     ),
     "a list of words": (
         lambda: mdp(rewards=[[0.0, 1.0], [0.0, "one"], [0.0, 1.0]]),
         r"rewards\[1, 1\] is 'one'; expected a real number",
     ),
-    "ball without radius": (lambda: bl.Ball(0.0), r"radius is 0\.0; expected a finite number above 0"),
+    "ball without radius": (lambda: bl.problems.Ball(0.0), r"radius is 0\.0; expected a finite number above 0"),
     "objective that is none": (
         lambda: problem(objective=3),
         r"objective of problem 'small' is an int; expected Policy",
@@ -234,70 +234,77 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
         r"observation_space of .*CartPole.* is Box\(.*; expected Discrete.*function approximation",
     ),
     "preference outside": (
-        lambda: bl.PreferenceDataset(*([bl.Trajectories(*np.zeros((3, 2, 4), int)[:, :, :4])] * 2), [0.5, 1.5]),
+        lambda: bl.objectives.PreferenceDataset(
+            *([bl.sampling.Trajectories(*np.zeros((3, 2, 4), int)[:, :, :4])] * 2), [0.5, 1.5]
+        ),
         r"preferences\[1\] is 1\.5; expected a number in \[0, 1\]",
     ),
     "pairs of unequal length": (
-        lambda: bl.PreferenceDataset(
-            bl.Trajectories(np.zeros((2, 5), int), np.zeros((2, 4), int), np.zeros((2, 4))),
-            bl.Trajectories(np.zeros((2, 4), int), np.zeros((2, 3), int), np.zeros((2, 3))),
+        lambda: bl.objectives.PreferenceDataset(
+            bl.sampling.Trajectories(np.zeros((2, 5), int), np.zeros((2, 4), int), np.zeros((2, 4))),
+            bl.sampling.Trajectories(np.zeros((2, 4), int), np.zeros((2, 3), int), np.zeros((2, 3))),
             [0.5, 0.5],
         ),
         r"PreferenceDataset\.second is \(2, 3\); expected \(2, 4\) as of first: pairs of equal length",
     ),
     "pairs that are no trajectories": (
-        lambda: bl.PreferenceDataset([[0, 1]], paths(), [0.5]),
+        lambda: bl.objectives.PreferenceDataset([[0, 1]], paths(), [0.5]),
         r"PreferenceDataset\.first is a list; expected Trajectories",
     ),
     "states that are fractions": (
-        lambda: bl.PreferenceDataset(paths(float), paths(), [0.5]),
+        lambda: bl.objectives.PreferenceDataset(paths(float), paths(), [0.5]),
         r"PreferenceDataset\.first\.observations is an array of float64; expected integers",
     ),
     "preferences without a reward to learn": (
-        lambda: bl.PreferenceObjective(np.zeros((S, A)), bl.ReturnLabeller(), 3),
+        lambda: bl.objectives.PreferenceObjective(np.zeros((S, A)), bl.objectives.ReturnLabeller(), 3),
         r"PreferenceObjective\.rewards is a ndarray; expected a parametric reward",
     ),
     "a labeller that cannot be asked": (
-        lambda: bl.PreferenceObjective(bl.TabularReward(np.zeros((S, A))), "me", 3),
+        lambda: bl.objectives.PreferenceObjective(bl.parametric.TabularReward(np.zeros((S, A))), "me", 3),
         r"PreferenceObjective\.labeller is a str; expected a Labeller, a function of",
     ),
     "a trajectory without its partner": (
-        lambda: bl.PreferenceObjective(bl.TabularReward(np.zeros((S, A))), bl.ReturnLabeller(), 3).loss_and_gradient(
-            np.zeros(S * A), paths(), bl.stream(0, "labels")
-        ),
+        lambda: bl.objectives.PreferenceObjective(
+            bl.parametric.TabularReward(np.zeros((S, A))), bl.objectives.ReturnLabeller(), 3
+        ).loss_and_gradient(np.zeros(S * A), paths(), bl.randomness.stream(0, "labels")),
         r"the trajectories of a pair is unequal in number or length; expected pairs of equal length",
     ),
     "a labeller without what the environment paid": (
-        lambda: bl.ReturnLabeller()(paths(), paths(), bl.stream(0, "labels")),
+        lambda: bl.objectives.ReturnLabeller()(paths(), paths(), bl.randomness.stream(0, "labels")),
         r"trajectories\.environment_rewards is None; expected a simulator that reports them",
     ),
-    "a budget of nothing that is counted": (lambda: bl.Budget(3, 1), r"the unit of the budget is 3; expected a string"),
+    "a budget of nothing that is counted": (
+        lambda: bl.comparison.Budget(3, 1),
+        r"the unit of the budget is 3; expected a string",
+    ),
     "a number for a word": (
         lambda: type(bl.hypergradient_estimator("itd"))(start=3),
         r"start is 3; expected one of 'solution', 'zero'",
     ),
     "terms that are no pairs": (
-        lambda: bl.WeightedSum(3),
+        lambda: bl.objectives.WeightedSum(3),
         r"WeightedSum\.terms is 3; expected pairs \(weight, objective",
     ),
     "a weight that is none": (
-        lambda: bl.WeightedSum([(np.nan, bl.QuadraticObjective())]),
+        lambda: bl.objectives.WeightedSum([(np.nan, bl.objectives.QuadraticObjective())]),
         r"the weight of WeightedSum\.terms\[0\] is nan; expected a finite number",
     ),
     "a slice of nothing": (
-        lambda: bl.Slice(np.zeros(3), 0, 6),
+        lambda: bl.parametric.Slice(np.zeros(3), 0, 6),
         r"Slice\.part is a ndarray; expected a parametric part",
     ),
     "x for the pullback": (
-        lambda: problem().lower.pullback(np.zeros(2), bl.DenseOccupancy(np.zeros((S, A)))),
+        lambda: problem().lower.pullback(np.zeros(2), bl.occupancy.DenseOccupancy(np.zeros((S, A)))),
         r"the shape of x is \(2,\); expected \(6,\)",
     ),
     "horizon": (
-        lambda: bl.CallableTrajectoryObjective(lambda x, d, rng: (x, x), horizon=0),
+        lambda: bl.objectives.CallableTrajectoryObjective(lambda x, d, rng: (x, x), horizon=0),
         r"horizon is 0; expected an integer of at least 1",
     ),
     "parts of different dimensions": (
-        lambda: bl.ParametricMDP(bl.SoftmaxTransitions(kernel()), bl.TabularReward(np.zeros((S, A))), 0.9, 1.0),
+        lambda: bl.ParametricMDP(
+            bl.parametric.SoftmaxTransitions(kernel()), bl.parametric.TabularReward(np.zeros((S, A))), 0.9, 1.0
+        ),
         r"the dimension of the parts is transitions has 18, rewards has 6; expected one n; use Slice",
     ),
     "a directory that is none": (lambda: run(out=5), r"^out is 5; expected a path: a string or a pathlib\.Path$"),
@@ -309,7 +316,7 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
     "a directory to load from that is none": (lambda: bl.load_run(None), r"^directory is None; expected a path"),
     "a directory to go on with that is none": (lambda: bl.resume_run(3), r"^directory is 3; expected a path"),
     "a directory of seeds to go on with that is none": (
-        lambda: bl.resume_seeds([]),
+        lambda: bl.factories.resume_seeds([]),
         r"^directory is \[\]; expected a path",
     ),
     "a directory for an algorithm that is none": (
@@ -317,33 +324,35 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
         r"^directory is 3; expected a path",
     ),
     "a history's file that is none": (lambda: run().history.write_csv(3), r"^path is 3; expected a path"),
-    "a history to read that is none": (lambda: bl.History.read_csv(3), r"^path is 3; expected a path"),
+    "a history to read that is none": (lambda: bl.storage.History.read_csv(3), r"^path is 3; expected a path"),
     "a picture's file that is none": (lambda: run().plot(3), r"^path is 3; expected a path"),
     "an estimate that is none": (
-        lambda: bl.certify(problem(), np.zeros(6), None, None),
+        lambda: bl.certificates.certify(problem(), np.zeros(6), None, None),
         r"^hyper is None; expected a HyperGradient$",
     ),
     "a problem that is none": (
-        lambda: bl.certify("small", np.zeros(6), None, run().last.hyper),
+        lambda: bl.certificates.certify("small", np.zeros(6), None, run().last.hyper),
         r"^problem is a str; expected a BilevelProblem$",
     ),
     "a function that is none": (
-        lambda: bl.parallel_map(None, None, [1]),
+        lambda: bl.execution.parallel_map(None, None, [1]),
         r"^function is None; expected a function of what is shared and a task$",
     ),
     "tasks that are none": (
-        lambda: bl.parallel_map(max, None, 3),
+        lambda: bl.execution.parallel_map(max, None, 3),
         r"^tasks is an int; expected a list of tasks, or another iterable$",
     ),
     "policy target's shape": (
         lambda: bl.value_and_gradient(
-            problem(objective=bl.QuadraticObjective(policy_target=np.zeros((2, 2)))), np.zeros(6)
+            problem(objective=bl.objectives.QuadraticObjective(policy_target=np.zeros((2, 2)))), np.zeros(6)
         ),
         r"the shape of QuadraticObjective\.policy_target is \(2, 2\); expected \(3, 2\)",
     ),
     "true MDP of another size": (
         lambda: bl.value_and_gradient(
-            problem(objective=bl.ReturnObjective(bl.SoftMDP(np.ones((1, 1, 1)), np.zeros((1, 1)), 0.5, 1.0))),
+            problem(
+                objective=bl.objectives.ReturnObjective(bl.SoftMDP(np.ones((1, 1, 1)), np.zeros((1, 1)), 0.5, 1.0))
+            ),
             np.zeros(6),
         ),
         r"the policy judged by ReturnObjective is \(3, 2\); expected \(1, 1\)",
@@ -519,7 +528,7 @@ def test_harmless_input_is_taken(make: Callable[[], bl.SoftMDP]) -> None:
     """Other number types, layouts and sparse formats are converted, not rejected."""
     model = make()
     assert model.rewards.dtype == np.float64
-    assert np.isfinite(bl.soft_bellman(model, np.zeros(S))).all()
+    assert np.isfinite(bl.mdp.soft_bellman(model, np.zeros(S))).all()
 
 
 def small() -> bl.SoftMDP:
@@ -545,25 +554,25 @@ def test_a_vector_of_another_length_is_told_and_never_read_beyond_its_end(
     mdp = make()
     states, actions = mdp.rewards.shape
     values, policy = np.zeros(int(states * factor)), np.full((int(states * factor), actions), 1 / actions)
-    system = bl.Linearization(mdp.transitions, mdp.discount, np.full((states, actions), 1 / actions))
+    system = bl.mdp.Linearization(mdp.transitions, mdp.discount, np.full((states, actions), 1 / actions))
     calls: dict[str, Callable[[], Any]] = {
         "values": lambda: (
-            bl.soft_bellman(mdp, values),
-            bl.soft_backup(mdp, values),
-            bl.linearized_backup(mdp, values),
+            bl.mdp.soft_bellman(mdp, values),
+            bl.mdp.soft_backup(mdp, values),
+            bl.mdp.linearized_backup(mdp, values),
             system.apply(values),
         ),
         "weights": lambda: system.apply_transpose(values),
         "right_hand_side": lambda: system.solve(values),
-        "initial": lambda: bl.discounted_occupancy(mdp, system.policy, values),
-        "policy": lambda: bl.policy_values(mdp, policy),
-        "cotangent": lambda: bl.adjoint_right_hand_side(mdp, policy),
+        "initial": lambda: bl.mdp.discounted_occupancy(mdp, system.policy, values),
+        "policy": lambda: bl.mdp.policy_values(mdp, policy),
+        "cotangent": lambda: bl.mdp.adjoint_right_hand_side(mdp, policy),
     }
     for field, call in calls.items():
         with pytest.raises(bl.InputError, match=f"^the shape of {field} is "):
             call()
     with pytest.raises(bl.InputError, match=r"^the shape of policy is "):
-        _ = bl.Linearization(mdp.transitions, mdp.discount, policy).chain
-    for call in (bl.soft_bellman, bl.soft_backup, bl.linearized_backup):
+        _ = bl.mdp.Linearization(mdp.transitions, mdp.discount, policy).chain
+    for call in (bl.mdp.soft_bellman, bl.mdp.soft_backup, bl.mdp.linearized_backup):
         with pytest.raises(bl.InputError, match=r"^the shape of values is "):
             call(mdp, values)

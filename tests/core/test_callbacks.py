@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import bilevelrl as bl
-from bilevelrl.history import COLUMNS
+from bilevelrl.storage.history import COLUMNS
 
 ALGORITHM = bl.algorithm("m-sobirl", step_size=1e-3)
 PROBLEM = bl.problem("synthetic-quadratic", states=3, actions=2, dimension=2)
@@ -25,10 +25,10 @@ class Recorder(bl.Callback):
     def __init__(self) -> None:
         self.seen: list[tuple[str, Any]] = []
 
-    def begin(self, facts: bl.RunFacts) -> None:
+    def begin(self, facts: bl.runs.RunFacts) -> None:
         self.seen.append(("begin", facts))
 
-    def see(self, state: bl.OuterState, row: Mapping[str, float]) -> None:
+    def see(self, state: bl.outer_loop.OuterState, row: Mapping[str, float]) -> None:
         self.seen.append(("see", (state, row)))
 
     def end(self, run: bl.Run) -> None:
@@ -119,11 +119,11 @@ class Clumsy(Recorder):
         super().__init__()
         self.where = where
 
-    def begin(self, facts: bl.RunFacts) -> None:
+    def begin(self, facts: bl.runs.RunFacts) -> None:
         super().begin(facts)
         self.stumble("begin")
 
-    def see(self, state: bl.OuterState, row: Mapping[str, float]) -> None:
+    def see(self, state: bl.outer_loop.OuterState, row: Mapping[str, float]) -> None:
         super().see(state, row)
         if state.iteration == 1:
             self.stumble("see")
@@ -149,7 +149,7 @@ def test_callback_that_fails_is_named_and_left_out_and_the_run_is_the_same(
     where: str, when: str, calls: list[str], tmp_path: Path
 ) -> None:
     clumsy, other = Clumsy(where), Recorder()
-    with pytest.warns(bl.CallbackWarning) as told:
+    with pytest.warns(bl.runs.CallbackWarning) as told:
         came = run([clumsy, other], out=tmp_path)
     (warning,) = told
     text = str(warning.message)
@@ -164,18 +164,18 @@ def test_callback_that_fails_is_named_and_left_out_and_the_run_is_the_same(
 
 
 def test_function_that_fails_is_named_too() -> None:
-    def stumble(state: bl.OuterState) -> None:
+    def stumble(state: bl.outer_loop.OuterState) -> None:
         raise ZeroDivisionError
 
-    with pytest.warns(bl.CallbackWarning, match=r"callback '.*stumble' failed at iteration 0: ZeroDivisionError"):
+    with pytest.warns(bl.runs.CallbackWarning, match=r"callback '.*stumble' failed at iteration 0: ZeroDivisionError"):
         assert run(stumble).last.iteration == 2
 
 
 def test_where_warnings_are_errors_a_failing_callback_stops_the_run_and_the_run_is_kept(tmp_path: Path) -> None:
     """For those who would rather stop: Python's own switch, and nothing is lost by it."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", bl.CallbackWarning)
-        with pytest.raises(bl.CallbackWarning) as caught:
+        warnings.simplefilter("error", bl.runs.CallbackWarning)
+        with pytest.raises(bl.runs.CallbackWarning) as caught:
             run(Clumsy("see"), iterations=5, out=tmp_path)
     assert isinstance(caught.value.__context__, KeyError)
     assert any("go on with" in note for note in caught.value.__notes__)

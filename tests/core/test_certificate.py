@@ -70,13 +70,13 @@ def test_the_bound_holds_over_contexts(contexts: Any, seed: int, corrections: in
     parts = [attrs.evolve(part, x=x) for part in parts]
     objectives = [drawn_objective(part, OBJECTIVES[rng.integers(len(OBJECTIVES))], rng) for part in parts]
     each = [bl.BilevelProblem(part.lower, own) for part, own in zip(parts, objectives, strict=True)]
-    problem = bl.contextual_problem(each, weights)
+    problem = bl.problems.contextual_problem(each, weights)
     solution = bl.lower_level_solver("soft-value-iteration", sweeps=20).solve(problem, x, None, rng)
     with np.errstate(all="ignore"):  # as in the outer loop
         hyper = bl.hypergradient_estimator("implicit").estimate(problem, x, solution, None, rng)
     if hyper.occupancy is None:  # a policy that underflowed: a loss that is infinite
         return
-    certificate = bl.certify(problem, x, solution, hyper, corrections=corrections)
+    certificate = bl.certificates.certify(problem, x, solution, hyper, corrections=corrections)
     total = sum(
         long(weight) * hypergradient(part, own)
         for part, own, weight in zip(parts, objectives, problem.lower.weights, strict=True)
@@ -94,7 +94,7 @@ def test_a_wrong_gradient_gets_a_bound_that_covers_what_is_wrong_with_it(drawn: 
     right = bl.hypergradient_estimator("implicit").estimate(problem, drawn.x, solution, None, rng)
     slip = size * rng.normal(size=drawn.dimension)
     wrong = attrs.evolve(right, direct=right.direct + slip)
-    good, bad = (bl.certify(problem, drawn.x, solution, hyper) for hyper in (right, wrong))
+    good, bad = (bl.certificates.certify(problem, drawn.x, solution, hyper) for hyper in (right, wrong))
     assert good.bound + bad.bound >= np.linalg.norm(slip)
 
 
@@ -124,7 +124,7 @@ def test_a_certificate_reads_as_a_sentence_of_its_parts() -> None:
 
 def test_a_slip_whose_square_underflows_is_measured() -> None:
     """At a discount of 1e-208 whole gradients are that small; `np.linalg.norm` of them is zero."""
-    zero = bl.QuadraticObjective(x_weight=0.0, policy_weight=0.0)
+    zero = bl.objectives.QuadraticObjective(x_weight=0.0, policy_weight=0.0)
     assert certified(follower(), zero, direct=np.array([3e-200, 4e-200])).bound >= 5e-200
     assert certified(follower(), zero, direct=np.array([-3e-200, 0.0])).bound >= 3e-200
 
@@ -151,8 +151,8 @@ class OwnTransitions:
 
     dimension = 2
 
-    def __call__(self, x: bl.Array) -> bl.Transitions:
-        return bl.DenseTransitions(KERNEL)
+    def __call__(self, x: bl.Array) -> bl.mdp.Transitions:
+        return bl.mdp.DenseTransitions(KERNEL)
 
     def pullback(self, x: bl.Array, weights: bl.Array, continuation: bl.Array) -> bl.Array:
         return np.zeros(2)
@@ -167,20 +167,20 @@ class OwnObjective:
 
 
 KERNEL = np.full((2, 2, 2), 0.5)
-LINEAR = bl.LinearReward(np.zeros((2, 2)), np.eye(4)[:, :2])
-QUADRATIC = bl.QuadraticObjective()
-WITHOUT_NORMS = bl.CallableReward(OwnReward(), OwnReward().pullback, 2)
-LIKELIHOOD = bl.LogLikelihoodObjective(np.ones((2, 2)))
+LINEAR = bl.parametric.LinearReward(np.zeros((2, 2)), np.eye(4)[:, :2])
+QUADRATIC = bl.objectives.QuadraticObjective()
+WITHOUT_NORMS = bl.parametric.CallableReward(OwnReward(), OwnReward().pullback, 2)
+LIKELIHOOD = bl.objectives.LogLikelihoodObjective(np.ones((2, 2)))
 STAYING = np.eye(2)[:, None, :].repeat(2, axis=1)
-FAR_STATES = bl.LinearReward(np.array([[0.0, 0.0], [1.0, 1.0]]), 1e-6 * np.eye(4)[:, :2])
+FAR_STATES = bl.parametric.LinearReward(np.array([[0.0, 0.0], [1.0, 1.0]]), 1e-6 * np.eye(4)[:, :2])
 
 
-def certified(lower: Any, objective: Any, *, corrections: int = 10, **changes: Any) -> bl.Certificate:
+def certified(lower: Any, objective: Any, *, corrections: int = 10, **changes: Any) -> bl.certificates.Certificate:
     problem, x, rng = bl.BilevelProblem(lower, objective, name="toll"), np.array([0.3, -0.2]), np.random.default_rng(0)
     solution = bl.lower_level_solver("soft-value-iteration", sweeps=1).solve(problem, x, None, rng)
     hyper = bl.hypergradient_estimator("implicit").estimate(problem, x, solution, None, rng)
     solution = attrs.evolve(solution, **changes.pop("solution", {}))
-    return bl.certify(problem, x, solution, attrs.evolve(hyper, **changes), corrections=corrections)
+    return bl.certificates.certify(problem, x, solution, attrs.evolve(hyper, **changes), corrections=corrections)
 
 
 def follower(rewards: Any = LINEAR, transitions: Any = KERNEL, discount: float = 0.5, temperature: float = 1.0) -> Any:
@@ -197,12 +197,12 @@ def follower(rewards: Any = LINEAR, transitions: Any = KERNEL, discount: float =
             "an OwnTransitions does not say .* row_norms(x, values, radius)",
         ),
         (
-            lambda: certified(follower(bl.Slice(OwnReward(), 0, 2)), QUADRATIC),
+            lambda: certified(follower(bl.parametric.Slice(OwnReward(), 0, 2)), QUADRATIC),
             "an OwnReward does not say .* row_norms(x), which",
         ),
         (lambda: certified(follower(), OwnObjective()), "an OwnObjective does not say .* gradient_change("),
         (
-            lambda: certified(follower(), bl.WeightedSum([(1.0, OwnObjective())])),
+            lambda: certified(follower(), bl.objectives.WeightedSum([(1.0, OwnObjective())])),
             "an OwnObjective does not say .* gradient_change(",
         ),
         (lambda: certified(follower(), QUADRATIC, occupancy=None, corrections=0), "no occupancy; allow corrections"),
@@ -247,7 +247,7 @@ def test_a_problem_that_is_not_model_based_has_no_certificate(name: str, sentenc
     problem = bl.problem(name)
     x = np.zeros(problem.dimension)
     hyper = bl.HyperGradient(x, x, 0.0, None, bl.Cost(), bl.Status.CONVERGED)
-    assert bl.certify(problem, x, None, hyper).reason == sentence
+    assert bl.certificates.certify(problem, x, None, hyper).reason == sentence
 
 
 @pytest.mark.parametrize(
@@ -262,4 +262,4 @@ def test_a_callers_mistake_is_told_in_one_sentence(x: Any, gradient: Any, correc
     problem = bl.BilevelProblem(follower(), QUADRATIC)
     hyper = bl.HyperGradient(gradient, gradient, 0.0, None, bl.Cost(), bl.Status.CONVERGED)
     with pytest.raises(bl.InputError, match=re.escape(message)):
-        bl.certify(problem, x, None, hyper, corrections=corrections)
+        bl.certificates.certify(problem, x, None, hyper, corrections=corrections)

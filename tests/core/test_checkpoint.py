@@ -18,18 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 import bilevelrl as bl
-from bilevelrl.archives import KINDS
-from bilevelrl.checkpoint import (
-    FORMAT,
-    Checkpoint,
-    DamagedError,
-    can_be_saved,
-    decode,
-    encode,
-    pack,
-    unpack,
-)
-from bilevelrl.files import write_atomically
+from bilevelrl.storage.archives import KINDS
+from bilevelrl.storage.checkpoint import FORMAT, Checkpoint, DamagedError, can_be_saved, decode, encode, pack, unpack
+from bilevelrl.storage.files import write_atomically
 
 PROBLEM = bl.problem("synthetic-quadratic", states=3, actions=2, dimension=2)
 SAMPLED = bl.problem("gridworld-preferences")
@@ -79,7 +70,7 @@ def assert_equal(one: Any, other: Any) -> None:
         assert one.keys() == other.keys()
         for key in one:
             assert_equal(one[key], other[key])
-    elif isinstance(one, bl.History):
+    elif isinstance(one, bl.storage.History):
         assert one.lines() == other.lines()
     elif attrs.has(type(one)):
         for field in attrs.fields(type(one)):

@@ -30,7 +30,7 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0
 
 def test_list_shows_every_registered_component_with_its_plugin(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = command(capsys, "list")
-    for entry in bl.registry():
+    for entry in bl.plugins.registry():
         assert re.search(rf"^  {re.escape(entry.name)} +{entry.plugin} ", out, re.MULTILINE), entry.name
 
 
@@ -46,7 +46,7 @@ def test_show_tells_what_it_does_where_it_came_from_and_its_options(
 ) -> None:
     out, _ = command(capsys, "show", name)
     assert f"bilevelrl {bl.__version__}" in out
-    entry = next(entry for entry in bl.registry() if entry.name == name)
+    entry = next(entry for entry in bl.plugins.registry() if entry.name == name)
     for field in bl.configuration.option_fields(entry.component):
         assert f"  {field.name}: " in out
     if name == "implicit":
@@ -78,7 +78,7 @@ def test_recipe_with_a_replaced_component_and_options_of_a_role(
 ) -> None:
     changes = ["--set", "lower.sweeps=7", "--set", "step_size=0.02", "--estimator", "implicit"]
     command(capsys, *FROZEN_LAKE, "-a", "m-sobirl", *changes, "--iterations", "1", "--out", str(tmp_path / "a"))
-    saved = bl.Experiment.read(tmp_path / "a" / "experiment.toml")
+    saved = bl.storage.Experiment.read(tmp_path / "a" / "experiment.toml")
     assert saved.tables["lower"]["sweeps"] == 7
     assert saved.tables["upper"]["step_size"] == 0.02
     assert saved.tables["estimator"]["name"] == "implicit"
@@ -171,7 +171,7 @@ def test_interrupted_run_exits_with_130_and_is_saved(
     assert "5 of 50" in out
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert (summary["status"], summary["iterations"]) == ("INTERRUPTED", 5)
-    assert bl.Experiment.read(tmp_path / "experiment.toml").iterations == 50
+    assert bl.storage.Experiment.read(tmp_path / "experiment.toml").iterations == 50
 
 
 def test_interrupt_before_the_first_state_is_no_traceback(
@@ -192,7 +192,7 @@ def test_options_may_be_set_for_the_recipe_a_role_and_the_problem_at_once(
     changes = ["step_size=0.25", "lower.sweeps=3", "problem.environment=FrozenLake-v1", "problem.bound=2"]
     options = [word for change in changes for word in ("--set", change)]
     command(capsys, "run", "gymnasium-shaping", *options, "--iterations", "1", "--out", str(tmp_path))
-    tables = bl.Experiment.read(tmp_path / "experiment.toml").tables
+    tables = bl.storage.Experiment.read(tmp_path / "experiment.toml").tables
     assert tables["upper"]["step_size"] == 0.25
     assert tables["lower"]["sweeps"] == 3
     assert tables["problem"]["environment"] == "FrozenLake-v1"
@@ -209,7 +209,7 @@ def test_naming_another_recipe_drops_the_files_components_and_keeps_its_problem(
         "[lower]\nname = 'soft-policy-iteration'\n[estimator]\nname = 'implicit'\n[upper]\nname = 'adam'\n"
     )
     command(capsys, "run", str(file), "-a", "m-sobirl", "--iterations", "1", "--out", str(tmp_path / "out"))
-    tables = bl.Experiment.read(tmp_path / "out" / "experiment.toml").tables
+    tables = bl.storage.Experiment.read(tmp_path / "out" / "experiment.toml").tables
     assert [tables[role]["name"] for role in ("lower", "estimator", "upper")] == [
         "soft-value-iteration",
         "warm-start-adjoint",

@@ -137,7 +137,7 @@ def test_feasible_set_that_answers_with_another_shape_is_refused() -> None:
 
 def test_world_rewards_must_depend_on_x() -> None:
     with pytest.raises(bl.InputError, match=r"SampledMDP\.rewards is an? \w+; expected a reward that depends on x"):
-        bl.SampledMDP(lambda rewards: None, [[0.0]])
+        bl.parametric.SampledMDP(lambda rewards: None, [[0.0]])
 
 
 @pytest.mark.parametrize("others", [{"tracking": True}, {"stochastic": True}, {"biased": True}])

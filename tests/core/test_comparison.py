@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 
 import bilevelrl as bl
-from bilevelrl.comparison_runs import ComparedRun
+from bilevelrl.comparison.trials import ComparedRun
 
 PROBLEM = {"name": "synthetic-quadratic", "dimension": 6}
 SHORT: dict[str, Any] = {"seeds": 3, "budget": "backups=150", "grid": [0.1, 1.0], "tuning_seeds": 1, "checkpoints": 5}
 
 
-def compare(algorithms: Any, **changes: Any) -> bl.Comparison:
+def compare(algorithms: Any, **changes: Any) -> bl.comparison.Comparison:
     return bl.compare(PROBLEM, algorithms, **SHORT | changes)
 
 
 def exact_start(seed: int) -> float:
     problem = bl.problem(**PROBLEM)
-    return bl.value_and_gradient(problem, problem.initial_point(bl.stream(seed, "start")))[0]
+    return bl.value_and_gradient(problem, problem.initial_point(bl.randomness.stream(seed, "start")))[0]
 
 
 @attrs.frozen
@@ -34,8 +34,8 @@ class Liar:
     """The exact gradient, and an objective that is too good to be true."""
 
     name: ClassVar[str] = "liar"
-    requires: ClassVar[type] = bl.SupportsModel
-    requires_objective: ClassVar[type] = bl.PolicyObjective
+    requires: ClassVar[type] = bl.mdp.SupportsModel
+    requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
 
     def estimate(self, problem: Any, x: Any, solution: Any, previous: Any, rng: Any) -> bl.HyperGradient:
         hyper = bl.hypergradient_estimator("implicit").estimate(problem, x, solution, previous, rng)
@@ -162,10 +162,10 @@ def test_seconds_are_a_budget_too() -> None:
 
 def test_a_sampled_verdict_is_within_its_error_of_a_larger_one() -> None:
     """The loss of preferences at a fixed x, from 2,000 and from 200,000 groups of trajectories."""
-    from bilevelrl.re_evaluation import Judge
+    from bilevelrl.comparison.judge import Judge
 
     problem = bl.problem("gridworld-preferences")
-    x = bl.stream(0, "point").standard_normal(problem.dimension)
+    x = bl.randomness.stream(0, "point").standard_normal(problem.dimension)
     small, large = Judge(problem, groups=2_000)(x, 1), Judge(problem, groups=200_000)(x, 2)
     assert large.standard_error == pytest.approx(small.standard_error / 10, rel=0.1)
     # Four standard errors: one draw in 16,000 would miss.
@@ -220,14 +220,14 @@ def test_failed_runs_are_counted_and_keep_their_last_good_state() -> None:
 
 
 def test_a_failed_run_is_the_worst_in_tuning() -> None:
-    from bilevelrl.comparison import _best
+    from bilevelrl.comparison.contest import _best
 
     runs = [
-        ComparedRun("a", 0, 0.1, True, checkpoints=(bl.Checkpoint(1.0, 1.0, 1, 5.0, 0.0),)),
-        ComparedRun("a", 0, 1.0, True, stopped_by="…", checkpoints=(bl.Checkpoint(1.0, 1.0, 1, -9.0, 0.0),)),
+        ComparedRun("a", 0, 0.1, True, checkpoints=(bl.comparison.Checkpoint(1.0, 1.0, 1, 5.0, 0.0),)),
+        ComparedRun("a", 0, 1.0, True, stopped_by="…", checkpoints=(bl.comparison.Checkpoint(1.0, 1.0, 1, -9.0, 0.0),)),
     ]
     assert _best((0.1, 1.0), runs).step_size == 0.1
-    tied = [attrs.evolve(runs[0], step_size=0.3, checkpoints=(bl.Checkpoint(1.0, 1.0, 1, 4.999, 0.0),))]
+    tied = [attrs.evolve(runs[0], step_size=0.3, checkpoints=(bl.comparison.Checkpoint(1.0, 1.0, 1, 4.999, 0.0),))]
     assert (
         _best((0.1, 0.3), [runs[0], *tied]).step_size == 0.1
     )  # within 0.1 %: the shorter step is further from diverging
@@ -247,10 +247,10 @@ def test_a_failed_run_is_the_worst_in_tuning() -> None:
 def test_a_step_size_at_the_edge_of_the_grid_is_told_unless_it_makes_no_difference(
     values: list[float], chosen: float, at_edge: bool
 ) -> None:
-    from bilevelrl.comparison import _best
+    from bilevelrl.comparison.contest import _best
 
     runs = [
-        ComparedRun("a", 0, step, True, checkpoints=(bl.Checkpoint(1.0, 1.0, 1, value, 0.0),))
+        ComparedRun("a", 0, step, True, checkpoints=(bl.comparison.Checkpoint(1.0, 1.0, 1, value, 0.0),))
         for step, value in zip((1.0, 2.0, 3.0), values, strict=True)
     ]
     best = _best((1.0, 2.0, 3.0), runs)
@@ -288,11 +288,11 @@ def test_a_budget_of_what_an_algorithm_never_spends_means_nothing() -> None:
 
 def test_a_dense_solve_costs_what_its_multiplications_are_worth() -> None:
     problem = bl.problem("synthetic-quadratic")  # S = 10, A = 5
-    rates = bl.ExchangeRates.of(problem, np.zeros(problem.dimension))
+    rates = bl.comparison.ExchangeRates.of(problem, np.zeros(problem.dimension))
     assert rates.linear_solve == pytest.approx(10 / 15 + 1 + 1 / 5)
     assert rates.product == pytest.approx(1 / 5)
     assert rates.backups(bl.Cost(backups=3, linear_solves=2, products=10, samples=7)) == pytest.approx(5 + 2 * 28 / 15)
-    given = bl.ExchangeRates.of(problem, np.zeros(problem.dimension), {"linear_solve": 9.0})
+    given = bl.comparison.ExchangeRates.of(problem, np.zeros(problem.dimension), {"linear_solve": 9.0})
     assert (given.linear_solve, given.product) == (9.0, rates.product)
 
 
@@ -302,8 +302,8 @@ def test_a_sparse_solve_costs_what_its_factors_say() -> None:
 
     states = 400
     ring = scipy.sparse.csr_array(scipy.sparse.eye_array(states).tocsr()[np.r_[1:states, 0]])
-    mdp = bl.SoftMDP(bl.SparseTransitions(ring), np.zeros((states, 1)), 0.9, 1.0, np.full(states, 1 / states))
-    rates = bl.ExchangeRates._of_kernel(mdp.transitions)
+    mdp = bl.SoftMDP(bl.mdp.SparseTransitions(ring), np.zeros((states, 1)), 0.9, 1.0, np.full(states, 1 / states))
+    rates = bl.comparison.ExchangeRates._of_kernel(mdp.transitions)
     assert rates.product == pytest.approx(1.0)
     assert 3.0 < rates.linear_solve < 10.0
 
@@ -311,7 +311,7 @@ def test_a_sparse_solve_costs_what_its_factors_say() -> None:
 def test_what_an_estimator_leaves_uncounted_is_priced() -> None:
     """The way back of ITD and the columns of AMD, which have no unit in `Cost`."""
     problem = bl.problem(**PROBLEM)
-    x = problem.initial_point(bl.stream(0, "start"))
+    x = problem.initial_point(bl.randomness.stream(0, "start"))
     for name, expected in (("itd", bl.Cost(backups=11)), ("amd", bl.Cost(backups=1, products=50))):
         made = bl.algorithm(name)
         assert made.estimator.uncounted(made.evaluate(problem, x).hyper) == expected
@@ -400,7 +400,7 @@ def test_the_best_comes_first() -> None:
 )
 def test_bad_input_is_one_sentence(changes: dict[str, Any], complaint: str | None) -> None:
     if complaint is None:
-        assert str(bl.Budget.parse(changes["budget"])) == "5,000 backups"
+        assert str(bl.comparison.Budget.parse(changes["budget"])) == "5,000 backups"
         return
     with pytest.raises(bl.InputError) as caught:
         compare(["aid"], **changes)

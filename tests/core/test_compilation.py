@@ -35,7 +35,8 @@ problem = bl.problem("gridworld-preferences", size=3, horizon=2)
 bl.algorithm("stoc-sobirl", batch=2, samples=64).run(problem, iterations=1)
 count = 30_000
 ring = scipy.sparse.csr_array((np.ones(count), ((1 + np.arange(count)) % count), np.arange(count + 1)))
-_, system = bl.linearized_backup(bl.SoftMDP(ring, np.zeros((count, 1)), 0.9, 1.0), np.zeros(count), method="iterative")
+follower = bl.SoftMDP(ring, np.zeros((count, 1)), 0.9, 1.0)
+_, system = bl.mdp.linearized_backup(follower, np.zeros(count), method="iterative")
 system.solve(np.ones(count))
 """
 KERNELS = {"rollout", "signed_visits", "fill_alias_table", "discounted_sums", "discounted_visits", "learn"}

@@ -31,9 +31,9 @@ from strategies import (
 kinds = st.sampled_from([kind for kind in OBJECTIVES if kind != "log-likelihood"])
 
 
-def summed(drawn: tuple[list[Any], bl.Array]) -> bl.ContextualMDP:
+def summed(drawn: tuple[list[Any], bl.Array]) -> bl.problems.ContextualMDP:
     contexts, weights = drawn
-    return bl.ContextualMDP([context.lower for context in contexts], weights)
+    return bl.problems.ContextualMDP([context.lower for context in contexts], weights)
 
 
 def problems_of(drawn: tuple[list[Any], bl.Array], kind: str, seed: int) -> list[bl.BilevelProblem]:
@@ -79,7 +79,7 @@ def test_the_hypergradient_is_the_weighted_sum_of_the_contexts(drawn, kind, seed
     contexts, weights = drawn
     x, rng = contexts[0].x, np.random.default_rng(seed)
     parts = problems_of(drawn, kind, seed)
-    whole = bl.contextual_problem(parts, weights)
+    whole = bl.problems.contextual_problem(parts, weights)
     together = solved(whole.lower.model(x))
     estimator = bl.hypergradient_estimator("implicit")
     hyper = estimator.estimate(whole, x, together, None, rng)
@@ -106,8 +106,10 @@ def test_an_objective_may_judge_in_the_direct_sum_itself(drawn, seed):
     contexts, weights = drawn
     lower, x = summed(drawn), contexts[0].x
     policy = drawn_policy(np.random.default_rng(seed), int(lower.starts[-1]), contexts[0].base_rewards.shape[1])
-    together = bl.ReturnObjective(lower).value_and_gradients(x, policy)
-    apart = bl.ContextualObjective(lower, [bl.ReturnObjective(context.lower) for context in contexts])
+    together = bl.objectives.ReturnObjective(lower).value_and_gradients(x, policy)
+    apart = bl.problems.ContextualObjective(
+        lower, [bl.objectives.ReturnObjective(context.lower) for context in contexts]
+    )
     rounding = solve_rounding(lower.model(x))
     for one, other in zip(together, apart.value_and_gradients(x, policy), strict=True):
         visits = 1 / (1 - contexts[0].discount)
@@ -125,20 +127,22 @@ def test_sparse_contexts_stay_sparse_and_small_dense_ones_dense() -> None:
     rng = np.random.default_rng(0)
     table = rng.dirichlet(np.ones(3), size=(3, 2))
     dense, sparse = (
-        bl.ParametricMDP(kernel, bl.TabularReward(np.zeros((3, 2))), 0.9, 1.0)
+        bl.ParametricMDP(kernel, bl.parametric.TabularReward(np.zeros((3, 2))), 0.9, 1.0)
         for kernel in (table, scipy.sparse.csr_array(table.reshape(6, 3)))
     )
     x = np.zeros(6)
-    assert isinstance(bl.ContextualMDP([dense, dense]).model(x).transitions, bl.DenseTransitions)
+    assert isinstance(bl.problems.ContextualMDP([dense, dense]).model(x).transitions, bl.mdp.DenseTransitions)
     for contexts in ([sparse, sparse], [dense, sparse]):
-        assert isinstance(bl.ContextualMDP(contexts).model(x).transitions, bl.SparseTransitions)
+        assert isinstance(bl.problems.ContextualMDP(contexts).model(x).transitions, bl.mdp.SparseTransitions)
     large = rng.dirichlet(np.ones(100), size=(100, 2))
-    big = bl.ParametricMDP(large, bl.TabularReward(np.zeros((100, 2))), 0.9, 1.0)
-    assert isinstance(bl.ContextualMDP([big, big, big]).model(np.zeros(200)).transitions, bl.SparseTransitions)
+    big = bl.ParametricMDP(large, bl.parametric.TabularReward(np.zeros((100, 2))), 0.9, 1.0)
+    assert isinstance(
+        bl.problems.ContextualMDP([big, big, big]).model(np.zeros(200)).transitions, bl.mdp.SparseTransitions
+    )
 
 
 def test_what_does_not_depend_on_x_is_assembled_once() -> None:
-    lower = bl.ContextualMDP([cell(1.0), cell(2.0)])
+    lower = bl.problems.ContextualMDP([cell(1.0), cell(2.0)])
     one, other = lower.model(np.zeros(4)), lower.model(np.ones(4))
     assert one.transitions is other.transitions
     assert one.initial is other.initial
@@ -146,8 +150,11 @@ def test_what_does_not_depend_on_x_is_assembled_once() -> None:
 
 
 def test_contexts_of_contexts_are_contexts() -> None:
-    inner = bl.ContextualMDP([cell(1.0), cell(2.0)], [0.25, 0.75])
-    nested, flat = bl.ContextualMDP([inner, cell(3.0)]), bl.ContextualMDP([cell(1.0), cell(2.0), cell(3.0)])
+    inner = bl.problems.ContextualMDP([cell(1.0), cell(2.0)], [0.25, 0.75])
+    nested, flat = (
+        bl.problems.ContextualMDP([inner, cell(3.0)]),
+        bl.problems.ContextualMDP([cell(1.0), cell(2.0), cell(3.0)]),
+    )
     x = np.arange(4.0)
     assert (nested.model(x).rewards == flat.model(x).rewards).all()
     assert nested.model(x).initial.reshape(3, 2).sum(axis=1) == pytest.approx([0.125, 0.375, 0.5])
@@ -157,10 +164,10 @@ def test_every_exact_algorithm_takes_contexts_as_they_are() -> None:
     """M-SoBiRL, unchanged, ends where the exact gradient of the weighted sum vanishes."""
     targets = np.random.default_rng(0).dirichlet(np.ones(2), size=(2, 2))
     parts = [
-        bl.BilevelProblem(cell(scale), bl.QuadraticObjective(0.1, 1.0, policy_target=target))
+        bl.BilevelProblem(cell(scale), bl.objectives.QuadraticObjective(0.1, 1.0, policy_target=target))
         for scale, target in zip((1.0, -2.0), targets, strict=True)
     ]
-    whole = bl.contextual_problem(parts, [0.3, 0.7])
+    whole = bl.problems.contextual_problem(parts, [0.3, 0.7])
     run = bl.algorithm("m-sobirl", step_size=0.2).run(whole, iterations=5000, tolerance=1e-9)
     assert run.status is bl.Status.CONVERGED
     gradient = 0.3 * bl.value_and_gradient(parts[0], run.x)[1] + 0.7 * bl.value_and_gradient(parts[1], run.x)[1]
@@ -170,7 +177,7 @@ def test_every_exact_algorithm_takes_contexts_as_they_are() -> None:
 def cell(scale: float, **changes: Any) -> bl.ParametricMDP:
     """A two-state follower whose rewards are `scale · x`."""
     kernel = np.array([[[0.8, 0.2], [0.3, 0.7]], [[0.4, 0.6], [0.9, 0.1]]])
-    reward = bl.LinearReward(np.zeros((2, 2)), scale * np.eye(4).reshape(2, 2, 4))
+    reward = bl.parametric.LinearReward(np.zeros((2, 2)), scale * np.eye(4).reshape(2, 2, 4))
     fields = {"transitions": kernel, "rewards": reward, "discount": 0.5, "temperature": 0.8}
     return bl.ParametricMDP(**(fields | changes))
 
@@ -184,8 +191,8 @@ STARTS = [np.array([0.9, 0.1]), np.array([0.0, 1.0]), np.array([0.5, 0.5]), np.a
 UNIFORM = np.full((8, 2), 0.5)
 
 
-def world() -> bl.TabularSimulator:
-    lower = bl.ContextualMDP([cell(scale, initial=start) for scale, start in enumerate(STARTS, 1)], WEIGHTS)
+def world() -> bl.sampling.TabularSimulator:
+    lower = bl.problems.ContextualMDP([cell(scale, initial=start) for scale, start in enumerate(STARTS, 1)], WEIGHTS)
     return lower.simulator(np.zeros(4))
 
 
@@ -220,7 +227,7 @@ def test_groups_share_a_context_and_are_independent_given_it() -> None:
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_groups_of_one_context_are_what_rollout_draws(size: int) -> None:
-    simulator = bl.TabularSimulator(world()._mdp) if size > 1 else world()
+    simulator = bl.sampling.TabularSimulator(world()._mdp) if size > 1 else world()
     grouped = simulator.rollout_groups(UNIFORM, 50, size, 4, np.random.default_rng(3))
     plain = simulator.rollout(UNIFORM, 50 * size, 4, np.random.default_rng(3))
     assert (grouped.observations == plain.observations).all()
@@ -234,15 +241,15 @@ HORIZON, X = 2, np.array([0.2, -0.1, 0.3, 0.1])
 Z = 5.2
 
 
-def pair_loss(scale: float) -> bl.CallableTrajectoryObjective:
+def pair_loss(scale: float) -> bl.objectives.CallableTrajectoryObjective:
     """`l(d, d') = (g(d) − b)(g(d') − b)(1 + x_0)`, `g = a_0 + 0.7 a_1`, `b = scale`: its mean shows who is paired."""
 
-    def function(x: bl.Array, paths: bl.Trajectories, rng: np.random.Generator) -> tuple[bl.Array, bl.Array]:
+    def function(x: bl.Array, paths: bl.sampling.Trajectories, rng: np.random.Generator) -> tuple[bl.Array, bl.Array]:
         assert paths.observations.max() <= 1, "a context's objective sees its own states, counted from zero"
         scores = (paths.actions @ np.array([1.0, 0.7]) - scale).reshape(-1, 2).prod(axis=1)
         return scores * (1.0 + x[0]), np.eye(4)[0] * scores.mean()
 
-    return bl.CallableTrajectoryObjective(function, HORIZON, 2)
+    return bl.objectives.CallableTrajectoryObjective(function, HORIZON, 2)
 
 
 SCALES, PAIR_WEIGHTS = (1.0, -2.0), np.array([0.3, 0.7])
@@ -255,7 +262,7 @@ def pairs() -> bl.BilevelProblem:
         bl.BilevelProblem(cell(scale, initial=start), pair_loss(scale))
         for scale, start in zip(SCALES, PAIR_STARTS, strict=True)
     ]
-    return bl.contextual_problem(parts, PAIR_WEIGHTS, name="pairs")
+    return bl.problems.contextual_problem(parts, PAIR_WEIGHTS, name="pairs")
 
 
 def mean_score(context: int, x: bl.Array) -> float:
@@ -290,9 +297,11 @@ def exact_gradient() -> bl.Array:
 )
 def test_estimators_from_trajectories_are_unbiased_on_contexts(name: str, options: Any) -> None:
     problem = pairs()
-    solution = bl.lower_level_solver("soft-policy-iteration", tolerance=1e-13).solve(problem, X, None, bl.stream(0, ""))
+    solution = bl.lower_level_solver("soft-policy-iteration", tolerance=1e-13).solve(
+        problem, X, None, bl.randomness.stream(0, "")
+    )
     estimator = bl.hypergradient_estimator(name, blocks=50, **options)
-    hyper = estimator.estimate(problem, X, solution, None, bl.stream(1, "estimator"))
+    hyper = estimator.estimate(problem, X, solution, None, bl.randomness.stream(1, "estimator"))
     assert (np.abs(hyper.gradient - exact_gradient()) / hyper.standard_error).max() < Z
     # The test would notice pairs across contexts: their mean loss is another.
     apart = float(PAIR_WEIGHTS @ [mean_score(c, X) - SCALES[c] for c in range(2)]) ** 2 * (1 + X[0])
@@ -311,9 +320,9 @@ def test_a_model_free_algorithm_takes_contexts_as_they_are() -> None:
 
 def test_a_group_from_several_contexts_is_told() -> None:
     problem = pairs()
-    paths = problem.lower.simulator(X).rollout(np.full((4, 2), 0.5), 100, HORIZON, bl.stream(0, "paths"))
+    paths = problem.lower.simulator(X).rollout(np.full((4, 2), 0.5), 100, HORIZON, bl.randomness.stream(0, "paths"))
     with pytest.raises(bl.InputError, match=r"group \d+ of the trajectories is from contexts 0, 1; expected .*Groups"):
-        problem.objective.loss_and_gradient(X, paths, bl.stream(0, "labels"))
+        problem.objective.loss_and_gradient(X, paths, bl.randomness.stream(0, "labels"))
 
 
 # --- Reports
@@ -323,11 +332,11 @@ def test_measures_are_averaged_and_told_for_each_context() -> None:
     def part(scale: float) -> bl.BilevelProblem:
         return bl.BilevelProblem(
             cell(scale),
-            bl.QuadraticObjective(),
+            bl.objectives.QuadraticObjective(),
             measures=lambda x, solution: {"largest value": solution.values.max(), f"only in {scale}": scale},
         )
 
-    problem = bl.contextual_problem([part(1.0), part(2.0)], [0.25, 0.75], name="two")
+    problem = bl.problems.contextual_problem([part(1.0), part(2.0)], [0.25, 0.75], name="two")
     run = bl.algorithm("m-sobirl").run(problem, iterations=3, x=X)
     before = problem.measures(run.x, run.solution)
     own = [before[f"  largest value, context {index}"] for index in range(2)]
@@ -340,130 +349,150 @@ def test_measures_are_averaged_and_told_for_each_context() -> None:
 def test_a_picture_shows_the_first_context(tmp_path: Any) -> None:
     seen = []
     part = bl.BilevelProblem(
-        cell(1.0), bl.QuadraticObjective(), picture=lambda axes, x, solution: seen.append(solution.policy.shape)
+        cell(1.0),
+        bl.objectives.QuadraticObjective(),
+        picture=lambda axes, x, solution: seen.append(solution.policy.shape),
     )
-    bl.algorithm("m-sobirl").run(bl.contextual_problem([part, part]), iterations=1).plot(tmp_path / "run.png")
+    bl.algorithm("m-sobirl").run(bl.problems.contextual_problem([part, part]), iterations=1).plot(tmp_path / "run.png")
     assert seen == [(2, 2)]
 
 
 def test_the_objective_is_of_every_kind_that_all_contexts_are() -> None:
-    data = bl.PreferenceDatasetObjective(bl.TabularReward(np.zeros((2, 2))), one_label())
-    both = bl.contextual_problem([bl.BilevelProblem(cell(1.0), data)] * 2).objective
-    assert isinstance(both, bl.PolicyObjective)
-    assert isinstance(both, bl.TrajectoryObjective)
-    one = bl.contextual_problem(
-        [bl.BilevelProblem(cell(1.0), data), bl.BilevelProblem(cell(1.0), bl.QuadraticObjective())]
+    data = bl.objectives.PreferenceDatasetObjective(bl.parametric.TabularReward(np.zeros((2, 2))), one_label())
+    both = bl.problems.contextual_problem([bl.BilevelProblem(cell(1.0), data)] * 2).objective
+    assert isinstance(both, bl.objectives.PolicyObjective)
+    assert isinstance(both, bl.objectives.TrajectoryObjective)
+    one = bl.problems.contextual_problem(
+        [bl.BilevelProblem(cell(1.0), data), bl.BilevelProblem(cell(1.0), bl.objectives.QuadraticObjective())]
     ).objective
-    assert isinstance(one, bl.PolicyObjective)
-    assert not isinstance(one, bl.TrajectoryObjective)
-    assert not isinstance(pairs().objective, bl.PolicyObjective)
+    assert isinstance(one, bl.objectives.PolicyObjective)
+    assert not isinstance(one, bl.objectives.TrajectoryObjective)
+    assert not isinstance(pairs().objective, bl.objectives.PolicyObjective)
 
 
-def one_label() -> bl.PreferenceDataset:
-    one = bl.Trajectories(np.zeros((1, 2), int), np.zeros((1, 1), int), np.zeros((1, 1)))
-    return bl.PreferenceDataset(one, one, np.array([0.5]))
+def one_label() -> bl.objectives.PreferenceDataset:
+    one = bl.sampling.Trajectories(np.zeros((1, 2), int), np.zeros((1, 1), int), np.zeros((1, 1)))
+    return bl.objectives.PreferenceDataset(one, one, np.array([0.5]))
 
 
 # --- Bad input
 
 
 def quadratic(lower: Any, **changes: Any) -> bl.BilevelProblem:
-    return bl.BilevelProblem(lower, bl.QuadraticObjective(), **changes)
+    return bl.BilevelProblem(lower, bl.objectives.QuadraticObjective(), **changes)
 
 
 def longer() -> bl.ParametricMDP:
-    return cell(1.0, rewards=bl.Slice(bl.TabularReward(np.zeros((2, 2))), 0, 5))
+    return cell(1.0, rewards=bl.parametric.Slice(bl.parametric.TabularReward(np.zeros((2, 2))), 0, 5))
 
 
 THREE_ACTIONS = np.full((2, 3, 2), 0.5)
 MISTAKES = {
-    "no context": (lambda: bl.ContextualMDP([]), "contexts is empty; expected at least one follower"),
-    "no problem": (lambda: bl.contextual_problem([]), "problems is empty; expected at least one BilevelProblem"),
-    "not a list": (lambda: bl.ContextualMDP(cell(1.0)), "contexts is a ParametricMDP; expected a list of followers"),
+    "no context": (lambda: bl.problems.ContextualMDP([]), "contexts is empty; expected at least one follower"),
+    "no problem": (
+        lambda: bl.problems.contextual_problem([]),
+        "problems is empty; expected at least one BilevelProblem",
+    ),
+    "not a list": (
+        lambda: bl.problems.ContextualMDP(cell(1.0)),
+        "contexts is a ParametricMDP; expected a list of followers",
+    ),
     "one problem": (
-        lambda: bl.contextual_problem(quadratic(cell(1.0))),
+        lambda: bl.problems.contextual_problem(quadratic(cell(1.0))),
         "problems is a BilevelProblem; expected a list of BilevelProblems",
     ),
     "not a follower": (
-        lambda: bl.ContextualMDP([cell(1.0), cell(1.0).model(X)]),
+        lambda: bl.problems.ContextualMDP([cell(1.0), cell(1.0).model(X)]),
         "contexts[1] is a SoftMDP; expected a follower with a transition model (SupportsModel)",
     ),
-    "not a problem": (lambda: bl.contextual_problem([cell(1.0)]), "problems[0] is a ParametricMDP; expected"),
+    "not a problem": (lambda: bl.problems.contextual_problem([cell(1.0)]), "problems[0] is a ParametricMDP; expected"),
     "negative weight": (
-        lambda: bl.contextual_problem([quadratic(cell(1.0))] * 2, [1.5, -0.5]),
+        lambda: bl.problems.contextual_problem([quadratic(cell(1.0))] * 2, [1.5, -0.5]),
         "weights[1] is -0.5; expected a probability, so not negative",
     ),
     "sum": (
-        lambda: bl.contextual_problem([quadratic(cell(1.0))] * 2, [0.5, 0.4]),
+        lambda: bl.problems.contextual_problem([quadratic(cell(1.0))] * 2, [0.5, 0.4]),
         "the sum of weights is 0.9; expected 1 within 1e-8",
     ),
     "number of weights": (
-        lambda: bl.contextual_problem([quadratic(cell(1.0))] * 2, [1.0]),
+        lambda: bl.problems.contextual_problem([quadratic(cell(1.0))] * 2, [1.0]),
         "the shape of weights is (1,); expected (2,)",
     ),
     "weights of words": (
-        lambda: bl.ContextualMDP([cell(1.0)] * 2, ["a", "b"]),
+        lambda: bl.problems.ContextualMDP([cell(1.0)] * 2, ["a", "b"]),
         "weights[0] is 'a'; expected a real number",
     ),
     "dimension": (
-        lambda: bl.contextual_problem([quadratic(cell(1.0)), quadratic(longer())]),
+        lambda: bl.problems.contextual_problem([quadratic(cell(1.0)), quadratic(longer())]),
         "the dimension of contexts[1] is 5; expected 4, as of contexts[0]: one dimension for all contexts",
     ),
     "discount": (
-        lambda: bl.ContextualMDP([cell(1.0), cell(1.0, discount=0.9)]),
+        lambda: bl.problems.ContextualMDP([cell(1.0), cell(1.0, discount=0.9)]),
         "the discount of contexts[1] is 0.9; expected 0.5, as of contexts[0]: one discount for all contexts, since",
     ),
     "temperature": (
-        lambda: bl.ContextualMDP([cell(1.0), cell(1.0, temperature=1.0)]),
+        lambda: bl.problems.ContextualMDP([cell(1.0), cell(1.0, temperature=1.0)]),
         "the temperature of contexts[1] is 1.0; expected 0.8, as of contexts[0]",
     ),
     "actions": (
-        lambda: bl.ContextualMDP(
-            [longer(), cell(1.0, transitions=THREE_ACTIONS, rewards=bl.LinearReward(np.zeros((2, 3)), np.ones((6, 5))))]
+        lambda: bl.problems.ContextualMDP(
+            [
+                longer(),
+                cell(
+                    1.0,
+                    transitions=THREE_ACTIONS,
+                    rewards=bl.parametric.LinearReward(np.zeros((2, 3)), np.ones((6, 5))),
+                ),
+            ]
         ),
         "the number of actions of contexts[1] is 3; expected 2, as of contexts[0]",
     ),
-    "example": (lambda: bl.ContextualMDP([cell(1.0)], example=[1.0]), "the shape of example is (1,); expected (4,)"),
+    "example": (
+        lambda: bl.problems.ContextualMDP([cell(1.0)], example=[1.0]),
+        "the shape of example is (1,); expected (4,)",
+    ),
     "occupancy": (
-        lambda: bl.ContextualMDP([cell(1.0)]).pullback(X, bl.DenseOccupancy(np.zeros((3, 2)))),
+        lambda: bl.problems.ContextualMDP([cell(1.0)]).pullback(X, bl.occupancy.DenseOccupancy(np.zeros((3, 2)))),
         "the shape of occupancy.weights is (3, 2); expected (2, 2)",
     ),
     "solution": (
-        lambda: bl.ContextualMDP([cell(1.0)]).restrict(X, attrs_like(), 0),
+        lambda: bl.problems.ContextualMDP([cell(1.0)]).restrict(X, attrs_like(), 0),
         "solution is a SimpleNamespace; expected a TabularSolution or a SampledSolution",
     ),
     "another feasible set": (
-        lambda: bl.contextual_problem(
+        lambda: bl.problems.contextual_problem(
             [quadratic(cell(1.0), feasible_set=bl.Box(-1, 1)), quadratic(cell(1.0), feasible_set=bl.Box(-1, 2))]
         ),
         "the feasible set of problems[1] is a Box; expected equal to the Box of problems[0], since x is shared",
     ),
     "kinds of objectives": (
-        lambda: bl.contextual_problem([quadratic(cell(1.0)), bl.BilevelProblem(cell(1.0), pair_loss(1.0))]),
+        lambda: bl.problems.contextual_problem([quadratic(cell(1.0)), bl.BilevelProblem(cell(1.0), pair_loss(1.0))]),
         "the problems' objectives is QuadraticObjective, CallableTrajectoryObjective; expected all of them",
     ),
     "horizon": (
-        lambda: bl.contextual_problem(
-            [bl.BilevelProblem(cell(1.0), bl.CallableTrajectoryObjective(print, h)) for h in (3, 4)]
+        lambda: bl.problems.contextual_problem(
+            [bl.BilevelProblem(cell(1.0), bl.objectives.CallableTrajectoryObjective(print, h)) for h in (3, 4)]
         ),
         "horizon of the contexts' objectives is 3, 4; expected one number",
     ),
     "number of objectives": (
-        lambda: bl.ContextualObjective(bl.ContextualMDP([cell(1.0)]), [bl.QuadraticObjective()] * 2),
+        lambda: bl.problems.ContextualObjective(
+            bl.problems.ContextualMDP([cell(1.0)]), [bl.objectives.QuadraticObjective()] * 2
+        ),
         "the number of ContextualObjective.objectives is 2; expected 1, one a context",
     ),
     "kind of objective": (
-        lambda: bl.ContextualObjective(bl.ContextualMDP([cell(1.0)]), [pair_loss(1.0)]),
+        lambda: bl.problems.ContextualObjective(bl.problems.ContextualMDP([cell(1.0)]), [pair_loss(1.0)]),
         "ContextualObjective.objectives[0] is a CallableTrajectoryObjective; expected a PolicyObjective",
     ),
     "not contexts": (
-        lambda: bl.ContextualObjective(cell(1.0), [bl.QuadraticObjective()]),
+        lambda: bl.problems.ContextualObjective(cell(1.0), [bl.objectives.QuadraticObjective()]),
         "ContextualObjective.lower is a ParametricMDP; expected a ContextualMDP",
     ),
     "policy": (
-        lambda: bl.ContextualObjective(bl.ContextualMDP([cell(1.0)]), [bl.QuadraticObjective()]).value_and_gradients(
-            X, np.ones((4, 2))
-        ),
+        lambda: bl.problems.ContextualObjective(
+            bl.problems.ContextualMDP([cell(1.0)]), [bl.objectives.QuadraticObjective()]
+        ).value_and_gradients(X, np.ones((4, 2))),
         "the shape of the policy judged by ContextualObjective is (4, 2); expected (2, 2)",
     ),
 }
@@ -484,7 +513,7 @@ def test_a_mistake_is_told_in_one_sentence(mistake: str) -> None:
 
 def test_equal_feasible_sets_are_one() -> None:
     parts = [quadratic(cell(1.0), feasible_set=bl.Box(-1, np.array([1.0, 2.0, 3.0, 4.0]))) for _ in range(2)]
-    assert bl.contextual_problem(parts).feasible_set is parts[0].feasible_set
-    chosen = bl.Ball(2.0)
+    assert bl.problems.contextual_problem(parts).feasible_set is parts[0].feasible_set
+    chosen = bl.problems.Ball(2.0)
     mixed = [parts[0], quadratic(cell(1.0))]
-    assert bl.contextual_problem(mixed, feasible_set=chosen).feasible_set is chosen
+    assert bl.problems.contextual_problem(mixed, feasible_set=chosen).feasible_set is chosen

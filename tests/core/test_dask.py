@@ -43,7 +43,7 @@ class Killer:
         self.victim = min(processes_of(client))
         self.killed = False
 
-    def __call__(self, state: bl.OuterState) -> None:
+    def __call__(self, state: bl.outer_loop.OuterState) -> None:
         if state.iteration == 3:
             os.kill(self.victim, signal.SIGKILL)
             self.killed = True
@@ -70,7 +70,9 @@ def test_tasks_under_way_in_a_killed_worker_are_done_again(client: distributed.C
     """By Dask itself, which knows what was lost."""
     before = processes_of(client)
     with bl.use_jobs(client.get_executor()):
-        assert bl.parallel_map(tasks.dies_once, tmp_path / "killed", range(12)) == [task**2 for task in range(12)]
+        assert bl.execution.parallel_map(tasks.dies_once, tmp_path / "killed", range(12)) == [
+            task**2 for task in range(12)
+        ]
     assert processes_of(client) != before
 
 
@@ -82,8 +84,8 @@ def test_what_is_shared_comes_to_each_worker_once(client: distributed.Client, tm
         deadline = time.monotonic() + 60
         while set(shared.deliveries()) != workers:
             assert time.monotonic() < deadline
-            bl.parallel_map(tasks.process_of, shared, [0.05] * 8)
-        bl.parallel_map(tasks.process_of, (shared, 1), [0.0] * 8)
+            bl.execution.parallel_map(tasks.process_of, shared, [0.05] * 8)
+        bl.execution.parallel_map(tasks.process_of, (shared, 1), [0.0] * 8)
     assert Counter(shared.deliveries()) == dict.fromkeys(workers, 1)
 
 
@@ -101,4 +103,4 @@ def test_seeds_and_comparisons_take_a_cluster_too(client: distributed.Client) ->
 
 def test_a_worker_s_error_is_the_task_s_own(client: distributed.Client) -> None:
     with bl.use_jobs(client.get_executor()), pytest.raises(bl.InputError, match="the second task is late"):
-        bl.parallel_map(tasks.fails, np.zeros(3), range(4))
+        bl.execution.parallel_map(tasks.fails, np.zeros(3), range(4))

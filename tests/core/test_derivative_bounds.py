@@ -29,13 +29,15 @@ def tilted(policy: bl.Array, oscillation: bl.Array, rng: np.random.Generator) ->
 
 
 @st.composite
-def nearby_pairs(draw: st.DrawFn, shape: tuple[int, int] | None = None) -> tuple[bl.NearbyPolicies, bl.Array, Any]:
+def nearby_pairs(
+    draw: st.DrawFn, shape: tuple[int, int] | None = None
+) -> tuple[bl.certificates.NearbyPolicies, bl.Array, Any]:
     """Nearby policies, one of them, and a generator for more."""
     rng = np.random.default_rng(draw(seeds))
     states, actions = (draw(st.integers(1, 5)), draw(st.integers(1, 5))) if shape is None else shape
     policy = drawn_policy(rng, states, actions)
     oscillation = 10.0 ** rng.uniform(-12, 2, size=states)
-    return bl.NearbyPolicies(policy, oscillation), tilted(policy, oscillation, rng), rng
+    return bl.certificates.NearbyPolicies(policy, oscillation), tilted(policy, oscillation, rng), rng
 
 
 @given(pair=nearby_pairs())
@@ -57,7 +59,7 @@ def test_a_policy_within_the_oscillation_is_within_every_bound(pair: Any) -> Non
 def test_the_bounds_of_nearby_policies_are_reached() -> None:
     """Of two actions with odds e^(−ω/2) to 1, those of 1 to e^(−ω/2) are ω away: nothing is further."""
     likely = 1 / (1 + np.exp(-0.5))
-    nearby = bl.NearbyPolicies(np.array([[1 - likely, likely]]), np.array([1.0]))
+    nearby = bl.certificates.NearbyPolicies(np.array([[1 - likely, likely]]), np.array([1.0]))
     assert nearby.entries[0, 0] == pytest.approx(likely - (1 - likely))
     assert nearby.totals == pytest.approx(2 * np.tanh(0.25))
     assert nearby.totals == pytest.approx(2 * nearby.entries[0, 0])
@@ -65,7 +67,7 @@ def test_the_bounds_of_nearby_policies_are_reached() -> None:
 
 def test_the_rest_of_a_probability_near_one_keeps_its_digits() -> None:
     """`1 − π` of doubles would be zero, and the bound with it an ulp of one instead of 1e-40."""
-    nearby = bl.NearbyPolicies(np.array([[1e-40, 1.0, 2e-40]]), np.zeros(1))
+    nearby = bl.certificates.NearbyPolicies(np.array([[1e-40, 1.0, 2e-40]]), np.zeros(1))
     assert nearby.others == pytest.approx(np.array([[1.0, 3e-40, 1.0]]))
 
 
@@ -81,9 +83,9 @@ def norms_and_slopes(lower: Any, x: bl.Array, values: bl.Array, radius: float, r
         unit, state = np.zeros((model.states, model.actions)), np.zeros(model.states)
         unit[s, a] = state[s] = 1.0
         nothing, none = np.zeros_like(values), np.zeros_like(unit)
-        rewards = lower.pullback(x, bl.DenseOccupancy(unit, nothing))
-        through_kernel = lower.pullback(x, bl.DenseOccupancy(unit, near)) - rewards
-        initial = lower.pullback(x, bl.DenseOccupancy(none, nothing, state))
+        rewards = lower.pullback(x, bl.occupancy.DenseOccupancy(unit, nothing))
+        through_kernel = lower.pullback(x, bl.occupancy.DenseOccupancy(unit, near)) - rewards
+        initial = lower.pullback(x, bl.occupancy.DenseOccupancy(none, nothing, state))
         yield "rewards", norms.rewards, (s, a), rewards
         yield "transitions", norms.transitions, (s, a), through_kernel
         yield "initial", norms.initial, s, initial
@@ -119,17 +121,20 @@ def parts_without_features(rng: np.random.Generator, sparse: bool) -> dict[str, 
     stored = scipy.sparse.csr_array(kernel.reshape(-1, 3)) if sparse else kernel
     features = rng.normal(size=(3, 2, 4))
     features = scipy.sparse.csr_array(features.reshape(-1, 4)) if sparse else features
-    leader = bl.SoftmaxPolicy(3, 2, features)
+    leader = bl.parametric.SoftmaxPolicy(3, 2, features)
     return {
-        "tabular": bl.ParametricMDP(stored, bl.TabularReward(base), 0.9, 1.0),
-        "state": bl.ParametricMDP(stored, bl.StateReward(base, [2, 0]), 0.9, 1.0),
-        "softmax": bl.ParametricMDP(bl.SoftmaxTransitions(stored), base, 0.9, 1.0),
-        "initial": bl.ParametricMDP(stored, base, 0.9, 1.0, bl.SoftmaxInitial(np.array([0.2, 0.0, 0.8]))),
+        "tabular": bl.ParametricMDP(stored, bl.parametric.TabularReward(base), 0.9, 1.0),
+        "state": bl.ParametricMDP(stored, bl.parametric.StateReward(base, [2, 0]), 0.9, 1.0),
+        "softmax": bl.ParametricMDP(bl.parametric.SoftmaxTransitions(stored), base, 0.9, 1.0),
+        "initial": bl.ParametricMDP(stored, base, 0.9, 1.0, bl.parametric.SoftmaxInitial(np.array([0.2, 0.0, 0.8]))),
         "mixture": bl.ParametricMDP(
-            bl.MixtureTransitions(leader, [kernel, other]), bl.MixtureReward(leader, rewards), 0.9, 1.0
+            bl.parametric.MixtureTransitions(leader, [kernel, other]),
+            bl.parametric.MixtureReward(leader, rewards),
+            0.9,
+            1.0,
         ),
         "leader without features": bl.ParametricMDP(
-            kernel, bl.MixtureReward(bl.SoftmaxPolicy(3, 2), rewards), 0.9, 1.0
+            kernel, bl.parametric.MixtureReward(bl.parametric.SoftmaxPolicy(3, 2), rewards), 0.9, 1.0
         ),
     }
 
@@ -155,9 +160,9 @@ def test_no_objectives_gradients_move_further_than_their_bound(kind: str, drawn:
     if kind in OBJECTIVES:
         objective = drawn_objective(drawn, kind, rng)
     else:
-        objective = bl.FiniteHorizonReturnObjective(drawn.lower.model(drawn.x), int(rng.integers(1, 9)))
+        objective = bl.objectives.FiniteHorizonReturnObjective(drawn.lower.model(drawn.x), int(rng.integers(1, 9)))
     policy = rng.dirichlet(np.ones(actions), size=states)
-    nearby = bl.NearbyPolicies(policy, 10.0 ** rng.uniform(-9, 0.5, size=states))
+    nearby = bl.certificates.NearbyPolicies(policy, 10.0 ** rng.uniform(-9, 0.5, size=states))
     other, weights = tilted(policy, nearby.oscillation, rng), rng.exponential(size=policy.shape)
     by_x, by_policy = objective.gradient_change(drawn.x, nearby, weights)
     _, x_before, before = objective.value_and_gradients(drawn.x, policy)

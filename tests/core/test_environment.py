@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import bilevelrl as bl
-from bilevelrl import environment
+from bilevelrl.storage import environment
 
 ALGORITHM = bl.algorithm("m-sobirl")
 PROBLEM = bl.problem("synthetic-quadratic", states=3, actions=2, dimension=2)

@@ -16,7 +16,7 @@ SMALL = {"name": "synthetic-quadratic", "states": 3, "actions": 2, "dimension": 
 
 
 def composed(**tables: Any) -> tuple[bl.BilevelProblem, bl.Algorithm]:
-    return bl.compose(bl.Experiment.parse({"problem": SMALL} | tables))
+    return bl.factories.compose(bl.storage.Experiment.parse({"problem": SMALL} | tables))
 
 
 def test_recipe_alone_is_the_recipe() -> None:
@@ -68,11 +68,11 @@ def test_what_is_missing_is_named(tables: dict[str, Any], sentence: str) -> None
 def test_whole_numbers_are_not_made_of_other_types(key: str, value: object) -> None:
     """A flag, a float or a string where an integer is wanted is a mistake in the file, not a number."""
     with pytest.raises(bl.InputError, match=re.escape(f"{key} is {value!r}; expected an integer of at least 0")):
-        bl.Experiment.parse({key: value})
+        bl.storage.Experiment.parse({key: value})
 
 
 def test_tolerance_may_be_written_as_an_integer() -> None:
-    tolerance = bl.Experiment.parse({"tolerance": 1}).tolerance
+    tolerance = bl.storage.Experiment.parse({"tolerance": 1}).tolerance
     assert (tolerance, type(tolerance)) == (1.0, float)
 
 
@@ -82,16 +82,16 @@ def test_written_experiment_reads_back_as_it_was(tmp_path: Path) -> None:
         "problem": {"name": "p", "number": 0.1 + 0.2, "whole": 10**12, "flag": False, "word": 'ü "quoted" \\ \n'},
         "upper": {"name": "u", "list": [[1.5, 2.5], [3.5]], "table": {"deep": [True]}},
     }
-    written = bl.Experiment(tables, iterations=7, seed=2**40, tolerance=1e-300)
+    written = bl.storage.Experiment(tables, iterations=7, seed=2**40, tolerance=1e-300)
     written.write(tmp_path / "experiment.toml")
-    assert bl.Experiment.read(tmp_path / "experiment.toml") == written
+    assert bl.storage.Experiment.read(tmp_path / "experiment.toml") == written
 
 
 def test_arrays_and_tuples_are_written_as_lists(tmp_path: Path) -> None:
-    bl.Experiment(
+    bl.storage.Experiment(
         {"upper": {"name": "u", "array": np.array([1.0, 2.0]), "pair": (1, 2), "one": np.float64(0.5)}}
     ).write(tmp_path / "experiment.toml")
-    options = bl.Experiment.read(tmp_path / "experiment.toml").tables["upper"]
+    options = bl.storage.Experiment.read(tmp_path / "experiment.toml").tables["upper"]
     assert options == {"name": "u", "array": [1.0, 2.0], "pair": [1, 2], "one": 0.5}
 
 
@@ -109,7 +109,7 @@ def test_arrays_and_tuples_are_written_as_lists(tmp_path: Path) -> None:
 )
 def test_described_run_composes_to_the_same_components(algorithm: bl.Algorithm) -> None:
     problem = bl.problem(**SMALL)
-    again, same = bl.compose(bl.Experiment.describe(problem, algorithm))
+    again, same = bl.factories.compose(bl.storage.Experiment.describe(problem, algorithm))
     assert (same.lower, same.estimator, same.upper) == (algorithm.lower, algorithm.estimator, algorithm.upper)
     assert (again.name, again.configuration) == (problem.name, problem.configuration)
 
@@ -118,6 +118,6 @@ def test_problem_that_was_composed_in_python_cannot_be_found_by_its_name() -> No
     """Better an unknown name than another problem that happens to have the same options."""
     registered = bl.problem(**SMALL)
     own = bl.BilevelProblem(registered.lower, registered.objective, name="my own")
-    described = bl.Experiment.describe(own, bl.algorithm("m-sobirl"))
-    with pytest.raises(bl.UnknownNameError, match="problem is 'my own'; expected one of"):
-        bl.compose(described)
+    described = bl.storage.Experiment.describe(own, bl.algorithm("m-sobirl"))
+    with pytest.raises(bl.validation.UnknownNameError, match="problem is 'my own'; expected one of"):
+        bl.factories.compose(described)

@@ -23,21 +23,21 @@ def drawn_sets(draw):
     inner = rng.normal(size=n)
     inner *= rng.random() / np.linalg.norm(inner)
     feasible_set, contains, member = {
-        "free": (bl.Free(), lambda p: True, y),
+        "free": (bl.problems.Free(), lambda p: True, y),
         "box": (
             bl.Box(lower, upper),
             lambda p: (lower <= p).all() and (p <= upper).all(),
             lower + (upper - lower) * rng.random(n),
         ),
         "half-open box": (bl.Box(0.0, np.inf), lambda p: (p >= 0).all(), np.abs(y)),
-        "ball": (bl.Ball(size), lambda p: np.linalg.norm(p) <= size + slack, size * inner),
+        "ball": (bl.problems.Ball(size), lambda p: np.linalg.norm(p) <= size + slack, size * inner),
         "ball around a point": (
-            bl.Ball(size, center),
+            bl.problems.Ball(size, center),
             lambda p: np.linalg.norm(p - center) <= size + slack,
             center + size * inner,
         ),
         "simplex": (
-            bl.Simplex(size),
+            bl.problems.Simplex(size),
             lambda p: (p >= 0).all() and abs(p.sum() - size) <= slack,
             size * rng.dirichlet(np.ones(n)),
         ),
@@ -48,7 +48,7 @@ def drawn_sets(draw):
 @given(drawn_sets())
 def test_a_projection_lies_in_the_set(drawn):
     feasible_set, contains, x, *_ = drawn
-    assert isinstance(feasible_set, bl.FeasibleSet)
+    assert isinstance(feasible_set, bl.problems.FeasibleSet)
     assert contains(feasible_set.project(x))
 
 
@@ -91,7 +91,7 @@ def test_the_simplex_takes_a_constant_off_and_keeps_its_total(n, total, seed):
     """`Π(x + c·1) = Π(x)` however large c, up to the digits that x loses by it."""
     rng = np.random.default_rng(seed)
     x = np.round(rng.normal(size=n) * 1024) / 1024  # so that adding 2^30 loses nothing
-    simplex = bl.Simplex(total)
+    simplex = bl.problems.Simplex(total)
     assert (simplex.project(x + 2.0**30) == simplex.project(x)).all()
 
 
@@ -101,22 +101,24 @@ def test_stationarity_is_the_length_of_a_projected_unit_step(drawn, seed):
     feasible_set, _, _, _, member, slack = drawn
     gradient = np.random.default_rng(seed).normal(size=member.size)
     length = float(np.linalg.norm(gradient))
-    measured = bl.stationarity(feasible_set, member, gradient)
+    measured = bl.problems.stationarity(feasible_set, member, gradient)
     step = np.linalg.norm(member - feasible_set.project(member - gradient))
     # Free measures ‖g‖ itself; member − (member − g) would have lost digits of it.
     assert measured == pytest.approx(float(step), rel=0, abs=4 * slack)
     assert measured <= length * (1 + 4 * EPSILON) + 4 * slack
-    assert bl.stationarity(feasible_set, member, 0 * gradient) <= 4 * slack
-    assert bl.stationarity(bl.Free(), member, gradient) == pytest.approx(length, rel=4 * EPSILON * member.size)
+    assert bl.problems.stationarity(feasible_set, member, 0 * gradient) <= 4 * slack
+    assert bl.problems.stationarity(bl.problems.Free(), member, gradient) == pytest.approx(
+        length, rel=4 * EPSILON * member.size
+    )
 
 
 def test_a_gradient_that_points_out_of_the_box_is_stationary():
     """At the bound that holds x back, a first-order stationary point of the set, not of the space."""
-    assert bl.stationarity(bl.Box(0.0, 1.0), np.array([1.0, 0.0]), np.array([-3.0, 2.0])) == 0.0
+    assert bl.problems.stationarity(bl.Box(0.0, 1.0), np.array([1.0, 0.0]), np.array([-3.0, 2.0])) == 0.0
 
 
 def test_a_vertex_of_the_simplex_is_where_a_steep_gradient_leads():
-    assert bl.Simplex(2.0).project(np.array([5.0, 0.0, -1.0])).tolist() == [2.0, 0.0, 0.0]
+    assert bl.problems.Simplex(2.0).project(np.array([5.0, 0.0, -1.0])).tolist() == [2.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -125,9 +127,9 @@ def test_a_vertex_of_the_simplex_is_where_a_steep_gradient_leads():
         (lambda: bl.Box(1.0, 0.0), r"Box.lower is 1.0; expected at most Box.upper = 0.0"),
         (lambda: bl.Box([0.0, 2.0], [1.0, 1.0]), "expected at most Box.upper"),
         (lambda: bl.Box(np.nan, 1.0), "a bound of Box is nan; expected a number, or ±inf for no bound"),
-        (lambda: bl.Ball(0.0), "radius is 0.0; expected a finite number above 0"),
-        (lambda: bl.Ball(1.0, [np.inf]), r"Ball.center\[0\] is inf; expected a finite number"),
-        (lambda: bl.Simplex(-1.0), "total is -1.0; expected a finite number above 0"),
+        (lambda: bl.problems.Ball(0.0), "radius is 0.0; expected a finite number above 0"),
+        (lambda: bl.problems.Ball(1.0, [np.inf]), r"Ball.center\[0\] is inf; expected a finite number"),
+        (lambda: bl.problems.Simplex(-1.0), "total is -1.0; expected a finite number above 0"),
     ],
 )
 def test_a_set_that_cannot_be_is_refused(make, message):

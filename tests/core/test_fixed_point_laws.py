@@ -46,11 +46,11 @@ def test_the_operator_is_a_log_sum_exp_of_action_values(mdp, seed):
     """Both ways to evaluate `T` give the formula, and q leaves the reference measure out."""
     values = drawn_values(mdp, np.random.default_rng(seed))
     action_values, backed_up = written_out(mdp, values)
-    backup = bl.soft_backup(mdp, values)
+    backup = bl.mdp.soft_backup(mdp, values)
     rounding = backup_rounding(mdp, values)
     assert backup.action_values == pytest.approx(action_values, rel=0, abs=rounding)
     assert backup.values == pytest.approx(backed_up, rel=0, abs=rounding)
-    assert bl.soft_bellman(mdp, values) == pytest.approx(backed_up, rel=0, abs=rounding)
+    assert bl.mdp.soft_bellman(mdp, values) == pytest.approx(backed_up, rel=0, abs=rounding)
 
 
 @given(soft_mdps(), st.integers(1, 60), st.booleans(), seeds)
@@ -65,7 +65,7 @@ def test_sweeps_are_repeated_backups(mdp, sweeps, warm, seed):
     for _ in range(sweeps):
         rounding = mdp.discount * rounding + 2 * backup_rounding(mdp, one_by_one)
         one_by_one = written_out(mdp, one_by_one)[1]
-    assert bl.soft_bellman(mdp, values, sweeps) == pytest.approx(one_by_one, rel=0, abs=rounding)
+    assert bl.mdp.soft_bellman(mdp, values, sweeps) == pytest.approx(one_by_one, rel=0, abs=rounding)
 
 
 @given(soft_mdps(), seeds)
@@ -73,9 +73,9 @@ def test_a_backup_leaves_its_arguments_alone(mdp, seed):
     """The operator works in place inside; none of that may be seen from outside."""
     values = drawn_values(mdp, np.random.default_rng(seed))
     values_before, rewards_before = values.copy(), mdp.rewards.copy()
-    first = bl.soft_backup(mdp, values)
-    bl.soft_bellman(mdp, values)
-    again = bl.soft_backup(mdp, values)
+    first = bl.mdp.soft_backup(mdp, values)
+    bl.mdp.soft_bellman(mdp, values)
+    again = bl.mdp.soft_backup(mdp, values)
     assert (values == values_before).all()
     assert (mdp.rewards == rewards_before).all()
     assert (first.values == again.values).all()
@@ -90,13 +90,13 @@ def test_the_policy_is_the_reference_tilted_by_the_advantage(mdp, seed):
     measure = np.ones_like(mdp.rewards) if mdp.reference is None else mdp.reference
     tilted = measure * np.exp(np.minimum((action_values - backed_up[:, None]) / mdp.temperature, 700.0))
     relative = np.expm1(min(2 * backup_rounding(mdp, values) / mdp.temperature, 1.0))
-    assert bl.soft_backup(mdp, values).policy == pytest.approx(tilted, rel=relative, abs=TINY)
+    assert bl.mdp.soft_backup(mdp, values).policy == pytest.approx(tilted, rel=relative, abs=TINY)
 
 
 @given(soft_mdps(), seeds)
 def test_the_policy_sums_to_one(mdp, seed):
     """To rounding of the sum itself, even where |q|/τ is 1e8."""
-    policy = bl.soft_backup(mdp, drawn_values(mdp, np.random.default_rng(seed))).policy
+    policy = bl.mdp.soft_backup(mdp, drawn_values(mdp, np.random.default_rng(seed))).policy
     assert (policy >= 0).all()
     assert policy.sum(axis=1) == pytest.approx(np.ones(mdp.states), rel=0, abs=2 * mdp.actions * EPSILON)
 
@@ -107,7 +107,7 @@ def test_the_operator_is_a_contraction(mdp, seed):
     rng = np.random.default_rng(seed)
     v = drawn_values(mdp, rng)
     for u in (drawn_values(mdp, rng), v + 1e-3 * rng.normal(size=mdp.states)):
-        moved = largest(bl.soft_bellman(mdp, u) - bl.soft_bellman(mdp, v))
+        moved = largest(bl.mdp.soft_bellman(mdp, u) - bl.mdp.soft_bellman(mdp, v))
         assert moved <= mdp.discount * largest(u - v) + 2 * backup_rounding(mdp, u, v)
 
 
@@ -117,7 +117,7 @@ def test_the_operator_is_monotone(mdp, seed):
     rng = np.random.default_rng(seed)
     v = drawn_values(mdp, rng)
     u = v + np.abs(drawn_values(mdp, rng)) * (rng.random(mdp.states) < 0.5)
-    gain = bl.soft_bellman(mdp, u) - bl.soft_bellman(mdp, v)
+    gain = bl.mdp.soft_bellman(mdp, u) - bl.mdp.soft_bellman(mdp, v)
     assert (gain >= -2 * backup_rounding(mdp, u, v)).all()
 
 
@@ -126,8 +126,8 @@ def test_a_shift_of_the_values_passes_through_discounted(mdp, seed):
     """`T(v + c·1) = Tv + γc·1`."""
     rng = np.random.default_rng(seed)
     v, c = drawn_values(mdp, rng), float(drawn_values(mdp, rng)[0])
-    shifted = bl.soft_bellman(mdp, v) + mdp.discount * c
-    assert bl.soft_bellman(mdp, v + c) == pytest.approx(shifted, rel=0, abs=2 * backup_rounding(mdp, v, v + c))
+    shifted = bl.mdp.soft_bellman(mdp, v) + mdp.discount * c
+    assert bl.mdp.soft_bellman(mdp, v + c) == pytest.approx(shifted, rel=0, abs=2 * backup_rounding(mdp, v, v + c))
 
 
 @given(soft_mdps(), seeds)
@@ -140,8 +140,8 @@ def test_the_operator_is_convex_in_rewards_and_values(mdp, seed):
         for _ in range(2)
     )
     mixed_rewards = weight * one[0].rewards + (1 - weight) * two[0].rewards
-    of_mixture = bl.soft_bellman(mdp.replace(rewards=mixed_rewards), weight * one[1] + (1 - weight) * two[1])
-    mixture = weight * bl.soft_bellman(*one) + (1 - weight) * bl.soft_bellman(*two)
+    of_mixture = bl.mdp.soft_bellman(mdp.replace(rewards=mixed_rewards), weight * one[1] + (1 - weight) * two[1])
+    mixture = weight * bl.mdp.soft_bellman(*one) + (1 - weight) * bl.mdp.soft_bellman(*two)
     rounding = max(backup_rounding(model, values) for model, values in (one, two))
     assert (of_mixture <= mixture + 2 * rounding).all()
 
@@ -158,12 +158,12 @@ def test_the_derivative_is_the_discounted_chain_of_the_policy(mdp, seed):
     # Near v the bounds differ by (γd)²/τ: d ranges over what the temperature resolves and what it does not.
     for size in (10.0 ** rng.uniform(-3, 1) * mdp.temperature, largest(v)):
         u = v + size * rng.normal(size=mdp.states)
-        rise = bl.soft_bellman(mdp, u) - bl.soft_bellman(mdp, v)
+        rise = bl.mdp.soft_bellman(mdp, u) - bl.mdp.soft_bellman(mdp, v)
         rounding = 3 * backup_rounding(mdp, u, v)
         # The policies are off by rounding/τ, which counts as far as the actions' successors differ in worth.
         rounding += 4 * rounding / mdp.temperature * mdp.discount * largest(u - v)
-        at_v = mdp.discount * chain(mdp, bl.soft_backup(mdp, v).policy) @ (u - v)
-        at_u = mdp.discount * chain(mdp, bl.soft_backup(mdp, u).policy) @ (u - v)
+        at_v = mdp.discount * chain(mdp, bl.mdp.soft_backup(mdp, v).policy) @ (u - v)
+        at_u = mdp.discount * chain(mdp, bl.mdp.soft_backup(mdp, u).policy) @ (u - v)
         assert (at_v <= rise + rounding).all()
         assert (rise <= at_u + rounding).all()
 
@@ -178,8 +178,8 @@ def test_the_derivative_agrees_with_central_differences(mdp, seed):
     rng = np.random.default_rng(seed)
     v, direction = drawn_values(mdp, rng), rng.uniform(-1, 1, size=mdp.states)
     step = 1e-4 * mdp.temperature
-    rise = bl.soft_bellman(mdp, v + step * direction) - bl.soft_bellman(mdp, v - step * direction)
-    derivative = mdp.discount * chain(mdp, bl.soft_backup(mdp, v).policy) @ direction
+    rise = bl.mdp.soft_bellman(mdp, v + step * direction) - bl.mdp.soft_bellman(mdp, v - step * direction)
+    derivative = mdp.discount * chain(mdp, bl.mdp.soft_backup(mdp, v).policy) @ direction
     tolerance = 1e-8 / 3 + 2 * backup_rounding(mdp, v) / step
     assert rise / (2 * step) == pytest.approx(derivative, rel=0, abs=tolerance)
 
@@ -193,7 +193,7 @@ def test_the_solution_is_a_fixed_point(mdp):
     assert solution.status.usable
     assert largest(gap) <= 2 * rounding
     assert solution.residual == pytest.approx(largest(gap), rel=0, abs=rounding)
-    assert (solution.policy == bl.soft_backup(mdp, solution.values).policy).all()
+    assert (solution.policy == bl.mdp.soft_backup(mdp, solution.values).policy).all()
 
 
 @given(soft_mdps())
@@ -211,7 +211,7 @@ def test_the_optimal_values_are_the_value_of_the_optimal_policy(mdp):
     values = np.linalg.solve(matrix, (policy * (mdp.rewards - mdp.temperature * cost)).sum(axis=1))
     tolerance = 4 * value_error(solution) + solve_rounding(mdp) * largest(solution.values)
     assert values == pytest.approx(solution.values, rel=0, abs=tolerance)
-    assert bl.policy_values(mdp, policy) == pytest.approx(solution.values, rel=0, abs=tolerance)
+    assert bl.mdp.policy_values(mdp, policy) == pytest.approx(solution.values, rel=0, abs=tolerance)
 
 
 @given(soft_mdps(), seeds)
@@ -224,7 +224,7 @@ def test_no_policy_is_worth_more_in_any_state(mdp, seed):
     share = 10.0 ** rng.uniform(-4, -1)
     close = (1 - share) * solution.policy + share * any_policy
     for policy in (any_policy, deterministic, close):
-        values = bl.policy_values(mdp, policy)
+        values = bl.mdp.policy_values(mdp, policy)
         tolerance = value_error(solution) + solve_rounding(mdp) * (largest(values) + largest(solution.values))
         assert (values <= solution.values + tolerance).all()
 
@@ -234,7 +234,7 @@ def test_the_residual_bounds_the_value_error(mdp, seed):
     """`‖v − V*‖∞ ≤ ‖Tv − v‖∞/(1−γ)` for any v, however far."""
     solution = solved(mdp)
     values = drawn_values(mdp, np.random.default_rng(seed))
-    residual = largest(bl.soft_bellman(mdp, values) - values) + backup_rounding(mdp, values)
+    residual = largest(bl.mdp.soft_bellman(mdp, values) - values) + backup_rounding(mdp, values)
     distance = largest(values - solution.values)
     assert distance <= residual / (1 - mdp.discount) + value_error(solution)
 
@@ -246,7 +246,7 @@ def test_the_value_error_bounds_the_policy_error(mdp, seed):
     solution = solved(mdp)
     for size in (10.0 ** rng.uniform(-3, 1) * mdp.temperature, float(np.abs(drawn_values(mdp, rng)).max())):
         values = solution.values + size * rng.uniform(-1, 1, size=mdp.states)
-        policy = bl.soft_backup(mdp, values).policy
+        policy = bl.mdp.soft_backup(mdp, values).policy
         both = (policy > TINY) & (solution.policy > TINY)
         difference = np.log(policy[both]) - np.log(solution.policy[both])
         bound = 2 * mdp.discount * largest(values - solution.values) / mdp.temperature
@@ -327,11 +327,11 @@ def assert_same_policy(one, two, further=0.0):
 def test_a_newton_step_is_a_step_of_soft_policy_iteration(mdp, seed):
     """`v + (I − γP^π(v))^{-1}(Tv − v)` is the value of π(v): Newton's method evaluates the policy it improved."""
     values = drawn_values(mdp, np.random.default_rng(seed))
-    backup = bl.soft_backup(mdp, values)
-    newton = values + bl.Linearization(mdp.transitions, mdp.discount, backup.policy).solve(backup.values - values)
+    backup = bl.mdp.soft_backup(mdp, values)
+    newton = values + bl.mdp.Linearization(mdp.transitions, mdp.discount, backup.policy).solve(backup.values - values)
     size = largest(values) + largest(newton) + backup_rounding(mdp, values) / EPSILON
     tolerance = solve_rounding(mdp) * size
-    assert newton == pytest.approx(bl.policy_values(mdp, backup.policy), rel=0, abs=tolerance)
+    assert newton == pytest.approx(bl.mdp.policy_values(mdp, backup.policy), rel=0, abs=tolerance)
 
 
 @given(soft_mdps(), seeds)
@@ -344,9 +344,9 @@ def test_newton_converges_quadratically(mdp, seed):
     values = best.values + np.random.default_rng(seed).normal(size=mdp.states) * mdp.temperature
     for step in range(4):
         distance = largest(values - best.values)
-        backup = bl.soft_backup(mdp, values)
+        backup = bl.mdp.soft_backup(mdp, values)
         gap = backup.values - values
-        values = values + bl.Linearization(mdp.transitions, mdp.discount, backup.policy).solve(gap)
+        values = values + bl.mdp.Linearization(mdp.transitions, mdp.discount, backup.policy).solve(gap)
         rounding = value_error(best) + 4 * backup_rounding(mdp, values) / (1 - mdp.discount)
         below = best.values - values
         assert (below >= -rounding).all()
@@ -370,9 +370,9 @@ def test_newton_needs_a_few_steps_where_value_iteration_needs_thousands():
 
 def _problem(mdp):
     lower = bl.ParametricMDP(
-        mdp.transitions, bl.LinearReward(mdp.rewards, np.zeros((50, 5, 1))), mdp.discount, mdp.temperature
+        mdp.transitions, bl.parametric.LinearReward(mdp.rewards, np.zeros((50, 5, 1))), mdp.discount, mdp.temperature
     )
-    return bl.BilevelProblem(lower, bl.QuadraticObjective())
+    return bl.BilevelProblem(lower, bl.objectives.QuadraticObjective())
 
 
 @given(soft_mdps(reference=st.sampled_from(("policy", "measure"))))

@@ -24,7 +24,7 @@ SIZES = {
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_and_initial_distribution_are_the_environments(name: str) -> None:
     env = gymnasium.make(name)
-    mdp = bl.from_gymnasium(env)
+    mdp = bl.integrations.from_gymnasium(env)
     assert (mdp.states, mdp.actions) == SIZES[name]
     starts = {int(env.reset(seed=seed)[0]) for seed in range(200)}
     assert starts <= set(np.flatnonzero(mdp.initial))
@@ -34,7 +34,7 @@ def test_sizes_and_initial_distribution_are_the_environments(name: str) -> None:
 def test_terminal_states_absorb_with_reward_zero(name: str) -> None:
     """Every state that the table ever ends an episode in stays put and pays nothing, whatever the table says of it."""
     env = gymnasium.make(name)
-    mdp = bl.from_gymnasium(env)
+    mdp = bl.integrations.from_gymnasium(env)
     table = env.unwrapped.P
     ends = {t for s in table for a in table[s] for _, t, _, ended in table[s][a] if ended}
     assert ends
@@ -44,14 +44,14 @@ def test_terminal_states_absorb_with_reward_zero(name: str) -> None:
             assert list(successors) == [state]
             assert probabilities.sum() == 1.0
         assert not mdp.rewards[state].any()
-    assert set(np.flatnonzero(bl.absorbing_states(mdp))) == ends
+    assert set(np.flatnonzero(bl.integrations.absorbing_states(mdp))) == ends
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_rows_are_the_tables_and_rewards_their_expectation(name: str) -> None:
     env = gymnasium.make(name)
-    mdp, table = bl.from_gymnasium(env), env.unwrapped.P
-    live = np.flatnonzero(~bl.absorbing_states(mdp))
+    mdp, table = bl.integrations.from_gymnasium(env), env.unwrapped.P
+    live = np.flatnonzero(~bl.integrations.absorbing_states(mdp))
     for state in live[:: max(1, live.size // 40)]:
         for action in range(mdp.actions):
             expected: dict[int, float] = {}
@@ -66,7 +66,7 @@ def test_rows_are_the_tables_and_rewards_their_expectation(name: str) -> None:
 def test_slippery_lake_steps_as_the_table_says() -> None:
     """An independent witness: 3000 real steps from one state; each of three outcomes has probability 1/3."""
     env = gymnasium.make("FrozenLake-v1")
-    mdp, counts = bl.from_gymnasium(env), np.zeros(16)
+    mdp, counts = bl.integrations.from_gymnasium(env), np.zeros(16)
     env.reset(seed=0)
     for _ in range(3000):
         env.unwrapped.s = 6
@@ -78,8 +78,10 @@ def test_slippery_lake_steps_as_the_table_says() -> None:
 
 
 def test_large_tables_stay_sparse() -> None:
-    assert isinstance(bl.from_gymnasium(gymnasium.make(TAXI)).transitions, bl.SparseTransitions)
-    assert isinstance(bl.from_gymnasium(gymnasium.make("FrozenLake-v1")).transitions, bl.DenseTransitions)
+    assert isinstance(bl.integrations.from_gymnasium(gymnasium.make(TAXI)).transitions, bl.mdp.SparseTransitions)
+    assert isinstance(
+        bl.integrations.from_gymnasium(gymnasium.make("FrozenLake-v1")).transitions, bl.mdp.DenseTransitions
+    )
 
 
 def environment(table: Any) -> SimpleNamespace:
@@ -90,7 +92,7 @@ def test_state_entered_with_and_without_termination_is_told() -> None:
     stay = [(1.0, 1, 0.0, True)]
     table = {0: {0: stay, 1: [(1.0, 1, 0.0, False)]}, 1: {0: stay, 1: stay}}
     with pytest.raises(bl.InputError, match="state 1 of the transition table is reached both with and without"):
-        bl.from_gymnasium(environment(table))
+        bl.integrations.from_gymnasium(environment(table))
 
 
 STAY = [(1.0, 0, 0.0, False)]
@@ -123,7 +125,7 @@ MALFORMED = {
 def test_malformed_table_is_told_in_one_sentence(what: str) -> None:
     """More actions in a later state, too: taken for a table of fewer, it would be another problem in silence."""
     with pytest.raises(bl.InputError, match=r"is malformed .*; expected table\[state\]\[action\]") as caught:
-        bl.from_gymnasium(environment(MALFORMED[what]))
+        bl.integrations.from_gymnasium(environment(MALFORMED[what]))
     assert "\n" not in str(caught.value)
 
 
@@ -138,35 +140,35 @@ def test_malformed_table_is_told_in_one_sentence(what: str) -> None:
 )
 def test_numbers_of_the_table_are_checked_like_any_others(outcomes: Any, sentence: str) -> None:
     with pytest.raises(bl.InputError, match=sentence):
-        bl.from_gymnasium(environment(two_states(outcomes)))
+        bl.integrations.from_gymnasium(environment(two_states(outcomes)))
 
 
 @pytest.mark.parametrize("env", [None, 3, SimpleNamespace(P=3)], ids=repr)
 def test_what_publishes_no_table_is_told(env: Any) -> None:
     with pytest.raises(bl.InputError, match=r"the transition table of .* is missing; expected an environment with"):
-        bl.from_gymnasium(env)
+        bl.integrations.from_gymnasium(env)
 
 
 def test_initial_distribution_of_another_length_is_told() -> None:
     env = SimpleNamespace(P=two_states(STAY), initial_state_distrib=[1.0])
     with pytest.raises(bl.InputError, match=r"initial_state_distrib is \(1,\); expected \(2,\)"):
-        bl.from_gymnasium(env)
+        bl.integrations.from_gymnasium(env)
 
 
 def test_environment_without_a_published_distribution_starts_where_it_resets_to() -> None:
     env = SimpleNamespace(P=two_states(STAY), reset=lambda seed: (1, {}))
-    assert bl.from_gymnasium(env).initial.tolist() == [0.0, 1.0]
+    assert bl.integrations.from_gymnasium(env).initial.tolist() == [0.0, 1.0]
 
 
 def test_reset_outside_of_the_table_is_told() -> None:
     env = SimpleNamespace(P=two_states(STAY), reset=lambda seed: (5, {}))
     with pytest.raises(bl.InputError, match="the state that SimpleNamespace resets to is 5; expected below 2"):
-        bl.from_gymnasium(env)
+        bl.integrations.from_gymnasium(env)
 
 
 def test_outcomes_that_lead_to_the_same_state_are_summed() -> None:
     """Bumping into a wall from two sides: the probabilities add, the rewards average."""
-    mdp = bl.from_gymnasium(environment(two_states([(0.25, 0, 4.0, False), (0.75, 0, 8.0, False)])))
+    mdp = bl.integrations.from_gymnasium(environment(two_states([(0.25, 0, 4.0, False), (0.75, 0, 8.0, False)])))
     assert [part.tolist() for part in mdp.transitions.row(0, 0)] == [[0], [1.0]]
     assert mdp.rewards[0, 0] == 7.0
 
@@ -175,8 +177,8 @@ def test_outcomes_that_lead_to_the_same_state_are_summed() -> None:
 def test_deterministic_environment_steps_as_the_table_says(name: str) -> None:
     """An independent witness: a walk of 2000 real steps, which also keeps to states that can be reached."""
     env = gymnasium.make(name)
-    mdp = bl.from_gymnasium(env)
-    absorbing, rng = bl.absorbing_states(mdp), np.random.default_rng(0)
+    mdp = bl.integrations.from_gymnasium(env)
+    absorbing, rng = bl.integrations.absorbing_states(mdp), np.random.default_rng(0)
     state = int(env.reset(seed=0)[0])
     for _ in range(2000):
         action = int(rng.integers(mdp.actions))
@@ -191,17 +193,17 @@ def test_deterministic_environment_steps_as_the_table_says(name: str) -> None:
 @pytest.mark.parametrize("name", SIZES)
 def test_initial_distribution_is_the_published_one(name: str) -> None:
     env = gymnasium.make(name)
-    np.testing.assert_array_equal(bl.from_gymnasium(env).initial, env.unwrapped.initial_state_distrib)
+    np.testing.assert_array_equal(bl.integrations.from_gymnasium(env).initial, env.unwrapped.initial_state_distrib)
 
 
 def test_table_whose_probabilities_do_not_sum_to_one_is_told() -> None:
     table = {0: {0: [(0.9, 1, 0.0, False)]}, 1: {0: [(1.0, 1, 0.0, False)]}}
     with pytest.raises(bl.InputError, match=r"sum of transitions\[0, 0, :\] is 0\.9"):
-        bl.from_gymnasium(environment(table))
+        bl.integrations.from_gymnasium(environment(table))
 
 
 def test_name_in_place_of_an_environment_is_told() -> None:
     with pytest.raises(
         bl.InputError, match=r"env is 'FrozenLake-v1'; expected an environment, such as gymnasium\.make"
     ):
-        bl.from_gymnasium("FrozenLake-v1")
+        bl.integrations.from_gymnasium("FrozenLake-v1")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import bilevelrl as bl
-from bilevelrl import hookspecs
-from bilevelrl.component_registry import PluginFailure
-from bilevelrl.plugins import plugin_manager
+from bilevelrl.plugins import hookspecs
+from bilevelrl.plugins.components import PluginFailure
+from bilevelrl.plugins.discovery import plugin_manager
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "hooks.md"
@@ -42,7 +42,7 @@ def test_pluggy_knows_exactly_these_hooks():
 
 
 def test_every_kind_of_component_has_its_own_hook():
-    assert {kind.hook for kind in bl.Kind} == set(HOOKS)
+    assert {kind.hook for kind in bl.plugins.Kind} == set(HOOKS)
 
 
 def test_the_page_has_one_section_for_each_hook_headed_by_its_signature():
@@ -52,7 +52,7 @@ def test_the_page_has_one_section_for_each_hook_headed_by_its_signature():
 @pytest.mark.parametrize("name", HOOKS)
 def test_a_section_tells_what_to_return_and_shows_a_line(name):
     text = sections()[signature(name)]
-    kind = next(kind for kind in bl.Kind if kind.hook == name)
+    kind = next(kind for kind in bl.plugins.Kind if kind.hook == name)
     assert re.search(r"^Return ", text, flags=re.MULTILINE)
     assert re.search(r"^Example: `return \[.+\]`$", text, flags=re.MULTILINE)
     for member in kind.members:
@@ -67,8 +67,8 @@ def test_a_hook_takes_no_argument_and_says_what_it_returns(name):
 
 @pytest.mark.parametrize("name", HOOKS)
 def test_a_hook_is_used_by_a_first_party_plugin_and_by_the_example_for_strangers(name):
-    kind = next(kind for kind in bl.Kind if kind.hook == name)
-    assert bl.registry().of_kind(kind), f"no installed plugin offers a {kind.value}"
+    kind = next(kind for kind in bl.plugins.Kind if kind.hook == name)
+    assert bl.plugins.registry().of_kind(kind), f"no installed plugin offers a {kind.value}"
     assert f"def {name}()" in HARBOUR.read_text(encoding="utf-8")
 
 

@@ -49,10 +49,10 @@ def chain(mdp, policy):
 
 def signed_occupancy(mdp, policy, values, gradient):
     """`c`, `λ` and `r̄` of the library, for any policy: the algebra does not ask it to be optimal."""
-    cotangent = bl.policy_cotangent(mdp, policy, gradient)
-    system = bl.Linearization(mdp.transitions, mdp.discount, policy)
-    adjoint = system.solve_transpose(bl.adjoint_right_hand_side(mdp, cotangent))
-    return cotangent, adjoint, bl.adjoint_occupancy(mdp, policy, values, cotangent, adjoint)
+    cotangent = bl.mdp.policy_cotangent(mdp, policy, gradient)
+    system = bl.mdp.Linearization(mdp.transitions, mdp.discount, policy)
+    adjoint = system.solve_transpose(bl.mdp.adjoint_right_hand_side(mdp, cotangent))
+    return cotangent, adjoint, bl.mdp.adjoint_occupancy(mdp, policy, values, cotangent, adjoint)
 
 
 def drawn_cotangent(mdp, seed):
@@ -183,8 +183,8 @@ def test_value_sensitivities_are_expectations_over_the_followers_trajectories(dr
     for t in range(1000):
         expected = expected + drawn.discount**t * np.einsum("s,sa,san->n", at, policy, slope)
         at = np.einsum("s,sa,sat->t", at, policy, dense_kernel(mdp))
-    occupancy = bl.discounted_occupancy(mdp, policy, start)
-    measure = bl.DenseOccupancy(occupancy, drawn.discount * solution.values)
+    occupancy = bl.mdp.discounted_occupancy(mdp, policy, start)
+    measure = bl.occupancy.DenseOccupancy(occupancy, drawn.discount * solution.values)
     by_values, *_ = forward_sensitivities(drawn, policy, solution.values)
     tolerance = solve_rounding(mdp) * drawn.action_value_slope(drawn.x, solution.values) / (1 - drawn.discount)
     tolerance += TINY
@@ -307,10 +307,10 @@ def test_inverse_reinforcement_learning_matches_features(drawn, seed):
     followers = solved(mdp).policy
     demonstrator = np.where(followers > 1e-280, rng.exponential(size=followers.shape) + 1e-3, 0.0)
     demonstrator /= demonstrator.sum(axis=1, keepdims=True)
-    shown = bl.discounted_occupancy(mdp, demonstrator)
-    exact = Exact(drawn, bl.LogLikelihoodObjective(np.maximum(shown, 0.0)))
+    shown = bl.mdp.discounted_occupancy(mdp, demonstrator)
+    exact = Exact(drawn, bl.objectives.LogLikelihoodObjective(np.maximum(shown, 0.0)))
     # d^E summed to rounding of the solve may leave unreachable states at −1e-17: as zeros above, and not shown.
-    expected = (bl.discounted_occupancy(mdp, exact.policy) - shown) / drawn.temperature
+    expected = (bl.mdp.discounted_occupancy(mdp, exact.policy) - shown) / drawn.temperature
     tolerance = solve_rounding(mdp) / (drawn.temperature * (1 - drawn.discount))
     assert exact.hyper.occupancy.weights == pytest.approx(expected, rel=0, abs=tolerance)
     kernel_cotangent = drawn.discount * expected[:, :, None] * exact.values
@@ -363,8 +363,8 @@ def test_the_initial_distribution_enters_through_the_direct_part_only(drawn, kin
 @given(drawn_problems(enters=st.just(("initial",))))
 def test_a_return_from_a_parametric_start_has_the_value_as_its_gradient(drawn):
     """Where x enters ρ alone, `φ(x) = −ρ(x)ᵀ V̄^π*` and `∇φ = −J_ρᵀ V̄^π*`: no implicit part at all."""
-    exact = Exact(drawn, bl.ReturnObjective(drawn.lower))
-    returns = bl.policy_values(exact.solution.model, exact.policy, regularized=False)
+    exact = Exact(drawn, bl.objectives.ReturnObjective(drawn.lower))
+    returns = bl.mdp.policy_values(exact.solution.model, exact.policy, regularized=False)
     expected = -np.einsum("sn,s->n", drawn.initial_jacobian(drawn.x), returns)
     tolerance = solve_rounding(exact.solution.model) * (1 + largest(returns)) * (1 + largest(drawn.initial_features))
     assert (exact.hyper.implicit == 0).all()
@@ -377,8 +377,10 @@ def test_a_return_from_a_parametric_start_has_the_value_as_its_gradient(drawn):
 def test_a_bandit_has_the_gradient_of_the_logistic_function():
     """One state, two actions, rewards (x, 0): π* = σ(x/τ) whatever γ, and ½π*² + ½(1−π*)² is easy."""
     temperature = 0.7
-    lower = bl.ParametricMDP(np.ones((1, 2, 1)), bl.LinearReward(np.zeros((1, 2)), [[[1.0], [0.0]]]), 0.9, temperature)
-    problem = bl.BilevelProblem(lower, bl.QuadraticObjective(x_weight=0.0))
+    lower = bl.ParametricMDP(
+        np.ones((1, 2, 1)), bl.parametric.LinearReward(np.zeros((1, 2)), [[[1.0], [0.0]]]), 0.9, temperature
+    )
+    problem = bl.BilevelProblem(lower, bl.objectives.QuadraticObjective(x_weight=0.0))
     share = 1 / (1 + np.exp(-0.3 / temperature))
     value, gradient = bl.value_and_gradient(problem, [0.3])
     assert value == pytest.approx(0.5 * share**2 + 0.5 * (1 - share) ** 2, rel=1e-12)

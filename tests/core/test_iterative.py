@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bilevelrl as bl
-from bilevelrl import chain_patterns, iterative, multilevel
-from bilevelrl.chain_patterns import Pattern
+from bilevelrl.linear import chain_patterns, iterative, multilevel
+from bilevelrl.linear.chain_patterns import Pattern
 from bilevelrl.testing.exact import dense_kernel
 from bilevelrl.testing.rounding import EPSILON
 from faults.injected import Stubborn
@@ -32,10 +32,10 @@ def grid(side, *, noise=0.3):
 
 
 def system_on_grid(side, discount, *, method="iterative", seed=0):
-    transitions = bl.SparseTransitions(grid(side))
+    transitions = bl.mdp.SparseTransitions(grid(side))
     rng = np.random.default_rng(seed)
     policy = rng.dirichlet(np.full(4, 0.3), size=side * side)
-    return bl.Linearization(transitions, discount, policy, method=method), rng
+    return bl.mdp.Linearization(transitions, discount, policy, method=method), rng
 
 
 @given(soft_mdps(), seeds, st.sampled_from([1e-2, 1e-8]))
@@ -45,7 +45,7 @@ def test_an_iteration_meets_the_tolerance_it_was_given(mdp, seed, tolerance):
     policy = drawn_policy(rng, mdp.states, mdp.actions)
     chain = np.einsum("sa,sat->st", policy, dense_kernel(mdp))
     matrix = np.eye(mdp.states) - mdp.discount * chain
-    system = bl.Linearization(mdp.transitions, mdp.discount, policy, method="iterative")
+    system = bl.mdp.Linearization(mdp.transitions, mdp.discount, policy, method="iterative")
     target = rng.normal(size=mdp.states) * 10.0 ** rng.uniform(-200, 100)
     for solve, square in ((system.solve, matrix), (system.solve_transpose, matrix.T)):
         answer = solve(target, tolerance=tolerance)
@@ -160,7 +160,7 @@ def test_aggregates_are_a_partition_of_the_states_that_are_tied(mdp, seed):
 
 def test_a_transposed_hierarchy_has_the_same_aggregates():
     """`Zᵀ Aᵀ Z` is the transpose of `Zᵀ A Z`."""
-    structure = bl.SparseTransitions(grid(30)).chains
+    structure = bl.mdp.SparseTransitions(grid(30)).chains
     turned, order = structure.transposed
     entries, back = structure.uniform, structure.uniform[order]
     for level, other in zip(structure.levels, turned, strict=True):
@@ -174,7 +174,7 @@ def test_a_transposed_hierarchy_has_the_same_aggregates():
 
 def test_an_iteration_that_stagnates_gives_way_to_a_factorisation_and_says_so(monkeypatch):
     """The answer is exact, `fell_back` tells, and later solves use the factorisation at once."""
-    monkeypatch.setattr("bilevelrl.bellman.Iteration", Stubborn)
+    monkeypatch.setattr("bilevelrl.mdp.bellman.Iteration", Stubborn)
     system, rng = system_on_grid(10, 0.99)
     expected, _ = system_on_grid(10, 0.99, method="direct")
     target = rng.normal(size=100)
@@ -193,8 +193,8 @@ def _no_memory(chain, discount):
 @pytest.mark.parametrize("transpose", [False, True])
 def test_without_memory_for_a_factorisation_sweeps_find_the_answer(monkeypatch, transpose):
     """The last resort converges for every chain, at the rate γ."""
-    monkeypatch.setattr("bilevelrl.bellman.Iteration", Stubborn)
-    monkeypatch.setattr(bl.Factorization, "of", _no_memory)
+    monkeypatch.setattr("bilevelrl.mdp.bellman.Iteration", Stubborn)
+    monkeypatch.setattr(bl.linear.Factorization, "of", _no_memory)
     system, rng = system_on_grid(10, 0.9)
     target = rng.normal(size=100)
     solve, apply = (system.solve_transpose, system.apply_transpose) if transpose else (system.solve, system.apply)
@@ -208,8 +208,8 @@ def test_a_large_chain_whose_aggregates_do_not_thin_out_is_not_factored(monkeypa
     rng = np.random.default_rng(0)
     columns = rng.integers(2000, size=(4000, 8))
     tangled = scipy.sparse.csr_array((np.full(32_000, 0.125), columns.reshape(-1), np.arange(4001) * 8), (4000, 2000))
-    assert not iterative.can_be_factored(bl.SparseTransitions(tangled))
-    assert iterative.can_be_factored(bl.SparseTransitions(grid(45)))
+    assert not iterative.can_be_factored(bl.mdp.SparseTransitions(tangled))
+    assert iterative.can_be_factored(bl.mdp.SparseTransitions(grid(45)))
 
 
 def tangle():
@@ -221,9 +221,9 @@ def tangle():
 
 def test_what_cannot_be_factored_is_swept_and_all_its_products_are_counted(monkeypatch):
     """Neither the iteration nor a factorisation serves: the answer is right, and the cost and the flag are honest."""
-    monkeypatch.setattr("bilevelrl.bellman.Iteration", Stubborn)
+    monkeypatch.setattr("bilevelrl.mdp.bellman.Iteration", Stubborn)
     monkeypatch.setattr(iterative, "SURELY_FITS", 1000)
-    system = bl.Linearization(bl.SparseTransitions(tangle()), 0.5, np.full((2000, 2), 0.5), method="iterative")
+    system = bl.mdp.Linearization(bl.mdp.SparseTransitions(tangle()), 0.5, np.full((2000, 2), 0.5), method="iterative")
     assert system.fell_back is False
     target = np.random.default_rng(1).normal(size=2000)
     sweeps = []
@@ -273,7 +273,7 @@ MEASURED = {
 def test_the_method_is_chosen_by_what_a_factorisation_would_take(what):
     """Of two kernels with as many states the one may be a band and the other a knot."""
     kernel, iterated = MEASURED[what]
-    transitions = bl.SparseTransitions(kernel)
+    transitions = bl.mdp.SparseTransitions(kernel)
     assert iterative.iterates(transitions, "auto") == iterated
     assert iterative.iterates(transitions, "iterative")
     assert not iterative.iterates(transitions, "direct")
@@ -281,7 +281,7 @@ def test_the_method_is_chosen_by_what_a_factorisation_would_take(what):
 
 def test_a_large_table_is_iterated_on_and_a_small_one_factored():
     for states, iterated in ((300, False), (301, True)):
-        transitions = bl.DenseTransitions(np.full((states, 1, states), 1 / states))
+        transitions = bl.mdp.DenseTransitions(np.full((states, 1, states), 1 / states))
         assert iterative.iterates(transitions, "auto") == iterated
 
 
@@ -301,8 +301,10 @@ def test_factors_stay_within_the_envelope(mdp):
 def grid_problem(side, discount=0.99, temperature=0.1):
     rng = np.random.default_rng(5)
     rewards = rng.normal(size=(side * side, 4))
-    lower = bl.ParametricMDP(bl.SparseTransitions(grid(side)), bl.StateReward(rewards), discount, temperature)
-    return bl.BilevelProblem(lower, bl.QuadraticObjective())
+    lower = bl.ParametricMDP(
+        bl.mdp.SparseTransitions(grid(side)), bl.parametric.StateReward(rewards), discount, temperature
+    )
+    return bl.BilevelProblem(lower, bl.objectives.QuadraticObjective())
 
 
 @pytest.mark.parametrize("discount", [0.9, 0.999])
@@ -330,14 +332,14 @@ def test_inexact_newton_keeps_the_guarantee_and_the_gradient(discount):
 
 def test_a_newton_step_that_fell_back_is_told_in_the_status(monkeypatch):
     """Both the solver and the estimator say that a slower method had to take over, and converge all the same."""
-    monkeypatch.setattr("bilevelrl.bellman.Iteration", Stubborn)
+    monkeypatch.setattr("bilevelrl.mdp.bellman.Iteration", Stubborn)
     problem, x = grid_problem(12), np.zeros(144)
     solver = bl.lower_level_solver("soft-policy-iteration", linear_solver="iterative")
     solution = solver.solve(problem, x, None, np.random.default_rng(0))
     assert solution.status is bl.Status.FELL_BACK
     assert solution.status.converged
     assert "slower method" in solution.status.advice
-    fresh = bl.TabularSolution(
+    fresh = bl.mdp.TabularSolution(
         solution.model,
         solution.policy,
         solution.values,
@@ -346,7 +348,7 @@ def test_a_newton_step_that_fell_back_is_told_in_the_status(monkeypatch):
         1,
         bl.Status.CONVERGED,
         bl.Cost(),
-        bl.Linearization(solution.model.transitions, 0.99, solution.policy, method="iterative"),
+        bl.mdp.Linearization(solution.model.transitions, 0.99, solution.policy, method="iterative"),
     )
     hyper = bl.hypergradient_estimator("implicit").estimate(problem, x, fresh, None, np.random.default_rng(0))
     assert hyper.status is bl.Status.FELL_BACK

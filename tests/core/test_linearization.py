@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import bilevelrl as bl
-from bilevelrl.linear_systems import solve_with_refinement
+from bilevelrl.linear.factorization import solve_with_refinement
 from bilevelrl.testing.exact import dense_kernel
 from bilevelrl.testing.rounding import EPSILON, solve_rounding
 from strategies import discounts, drawn_kernel, drawn_policy, drawn_values, seeds, soft_mdps
@@ -21,7 +21,7 @@ def matrix(mdp, policy):
 def drawn_system(mdp, seed):
     rng = np.random.default_rng(seed)
     policy = drawn_policy(rng, mdp.states, mdp.actions)
-    return bl.Linearization(mdp.transitions, mdp.discount, policy), matrix(mdp, policy), rng
+    return bl.mdp.Linearization(mdp.transitions, mdp.discount, policy), matrix(mdp, policy), rng
 
 
 @given(soft_mdps(), seeds)
@@ -58,8 +58,8 @@ def test_a_nearby_factorisation_solves_as_well_as_the_exact_one(mdp, seed):
     system, _, rng = drawn_system(mdp, seed)
     share = 10.0 ** rng.uniform(-12, -2) * (1 - mdp.discount)
     nearby_policy = (1 - share) * system.policy + share * drawn_policy(rng, mdp.states, mdp.actions)
-    factorization = bl.Linearization(mdp.transitions, mdp.discount, nearby_policy).factorize()
-    reusing = bl.Linearization(mdp.transitions, mdp.discount, system.policy, factorization)
+    factorization = bl.mdp.Linearization(mdp.transitions, mdp.discount, nearby_policy).factorize()
+    reusing = bl.mdp.Linearization(mdp.transitions, mdp.discount, system.policy, factorization)
     target = drawn_values(mdp, rng)
     for exact, reused in ((system.solve, reusing.solve), (system.solve_transpose, reusing.solve_transpose)):
         answer = exact(target)
@@ -73,9 +73,9 @@ def test_a_nearby_factorisation_solves_as_well_as_the_exact_one(mdp, seed):
 def test_a_far_factorisation_is_replaced_where_it_does_not_serve(mdp, seed):
     """Whatever is handed in, the answer is right: refinement that does not converge falls back to the exact matrix."""
     system, _, rng = drawn_system(mdp, seed)
-    stranger = bl.DenseTransitions(drawn_kernel(rng, "deterministic", mdp.states, mdp.actions, 0))
-    factorization = bl.Linearization(stranger, mdp.discount, drawn_policy(rng, mdp.states, mdp.actions)).factorize()
-    reusing = bl.Linearization(mdp.transitions, mdp.discount, system.policy, factorization)
+    stranger = bl.mdp.DenseTransitions(drawn_kernel(rng, "deterministic", mdp.states, mdp.actions, 0))
+    factorization = bl.mdp.Linearization(stranger, mdp.discount, drawn_policy(rng, mdp.states, mdp.actions)).factorize()
+    reusing = bl.mdp.Linearization(mdp.transitions, mdp.discount, system.policy, factorization)
     target = drawn_values(mdp, rng)
     answer = reusing.solve_transpose(target)
     size = np.abs(answer).sum() + np.abs(target).sum()
@@ -86,7 +86,7 @@ def test_a_far_factorisation_is_replaced_where_it_does_not_serve(mdp, seed):
 def two_cycles():
     """Two deterministic chains on two states that have nothing in common: stay, and swap."""
     stay, swap = np.eye(2), np.eye(2)[::-1]
-    return bl.Factorization.of(stay, 0.9), lambda v: v - 0.9 * swap @ v
+    return bl.linear.Factorization.of(stay, 0.9), lambda v: v - 0.9 * swap @ v
 
 
 def test_refinement_says_when_a_factorisation_is_too_far_away():
@@ -99,40 +99,40 @@ def test_a_linearized_backup_hands_on_what_it_was_given_and_what_it_found():
     """The factorisation, the method, and the chain of the pass, which need not be formed again."""
     rng = np.random.default_rng(0)
     mdp = bl.SoftMDP(rng.dirichlet(np.ones(760), size=(760, 1)), rng.normal(size=(760, 1)), 0.9, 0.5)
-    _, plain = bl.linearized_backup(mdp, np.zeros(760))
+    _, plain = bl.mdp.linearized_backup(mdp, np.zeros(760))
     assert (plain.method, plain.factorization, plain.fell_back) == ("auto", None, False)
     assert plain.iterates
-    assert bl.Linearization(mdp.transitions, 0.9, plain.policy).iterates
+    assert bl.mdp.Linearization(mdp.transitions, 0.9, plain.policy).iterates
     nearby = plain.factorize()
-    _, system = bl.linearized_backup(mdp, np.ones(760), factorization=nearby, method="direct")
+    _, system = bl.mdp.linearized_backup(mdp, np.ones(760), factorization=nearby, method="direct")
     assert (system.method, system.factorization) == ("direct", nearby)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bl.DenseTransitions, "under", None)
+        patch.setattr(bl.mdp.DenseTransitions, "under", None)
         assert system.chain == pytest.approx(mdp.transitions.probabilities[:, 0, :], rel=1e-12)
 
 
 def test_a_fresh_factorisation_is_refined_once(monkeypatch):
     """Its own rounding, which is larger near γ = 1, is corrected by one step: here a millionth becomes its square."""
-    of = bl.Factorization.of
+    of = bl.linear.Factorization.of
 
     def rough(chain, discount):
         exact = of(chain, discount)
-        return bl.Factorization(lambda b, transpose: exact.solve(b, transpose) * (1 + 1e-6))
+        return bl.linear.Factorization(lambda b, transpose: exact.solve(b, transpose) * (1 + 1e-6))
 
-    monkeypatch.setattr(bl.Factorization, "of", rough)
+    monkeypatch.setattr(bl.linear.Factorization, "of", rough)
     rng = np.random.default_rng(0)
     mdp = bl.SoftMDP(rng.dirichlet(np.ones(8), size=(8, 2)), rng.normal(size=(8, 2)), 0.9, 0.5)
-    system = bl.Linearization(mdp.transitions, 0.9, np.full((8, 2), 0.5))
+    system = bl.mdp.Linearization(mdp.transitions, 0.9, np.full((8, 2), 0.5))
     target = rng.normal(size=8)
     assert system.apply(system.solve(target)) == pytest.approx(target, rel=0, abs=1e-10)
-    again = bl.Linearization(mdp.transitions, 0.9, np.full((8, 2), 0.5))
+    again = bl.mdp.Linearization(mdp.transitions, 0.9, np.full((8, 2), 0.5))
     assert again.apply_transpose(again.solve_transpose(target)) == pytest.approx(target, rel=0, abs=1e-10)
 
 
 def test_the_replacement_is_kept_for_later_solves():
     stay, _ = two_cycles()
-    kernel = bl.DenseTransitions(np.eye(2)[::-1][:, None, :])
-    system = bl.Linearization(kernel, 0.9, np.ones((2, 1)), stay)
+    kernel = bl.mdp.DenseTransitions(np.eye(2)[::-1][:, None, :])
+    system = bl.mdp.Linearization(kernel, 0.9, np.ones((2, 1)), stay)
     assert system.solve(np.array([1.0, -1.0])) == pytest.approx([1 / 1.9, -1 / 1.9], rel=1e-14)
     kept = system.factorization
     assert kept is not stay
@@ -142,8 +142,8 @@ def test_the_replacement_is_kept_for_later_solves():
 
 def test_a_right_hand_side_that_is_not_finite_gives_an_answer_that_is_not():
     """A non-finite model must surface as a status; the linear algebra neither raises nor hides it."""
-    kernel = bl.DenseTransitions(np.eye(2)[:, None, :])
-    system = bl.Linearization(kernel, 0.5, np.ones((2, 1)))
+    kernel = bl.mdp.DenseTransitions(np.eye(2)[:, None, :])
+    system = bl.mdp.Linearization(kernel, 0.5, np.ones((2, 1)))
     system.factorize()
     assert np.isnan(system.solve(np.array([np.nan, 1.0]))).any()
 
@@ -157,7 +157,7 @@ def test_a_discounted_occupancy_obeys_its_flow_equation(mdp, seed):
     system, _, rng = drawn_system(mdp, seed)
     rounding = solve_rounding(mdp) / (1 - mdp.discount)
     for given_start in (None, rng.dirichlet(np.ones(mdp.states))):
-        occupancy = bl.discounted_occupancy(mdp, system.policy, given_start)
+        occupancy = bl.mdp.discounted_occupancy(mdp, system.policy, given_start)
         start = mdp.initial if given_start is None else given_start
         inflow = start + mdp.discount * np.einsum("sat,sa->t", dense_kernel(mdp), occupancy)
         assert occupancy.sum(axis=1) == pytest.approx(inflow, rel=0, abs=rounding)
@@ -175,7 +175,7 @@ def test_a_discounted_occupancy_is_the_sum_over_time(mdp, seed):
         expected = expected + mdp.discount**t * at[:, None] * system.policy
         at = np.einsum("s,sa,sat->t", at, system.policy, dense_kernel(mdp))
     rounding = 400 * solve_rounding(mdp) / (1 - mdp.discount)
-    assert bl.discounted_occupancy(mdp, system.policy) == pytest.approx(expected, rel=0, abs=rounding)
+    assert bl.mdp.discounted_occupancy(mdp, system.policy) == pytest.approx(expected, rel=0, abs=rounding)
 
 
 @example(bl.SoftMDP(np.ones((1, 1, 1)), [[0.0]], 0.0, 1.0, reference=[[1 - EPSILON / 2]]), 0)
@@ -187,7 +187,7 @@ def test_the_value_of_a_policy_solves_its_bellman_equation(mdp, seed):
     measure = np.ones_like(policy) if mdp.reference is None else mdp.reference
     cost = np.where(policy > 0, np.log(np.where(policy > 0, policy, 1.0) / measure), 0.0)
     for regularized in (True, False):
-        values = bl.policy_values(mdp, policy, regularized=regularized)
+        values = bl.mdp.policy_values(mdp, policy, regularized=regularized)
         rewards = mdp.rewards - (mdp.temperature * cost if regularized else 0.0)
         following = rewards + mdp.discount * np.einsum("sat,t->sa", dense_kernel(mdp), values)
         # log(π/μ) and log π − log μ differ by an ulp of 1 where they are small, and of their parts where not.
@@ -205,8 +205,8 @@ def test_both_storages_solve_alike(transpose, seed):
     mdp = bl.SoftMDP(kernel, np.zeros((6, 2)), 0.9, 1.0)
     policy, target = drawn_policy(rng, 6, 2), rng.normal(size=6)
     answers = []
-    for transitions in (mdp.transitions, bl.SparseTransitions(_sparse(kernel))):
-        system = bl.Linearization(transitions, 0.9, policy)
+    for transitions in (mdp.transitions, bl.mdp.SparseTransitions(_sparse(kernel))):
+        system = bl.mdp.Linearization(transitions, 0.9, policy)
         answers.append((system.solve_transpose if transpose else system.solve)(target))
     assert answers[0] == pytest.approx(answers[1], rel=0, abs=solve_rounding(mdp) * np.abs(answers[0]).sum())
 

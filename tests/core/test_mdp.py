@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 
 import bilevelrl as bl
-from bilevelrl.mdp import SMALLEST_TEMPERATURE
+from bilevelrl.mdp.soft_mdp import SMALLEST_TEMPERATURE
 
 KERNEL = np.array([[[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]], [[0.25, 0.75], [0.0, 1.0], [1.0, 0.0]]])
 REWARDS = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]])

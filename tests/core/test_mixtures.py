@@ -36,7 +36,7 @@ def games(draw):
     matrix = None if features == "identity" else rng.normal(size=(states * choices, draw(st.integers(1, 4))))
     if features == "sparse":
         matrix = scipy.sparse.csr_array(matrix)
-    return bl.SoftmaxPolicy(states, choices, matrix), kernels, rng
+    return bl.parametric.SoftmaxPolicy(states, choices, matrix), kernels, rng
 
 
 def parts(policy, kernels, rng):
@@ -45,8 +45,8 @@ def parts(policy, kernels, rng):
     mixed = [stored_as(kernel, index == 0) for index, kernel in enumerate(kernels)]
     return (
         rewards,
-        bl.MixtureReward(policy, rewards),
-        [bl.MixtureTransitions(policy, storage) for storage in (kernels, sparse, mixed)],
+        bl.parametric.MixtureReward(policy, rewards),
+        [bl.parametric.MixtureTransitions(policy, storage) for storage in (kernels, sparse, mixed)],
     )
 
 
@@ -77,7 +77,9 @@ def test_mixtures_are_the_averages_of_their_tables_in_every_storage(drawn):
     expected = sum(sigma[:, b, None] * rewards[b] for b in range(len(rewards)))
     assert reward(x) == pytest.approx(expected, rel=1e-14, abs=1e-14)
     expected = sum(sigma[:, b, None, None] * kernels[b] for b in range(len(kernels)))
-    for part, kind in zip(transitions, (bl.DenseTransitions, bl.SparseTransitions, bl.SparseTransitions), strict=True):
+    for part, kind in zip(
+        transitions, (bl.mdp.DenseTransitions, bl.mdp.SparseTransitions, bl.mdp.SparseTransitions), strict=True
+    ):
         # With one choice the "mixed" storage is sparse too: its first kernel is.
         assert isinstance(part(x), kind)
         assert table_of(part(x)) == pytest.approx(expected, rel=1e-14, abs=1e-16)
@@ -108,33 +110,50 @@ def test_pullbacks_are_the_transposes_of_the_derivatives(drawn):
 
 def test_states_with_the_same_features_have_the_same_mixed_policy():
     tied = np.tile(np.eye(3), (5, 1, 1))
-    value = bl.SoftmaxPolicy(5, 3, tied)(np.array([0.1, 0.5, -1.0]))
+    value = bl.parametric.SoftmaxPolicy(5, 3, tied)(np.array([0.1, 0.5, -1.0]))
     assert (value == value[0]).all()
 
 
-SIGMA = bl.SoftmaxPolicy(2, 2)
+SIGMA = bl.parametric.SoftmaxPolicy(2, 2)
 KERNEL = np.full((2, 3, 2), 0.5)
 
 
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: bl.SoftmaxPolicy(0, 2), "states is 0; expected an integer of at least 1"),
-        (lambda: bl.SoftmaxPolicy(2, 2, np.ones((3, 1))), r"SoftmaxPolicy.features is \(3, 1\); expected \(4, n\)"),
-        (lambda: bl.MixtureReward(np.eye(2), np.ones((2, 2, 3))), "MixtureReward.weights is a ndarray; expected"),
-        (lambda: bl.MixtureReward(SIGMA, np.ones((2, 3))), r"shape of MixtureReward.rewards is \(2, 3\)"),
-        (lambda: bl.MixtureReward(SIGMA, np.ones((0, 2, 3))), "MixtureReward.rewards is empty"),
-        (lambda: bl.MixtureReward(SIGMA, np.ones((3, 2, 3)))(np.zeros(4)), r"MixtureReward.weights is \(2, 2\)"),
-        (lambda: bl.MixtureTransitions(None, [KERNEL]), "MixtureTransitions.weights is None; expected"),
-        (lambda: bl.MixtureTransitions(SIGMA, 3), "MixtureTransitions.kernels is an int; expected a sequence"),
-        (lambda: bl.MixtureTransitions(SIGMA, []), "MixtureTransitions.kernels is empty"),
+        (lambda: bl.parametric.SoftmaxPolicy(0, 2), "states is 0; expected an integer of at least 1"),
         (
-            lambda: bl.MixtureTransitions(SIGMA, [KERNEL, np.full((2, 1, 2), 0.5)]),
+            lambda: bl.parametric.SoftmaxPolicy(2, 2, np.ones((3, 1))),
+            r"SoftmaxPolicy.features is \(3, 1\); expected \(4, n\)",
+        ),
+        (
+            lambda: bl.parametric.MixtureReward(np.eye(2), np.ones((2, 2, 3))),
+            "MixtureReward.weights is a ndarray; expected",
+        ),
+        (lambda: bl.parametric.MixtureReward(SIGMA, np.ones((2, 3))), r"shape of MixtureReward.rewards is \(2, 3\)"),
+        (lambda: bl.parametric.MixtureReward(SIGMA, np.ones((0, 2, 3))), "MixtureReward.rewards is empty"),
+        (
+            lambda: bl.parametric.MixtureReward(SIGMA, np.ones((3, 2, 3)))(np.zeros(4)),
+            r"MixtureReward.weights is \(2, 2\)",
+        ),
+        (lambda: bl.parametric.MixtureTransitions(None, [KERNEL]), "MixtureTransitions.weights is None; expected"),
+        (
+            lambda: bl.parametric.MixtureTransitions(SIGMA, 3),
+            "MixtureTransitions.kernels is an int; expected a sequence",
+        ),
+        (lambda: bl.parametric.MixtureTransitions(SIGMA, []), "MixtureTransitions.kernels is empty"),
+        (
+            lambda: bl.parametric.MixtureTransitions(SIGMA, [KERNEL, np.full((2, 1, 2), 0.5)]),
             r"kernels\[1\] is \(2, 1\); expected \(2, 3\)",
         ),
-        (lambda: bl.MixtureTransitions(SIGMA, [KERNEL])(np.zeros(4)), r"MixtureTransitions.weights is \(2, 2\)"),
         (
-            lambda: bl.MixtureTransitions(bl.TabularReward(np.zeros((2, 2))), [KERNEL] * 2)(np.ones(4)),
+            lambda: bl.parametric.MixtureTransitions(SIGMA, [KERNEL])(np.zeros(4)),
+            r"MixtureTransitions.weights is \(2, 2\)",
+        ),
+        (
+            lambda: bl.parametric.MixtureTransitions(bl.parametric.TabularReward(np.zeros((2, 2))), [KERNEL] * 2)(
+                np.ones(4)
+            ),
             "expected a distribution in each row",
         ),
     ],

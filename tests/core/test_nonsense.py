@@ -21,7 +21,9 @@ from bilevelrl.cli import main
 S, A = 3, 2
 KERNEL = np.full((S, A, S), 1.0 / S)
 PROBLEM = bl.BilevelProblem(
-    bl.ParametricMDP(KERNEL, bl.TabularReward(np.zeros((S, A))), 0.9, 1.0), bl.QuadraticObjective(), name="small"
+    bl.ParametricMDP(KERNEL, bl.parametric.TabularReward(np.zeros((S, A))), 0.9, 1.0),
+    bl.objectives.QuadraticObjective(),
+    name="small",
 )
 
 scalars = (
@@ -72,7 +74,7 @@ def test_any_table_makes_an_mdp_or_is_told(field: str, value: Any) -> None:
     except bl.InputError as error:
         told_in_one_sentence(error)
     else:
-        assert np.isfinite(bl.soft_bellman(mdp, np.zeros(S))).all()
+        assert np.isfinite(bl.mdp.soft_bellman(mdp, np.zeros(S))).all()
 
 
 @given(field=st.sampled_from(["discount", "temperature"]), value=anything | arrays)
@@ -110,16 +112,16 @@ def test_any_name_is_registered_or_told(make: Any, name: Any) -> None:
 
 
 PARTS: list[Any] = [
-    bl.TabularReward,
-    bl.StateReward,
-    lambda value: bl.StateReward(np.zeros((S, A)), value),
-    lambda value: bl.LinearReward(np.zeros((S, A)), value),
-    bl.SoftmaxTransitions,
-    bl.SoftmaxInitial,
-    bl.LogLikelihoodObjective,
-    bl.WeightedSum,
-    bl.Ball,
-    lambda value: bl.Ball(1.0, value),
+    bl.parametric.TabularReward,
+    bl.parametric.StateReward,
+    lambda value: bl.parametric.StateReward(np.zeros((S, A)), value),
+    lambda value: bl.parametric.LinearReward(np.zeros((S, A)), value),
+    bl.parametric.SoftmaxTransitions,
+    bl.parametric.SoftmaxInitial,
+    bl.objectives.LogLikelihoodObjective,
+    bl.objectives.WeightedSum,
+    bl.problems.Ball,
+    lambda value: bl.problems.Ball(1.0, value),
     lambda value: bl.Box(value, 1.0),
     lambda value: bl.Box(-1.0, value),
 ]
@@ -216,7 +218,7 @@ HARMLESS = {
 def test_harmless_kernel_is_taken_as_the_same_numbers(what: str) -> None:
     """Rows of float32 miss one by their rounding, which is no mistake of the user: they are scaled to sum to one."""
     given_kernel: Any = HARMLESS[what]
-    make = bl.SparseTransitions if scipy.sparse.issparse(given_kernel) else bl.DenseTransitions
+    make = bl.mdp.SparseTransitions if scipy.sparse.issparse(given_kernel) else bl.mdp.DenseTransitions
     transitions = make(given_kernel)
     rows = np.asarray(given_kernel.toarray() if scipy.sparse.issparse(given_kernel) else given_kernel, dtype=np.float64)
     rows = rows.reshape(-1, transitions.states)
@@ -229,7 +231,7 @@ def test_rounding_of_float32_excuses_no_mistake() -> None:
     table = KERNEL.astype(np.float32)
     table[1, 0] *= 1.001
     with pytest.raises(bl.InputError, match=r"the sum of transitions\[1, 0, :\] is 1\.00"):
-        bl.DenseTransitions(table)
+        bl.mdp.DenseTransitions(table)
 
 
 def test_hidden_entry_of_a_masked_array_is_told() -> None:

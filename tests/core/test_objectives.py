@@ -61,14 +61,14 @@ def test_the_quadratic_objective_is_its_formula(drawn, seed):
     rng = np.random.default_rng(seed)
     policy = interior_policy(drawn, rng)
     target_x, target_policy = rng.normal(size=drawn.dimension), rng.normal(size=policy.shape)
-    value, by_x, by_policy = bl.QuadraticObjective(2.0, 3.0, target_x, target_policy).value_and_gradients(
+    value, by_x, by_policy = bl.objectives.QuadraticObjective(2.0, 3.0, target_x, target_policy).value_and_gradients(
         drawn.x, policy
     )
     expected = np.sum((drawn.x - target_x) ** 2) + 1.5 * np.sum((policy - target_policy) ** 2)
     assert value == pytest.approx(expected, rel=1e-14)
     assert by_x == pytest.approx(2 * (drawn.x - target_x), rel=1e-15)
     assert by_policy == pytest.approx(3 * (policy - target_policy), rel=1e-15)
-    plain, by_x, by_policy = bl.QuadraticObjective().value_and_gradients(drawn.x, policy)
+    plain, by_x, by_policy = bl.objectives.QuadraticObjective().value_and_gradients(drawn.x, policy)
     assert plain == pytest.approx(0.5 * np.sum(drawn.x**2) + 0.5 * np.sum(policy**2), rel=1e-14)
     assert (by_x == drawn.x).all()
     assert (by_policy == policy).all()
@@ -77,7 +77,7 @@ def test_the_quadratic_objective_is_its_formula(drawn, seed):
 @pytest.mark.parametrize("field", ["x_weight", "policy_weight"])
 def test_a_negative_weight_is_refused(field):
     with pytest.raises(bl.InputError, match=f"{field} is -1.0; expected a finite number at least 0"):
-        bl.QuadraticObjective(**{field: -1.0})
+        bl.objectives.QuadraticObjective(**{field: -1.0})
 
 
 # --- Return
@@ -87,10 +87,10 @@ def test_a_negative_weight_is_refused(field):
 def test_the_return_is_minus_the_unregularised_value_from_the_start(mdp, seed):
     """`f = −ρ̄ᵀV̄^π`, where temperature and reference measure play no part; also `−⟨d, r⟩` by the occupancy."""
     policy = drawn_policy(np.random.default_rng(seed), mdp.states, mdp.actions)
-    value, by_x, _ = bl.ReturnObjective(mdp).value_and_gradients(np.zeros(3), policy)
+    value, by_x, _ = bl.objectives.ReturnObjective(mdp).value_and_gradients(np.zeros(3), policy)
     size = solve_rounding(mdp) * np.abs(mdp.rewards).max() / (1 - mdp.discount)
-    expected = -mdp.initial @ bl.policy_values(mdp, policy, regularized=False)
-    by_occupancy = -(bl.discounted_occupancy(mdp, policy) * mdp.rewards).sum()
+    expected = -mdp.initial @ bl.mdp.policy_values(mdp, policy, regularized=False)
+    by_occupancy = -(bl.mdp.discounted_occupancy(mdp, policy) * mdp.rewards).sum()
     assert value == pytest.approx(expected, rel=0, abs=size)
     assert value == pytest.approx(by_occupancy, rel=0, abs=size)
     assert by_x.tolist() == [0.0] * 3
@@ -100,11 +100,11 @@ def test_the_return_is_minus_the_unregularised_value_from_the_start(mdp, seed):
 def test_the_policy_gradient_is_occupancy_times_action_value(mdp, seed):
     """`∂f/∂π_sa = −d^π(s) Q̄^π(s,a)`; with a baseline `−d^π(s) (Q̄^π − V̄^π)(s,a)`, whose mean under π is zero."""
     policy = drawn_policy(np.random.default_rng(seed), mdp.states, mdp.actions)
-    values = bl.policy_values(mdp, policy, regularized=False)
-    visits = bl.discounted_occupancy(mdp, policy).sum(axis=1, keepdims=True)
+    values = bl.mdp.policy_values(mdp, policy, regularized=False)
+    visits = bl.mdp.discounted_occupancy(mdp, policy).sum(axis=1, keepdims=True)
     action_values = mdp.rewards + mdp.discount * mdp.transitions.expectation(values)
     plain, with_baseline = (
-        bl.ReturnObjective(mdp, baseline=baseline).value_and_gradients(np.zeros(1), policy)[2]
+        bl.objectives.ReturnObjective(mdp, baseline=baseline).value_and_gradients(np.zeros(1), policy)[2]
         for baseline in (False, True)
     )
     size = solve_rounding(mdp) * np.abs(mdp.rewards).max() / (1 - mdp.discount) ** 2
@@ -118,7 +118,7 @@ def test_a_baseline_leaves_the_hypergradient_unchanged(drawn, seed):
     """It adds a number per state to ∂f/∂π, and π's rows sum to one."""
     gradients = []
     for baseline in (False, True):
-        problem = bl.BilevelProblem(drawn.lower, bl.ReturnObjective(drawn.lower, baseline=baseline))
+        problem = bl.BilevelProblem(drawn.lower, bl.objectives.ReturnObjective(drawn.lower, baseline=baseline))
         solution = solved(problem.lower.model(drawn.x))
         estimator = bl.hypergradient_estimator("implicit")
         hyper = estimator.estimate(problem, drawn.x, solution, None, np.random.default_rng(0))
@@ -132,12 +132,12 @@ def test_a_baseline_leaves_the_hypergradient_unchanged(drawn, seed):
 
 def test_a_return_of_something_that_is_no_mdp_is_refused():
     with pytest.raises(bl.InputError, match=r"true_mdp is a ndarray; expected a SoftMDP"):
-        bl.ReturnObjective(np.zeros((2, 2)))
+        bl.objectives.ReturnObjective(np.zeros((2, 2)))
 
 
 def test_a_baseline_is_asked_for_by_true_or_false():
     with pytest.raises(bl.InputError, match="baseline is 'value'; expected True or False"):
-        bl.ReturnObjective(bl.SoftMDP(np.ones((1, 1, 1)), [[0.0]], 0.5, 1.0), baseline="value")
+        bl.objectives.ReturnObjective(bl.SoftMDP(np.ones((1, 1, 1)), [[0.0]], 0.5, 1.0), baseline="value")
 
 
 # --- Log-likelihood
@@ -149,7 +149,7 @@ def test_the_log_likelihood_is_its_formula(drawn, seed):
     rng = np.random.default_rng(seed)
     policy = interior_policy(drawn, rng)
     shown = rng.exponential(size=policy.shape) * (rng.random(policy.shape) < 0.7)
-    value, by_x, by_policy = bl.LogLikelihoodObjective(shown).value_and_gradients(drawn.x, policy)
+    value, by_x, by_policy = bl.objectives.LogLikelihoodObjective(shown).value_and_gradients(drawn.x, policy)
     rounding = policy.size * EPSILON * float((shown * np.abs(np.log(policy))).sum())
     assert value == pytest.approx(-float((shown * np.log(policy)).sum()), rel=0, abs=rounding)
     assert by_policy == pytest.approx(-shown / policy, rel=4 * EPSILON, abs=0)
@@ -159,10 +159,10 @@ def test_the_log_likelihood_is_its_formula(drawn, seed):
 def test_a_demonstrated_action_of_probability_zero_is_infinitely_unlikely():
     """Infinite, without a warning; an action of probability zero that nobody showed costs nothing."""
     policy = np.array([[1.0, 0.0]])
-    value, _, by_policy = bl.LogLikelihoodObjective([[1.0, 1.0]]).value_and_gradients(np.zeros(1), policy)
+    value, _, by_policy = bl.objectives.LogLikelihoodObjective([[1.0, 1.0]]).value_and_gradients(np.zeros(1), policy)
     assert value == np.inf
     assert by_policy.tolist() == [[-1.0, -np.inf]]
-    value, _, by_policy = bl.LogLikelihoodObjective([[1.0, 0.0]]).value_and_gradients(np.zeros(1), policy)
+    value, _, by_policy = bl.objectives.LogLikelihoodObjective([[1.0, 0.0]]).value_and_gradients(np.zeros(1), policy)
     assert value == 0.0
     assert by_policy.tolist() == [[-1.0, 0.0]]
 
@@ -172,18 +172,18 @@ def test_a_baseline_leaves_the_likelihoods_adjoint_nothing_to_do(drawn, seed):
     """At exact demonstrations `∂f/∂π` with the baseline pulls back to `(d^π − d^E)/τ` with an adjoint of zero."""
     rng = np.random.default_rng(seed)
     mdp = drawn.lower.model(drawn.x)
-    shown = bl.discounted_occupancy(mdp, interior_policy(drawn, rng))
+    shown = bl.mdp.discounted_occupancy(mdp, interior_policy(drawn, rng))
     policy = interior_policy(drawn, rng)
-    value, _, plain = bl.LogLikelihoodObjective(shown).value_and_gradients(drawn.x, policy)
-    same, _, by_policy = bl.LogLikelihoodObjective(shown, mdp).value_and_gradients(drawn.x, policy)
+    value, _, plain = bl.objectives.LogLikelihoodObjective(shown).value_and_gradients(drawn.x, policy)
+    same, _, by_policy = bl.objectives.LogLikelihoodObjective(shown, mdp).value_and_gradients(drawn.x, policy)
     assert same == value
     spread = np.ptp(by_policy - plain, axis=1)
     size = solve_rounding(mdp) * (1 + np.abs(plain).max()) / (1 - mdp.discount)
     assert spread == pytest.approx(np.zeros(len(policy)), rel=0, abs=size)
-    cotangent = bl.policy_cotangent(mdp, policy, by_policy)
-    expected = (bl.discounted_occupancy(mdp, policy) - shown) / mdp.temperature
+    cotangent = bl.mdp.policy_cotangent(mdp, policy, by_policy)
+    expected = (bl.mdp.discounted_occupancy(mdp, policy) - shown) / mdp.temperature
     assert cotangent == pytest.approx(expected, rel=0, abs=size / mdp.temperature)
-    target = bl.adjoint_right_hand_side(mdp, cotangent)
+    target = bl.mdp.adjoint_right_hand_side(mdp, cotangent)
     assert target == pytest.approx(np.zeros(len(policy)), rel=0, abs=policy.size * size / mdp.temperature)
 
 
@@ -196,12 +196,12 @@ def test_a_baseline_leaves_the_likelihoods_adjoint_nothing_to_do(drawn, seed):
 )
 def test_a_baseline_that_does_not_fit_is_refused(baseline, sentence):
     with pytest.raises(bl.InputError, match=sentence):
-        bl.LogLikelihoodObjective([[1.0, 1.0]], baseline)
+        bl.objectives.LogLikelihoodObjective([[1.0, 1.0]], baseline)
 
 
 def test_negative_demonstrations_are_refused():
     with pytest.raises(bl.InputError, match=r"the smallest entry of demonstrations is -1.0; expected at least 0"):
-        bl.LogLikelihoodObjective([[1.0, -1.0]])
+        bl.objectives.LogLikelihoodObjective([[1.0, -1.0]])
 
 
 # --- Sum
@@ -213,7 +213,7 @@ def test_a_weighted_sum_adds_values_and_gradients(drawn, seed):
     policy = interior_policy(drawn, rng)
     weights = rng.normal(size=3)
     terms = [drawn_objective(drawn, kind, rng) for kind in OBJECTIVES[:3]]
-    total = bl.WeightedSum(list(zip(weights, terms, strict=True))).value_and_gradients(drawn.x, policy)
+    total = bl.objectives.WeightedSum(list(zip(weights, terms, strict=True))).value_and_gradients(drawn.x, policy)
     parts = [term.value_and_gradients(drawn.x, policy) for term in terms]
     for index in range(3):
         expected = sum(weight * part[index] for weight, part in zip(weights, parts, strict=True))
@@ -223,4 +223,4 @@ def test_a_weighted_sum_adds_values_and_gradients(drawn, seed):
 
 def test_a_sum_of_nothing_is_refused():
     with pytest.raises(bl.InputError, match=r"WeightedSum.terms is empty; expected at least one pair"):
-        bl.WeightedSum([])
+        bl.objectives.WeightedSum([])

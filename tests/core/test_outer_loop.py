@@ -15,8 +15,8 @@ X0 = np.array([0.5, -0.5, 0.2, 0.1])
 
 def small_problem(**changes: Any) -> bl.BilevelProblem:
     kernel = np.array([[[0.7, 0.3], [0.2, 0.8]], [[0.5, 0.5], [0.9, 0.1]]])
-    lower = bl.ParametricMDP(kernel, bl.TabularReward(np.array([[1.0, 0.0], [0.0, 2.0]])), 0.8, 0.5)
-    return bl.BilevelProblem(lower, bl.QuadraticObjective(), **({"start": X0, "name": "small"} | changes))
+    lower = bl.ParametricMDP(kernel, bl.parametric.TabularReward(np.array([[1.0, 0.0], [0.0, 2.0]])), 0.8, 0.5)
+    return bl.BilevelProblem(lower, bl.objectives.QuadraticObjective(), **({"start": X0, "name": "small"} | changes))
 
 
 def exact(**changes: Any) -> bl.Algorithm:
@@ -33,8 +33,8 @@ class Sabotaged:
     """An estimator that behaves until its third call, then answers as told."""
 
     name: ClassVar[str] = "sabotaged"
-    requires: ClassVar[type] = bl.SupportsModel
-    requires_objective: ClassVar[type] = bl.PolicyObjective
+    requires: ClassVar[type] = bl.mdp.SupportsModel
+    requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
 
     fault: str
 
@@ -94,9 +94,9 @@ def test_every_state_is_consistent_its_answer_and_gradient_belong_to_its_x() -> 
         np.testing.assert_allclose(state.hyper.gradient, gradient, atol=1e-9)
 
 
-@pytest.mark.parametrize("feasible_set", [bl.Box(-0.1, 0.3), bl.Ball(0.2), bl.Simplex()])
-def test_every_iterate_is_feasible_the_first_included(feasible_set: bl.FeasibleSet) -> None:
-    states: list[bl.OuterState] = []
+@pytest.mark.parametrize("feasible_set", [bl.Box(-0.1, 0.3), bl.problems.Ball(0.2), bl.problems.Simplex()])
+def test_every_iterate_is_feasible_the_first_included(feasible_set: bl.problems.FeasibleSet) -> None:
+    states: list[bl.outer_loop.OuterState] = []
     exact().run(small_problem(feasible_set=feasible_set), iterations=10, callback=states.append)
     for state in states:
         np.testing.assert_allclose(feasible_set.project(state.x), state.x, atol=1e-12)
@@ -108,7 +108,7 @@ def test_tolerance_stops_at_a_stationary_point_of_the_feasible_set() -> None:
     run = exact().run(problem, iterations=1000, tolerance=1e-8)
     assert run.status is bl.Status.CONVERGED
     assert run.last.iteration < 1000
-    assert bl.stationarity(problem.feasible_set, run.x, run.gradient) <= 1e-8
+    assert bl.problems.stationarity(problem.feasible_set, run.x, run.gradient) <= 1e-8
     assert np.linalg.norm(run.gradient) > 1e-3
 
 
@@ -157,7 +157,7 @@ def test_gradient_of_the_wrong_shape_is_the_components_mistake_and_said_so() -> 
 
 
 def test_interrupt_keeps_the_last_complete_iteration() -> None:
-    def stop(state: bl.OuterState) -> None:
+    def stop(state: bl.outer_loop.OuterState) -> None:
         if state.iteration == 4:
             raise KeyboardInterrupt
 
@@ -166,7 +166,7 @@ def test_interrupt_keeps_the_last_complete_iteration() -> None:
     assert run.last.iteration == 4
 
 
-class Counting(bl.DenseTransitions):
+class Counting(bl.mdp.DenseTransitions):
     """Counts the passes that end in a backup."""
 
     def __init__(self, probabilities: bl.Array) -> None:
@@ -218,7 +218,7 @@ class FaultySolver:
     """A solver that behaves until its third call, then answers as told."""
 
     name: ClassVar[str] = "faulty-solver"
-    requires: ClassVar[type] = bl.SupportsModel
+    requires: ClassVar[type] = bl.mdp.SupportsModel
 
     changes: dict[str, Any]
 
@@ -248,7 +248,7 @@ def test_failure_of_the_solver_is_not_blamed_on_the_estimator(changes: dict[str,
 
 def test_starting_point_that_cannot_be_evaluated_raises_and_names_the_component() -> None:
     """There is no good state to return yet."""
-    with pytest.raises(bl.StepFailed, match="iteration 0, estimator 'implicit': non finite") as caught:
+    with pytest.raises(bl.outer_loop.StepFailed, match="iteration 0, estimator 'implicit': non finite") as caught:
         exact().run(attrs.evolve(small_problem(), objective=Infinite()), iterations=5)
     assert (caught.value.component, caught.value.iteration) == ("estimator 'implicit'", 0)
 
@@ -265,8 +265,8 @@ class Forgetful:
     """A solver and an estimator without a `return`."""
 
     name: ClassVar[str] = "forgetful"
-    requires: ClassVar[type] = bl.SupportsModel
-    requires_objective: ClassVar[type] = bl.PolicyObjective
+    requires: ClassVar[type] = bl.mdp.SupportsModel
+    requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
 
     def solve(self, problem: Any, x: bl.Array, warm_start: Any, rng: Any) -> None: ...
     def estimate(self, problem: Any, x: bl.Array, solution: Any, previous: Any, rng: Any) -> None: ...
@@ -338,7 +338,9 @@ def test_start_projects_and_evaluate_does_not() -> None:
 
 def test_no_tolerance_means_all_iterations_even_at_a_stationary_point() -> None:
     problem = small_problem(start=np.zeros(4))
-    run = exact().run(attrs.evolve(problem, objective=bl.QuadraticObjective(policy_weight=0.0)), iterations=5)
+    run = exact().run(
+        attrs.evolve(problem, objective=bl.objectives.QuadraticObjective(policy_weight=0.0)), iterations=5
+    )
     assert run.history["stationarity"][0] == 0.0
     assert (run.status, run.last.iteration) == (bl.Status.BUDGET_SPENT, 5)
 
@@ -349,7 +351,7 @@ class OnlySampling:
     dimension = 4
 
     def simulator(self, x: bl.Array) -> None: ...
-    def pullback(self, x: bl.Array, occupancy: bl.Occupancy) -> None: ...
+    def pullback(self, x: bl.Array, occupancy: bl.occupancy.Occupancy) -> None: ...
 
 
 class JudgesTrajectories:
@@ -361,7 +363,7 @@ class JudgesTrajectories:
 @attrs.frozen
 class AnySolver(FaultySolver):
     name: ClassVar[str] = "any"
-    requires: ClassVar[type] = bl.SupportsSampling
+    requires: ClassVar[type] = bl.sampling.SupportsSampling
 
 
 def test_estimator_without_its_model_is_told_with_those_that_would_work() -> None:
@@ -378,7 +380,7 @@ def test_estimator_without_its_model_is_told_with_those_that_would_work() -> Non
 
 def test_advice_leaves_out_estimators_that_need_another_objective() -> None:
     """An estimator that can simulate but not judge trajectories' objectives would only fail one step later."""
-    problem = bl.BilevelProblem(OnlySampling(), bl.QuadraticObjective(), name="cartpole")
+    problem = bl.BilevelProblem(OnlySampling(), bl.objectives.QuadraticObjective(), name="cartpole")
     with pytest.raises(bl.IncompatibleError, match=r"'implicit' needs a transition model") as caught:
         exact(lower=AnySolver({})).run(problem, iterations=1)
     assert "sobirl" not in str(caught.value)

@@ -31,13 +31,13 @@ def rewards_of_every_kind(states, actions, n, rng):
     base, features = rng.normal(size=(states, actions)), rng.normal(size=(states, actions, n))
     chosen = rng.permutation(states)[: rng.integers(1, states + 1)]
     return {
-        "tabular": bl.TabularReward(base),
-        "state": bl.StateReward(base),
-        "some states": bl.StateReward(base, chosen),
-        "linear": bl.LinearReward(base, features),
-        "linear, flat features": bl.LinearReward(base, features.reshape(-1, n)),
-        "linear, sparse features": bl.LinearReward(base, scipy.sparse.csr_array(features.reshape(-1, n))),
-        "callable": bl.CallableReward(
+        "tabular": bl.parametric.TabularReward(base),
+        "state": bl.parametric.StateReward(base),
+        "some states": bl.parametric.StateReward(base, chosen),
+        "linear": bl.parametric.LinearReward(base, features),
+        "linear, flat features": bl.parametric.LinearReward(base, features.reshape(-1, n)),
+        "linear, sparse features": bl.parametric.LinearReward(base, scipy.sparse.csr_array(features.reshape(-1, n))),
+        "callable": bl.parametric.CallableReward(
             lambda x: base + np.sin(features @ x),
             lambda x, c: np.einsum("sa,san->n", c * np.cos(features @ x), features),
             n,
@@ -70,19 +70,19 @@ def test_linear_rewards_are_the_same_however_their_features_are_stored(drawn):
 
 
 def test_a_state_reward_is_counted_in_the_states_listed_in_the_order_of_x():
-    part = bl.StateReward(np.zeros((3, 2)), [2, 0])
+    part = bl.parametric.StateReward(np.zeros((3, 2)), [2, 0])
     assert part(np.array([5.0, 7.0])).tolist() == [[7.0, 7.0], [0.0, 0.0], [5.0, 5.0]]
 
 
 def test_a_tabular_reward_has_one_parameter_for_each_state_and_action_in_row_major_order():
-    part = bl.TabularReward(np.ones((2, 2)))
+    part = bl.parametric.TabularReward(np.ones((2, 2)))
     assert part(np.array([0.0, 1.0, 2.0, 3.0])).tolist() == [[1.0, 2.0], [3.0, 4.0]]
 
 
 def test_a_pullback_does_not_hand_out_the_cotangent_itself():
     """An estimator reuses its arrays; a gradient must not change with them."""
     cotangent = np.ones((2, 2))
-    gradient = bl.TabularReward(np.zeros((2, 2))).pullback(np.zeros(4), cotangent)
+    gradient = bl.parametric.TabularReward(np.zeros((2, 2))).pullback(np.zeros(4), cotangent)
     cotangent[:] = 0.0
     assert gradient.tolist() == [1.0] * 4
 
@@ -98,7 +98,7 @@ def softmax_kernels(draw):
     features = None if identity else rng.normal(size=(np.count_nonzero(base), draw(st.integers(1, 4))))
     if sparse_features and features is not None:
         features = scipy.sparse.csr_array(features)
-    return base, [bl.SoftmaxTransitions(stored_as(base, sparse), features) for sparse in (False, True)], rng
+    return base, [bl.parametric.SoftmaxTransitions(stored_as(base, sparse), features) for sparse in (False, True)], rng
 
 
 def as_table(kernel, shape):
@@ -113,8 +113,8 @@ def test_a_softmax_kernel_is_the_same_in_both_storages(drawn):
     x = rng.normal(size=parts[0].dimension)
     weights, continuation = rng.normal(size=base.shape[:2]), rng.normal(size=base.shape[2])
     dense, sparse = (part(x) for part in parts)
-    assert isinstance(dense, bl.DenseTransitions)
-    assert isinstance(sparse, bl.SparseTransitions)
+    assert isinstance(dense, bl.mdp.DenseTransitions)
+    assert isinstance(sparse, bl.mdp.SparseTransitions)
     table = as_table(dense, base.shape)
     assert (table == as_table(sparse, base.shape)).all()
     assert ((table > 0) == (base > 0)).all()
@@ -143,7 +143,7 @@ def test_the_pullback_of_transitions_is_the_transpose_of_their_derivative(drawn)
 
 def test_a_softmax_kernel_does_not_overflow():
     """Logits of ±1e4 give zeros and ones, not nan."""
-    part = bl.SoftmaxTransitions(np.full((2, 1, 2), 0.5))
+    part = bl.parametric.SoftmaxTransitions(np.full((2, 1, 2), 0.5))
     assert as_table(part(np.array([1e4, -1e4, -1e4, 1e4])), (2, 2)).tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
@@ -151,8 +151,8 @@ def test_features_belong_to_entries_in_row_major_order_in_both_storages():
     """A sparse base that lists a row's successors in another order means the same kernel."""
     unsorted = scipy.sparse.csr_array(([0.9, 0.1, 0.5, 0.5], [1, 0, 1, 0], [0, 2, 4]), shape=(2, 2))
     x = np.array([1.0, 0.0, 0.0, 2.0])
-    dense = bl.SoftmaxTransitions(unsorted.toarray().reshape(2, 1, 2))(x).probabilities
-    sparse = bl.SoftmaxTransitions(unsorted)(x).probabilities
+    dense = bl.parametric.SoftmaxTransitions(unsorted.toarray().reshape(2, 1, 2))(x).probabilities
+    sparse = bl.parametric.SoftmaxTransitions(unsorted)(x).probabilities
     assert sparse.toarray() == pytest.approx(dense.reshape(2, 2), rel=1e-14)
 
 
@@ -162,7 +162,7 @@ def test_the_pullback_of_the_initial_distribution_is_the_transpose_of_its_deriva
     rng = np.random.default_rng(seed)
     base = rng.dirichlet(np.ones(states)) * (rng.random(states) < 0.7)
     base = base / base.sum() if base.sum() > 0 else np.eye(states)[0]
-    part = bl.SoftmaxInitial(base, None if identity else rng.normal(size=(states, 3)))
+    part = bl.parametric.SoftmaxInitial(base, None if identity else rng.normal(size=(states, 3)))
     x, direction = rng.normal(size=(2, part.dimension))
     cotangent = rng.normal(size=states)
     change = float(cotangent @ derivative(part, x, direction))
@@ -176,7 +176,7 @@ def test_the_pullback_of_the_initial_distribution_is_the_transpose_of_its_deriva
 
 def test_a_start_that_is_ruled_out_stays_ruled_out_however_large_its_parameter():
     """`0 · exp(1000)` is zero here, not nan: its parameter does not count at all."""
-    part = bl.SoftmaxInitial([0.25, 0.75, 0.0])
+    part = bl.parametric.SoftmaxInitial([0.25, 0.75, 0.0])
     assert part(np.array([0.0, 0.0, 1000.0])).tolist() == [0.25, 0.75, 0.0]
     assert part(np.array([1e4, 0.0, 0.0])).tolist() == [1.0, 0.0, 0.0]
 
@@ -187,9 +187,9 @@ def test_a_start_that_is_ruled_out_stays_ruled_out_however_large_its_parameter()
 @given(st.integers(0, 3), st.integers(0, 3), seeds)
 def test_a_slice_reads_and_writes_its_block_only(before, after, seed):
     rng = np.random.default_rng(seed)
-    part = bl.LinearReward(np.zeros((2, 3)), rng.normal(size=(2, 3, 2)))
+    part = bl.parametric.LinearReward(np.zeros((2, 3)), rng.normal(size=(2, 3, 2)))
     n = before + 2 + after
-    sliced = bl.Slice(part, before, n)
+    sliced = bl.parametric.Slice(part, before, n)
     x, cotangent = rng.normal(size=n), rng.normal(size=(2, 3))
     block = slice(before, before + 2)
     assert (sliced(x) == part(x[block])).all()
@@ -200,7 +200,7 @@ def test_a_slice_reads_and_writes_its_block_only(before, after, seed):
 
 def test_a_slice_beyond_the_end_of_x_is_refused():
     with pytest.raises(bl.InputError, match=r"Slice.start \+ part.dimension is 3 \+ 4; expected at most dimension = 6"):
-        bl.Slice(bl.TabularReward(np.zeros((2, 2))), 3, 6)
+        bl.parametric.Slice(bl.parametric.TabularReward(np.zeros((2, 2))), 3, 6)
 
 
 # --- The whole follower
@@ -216,7 +216,7 @@ def test_the_model_at_x_is_the_soft_mdp_of_its_parts(drawn):
     assert model.initial == pytest.approx(drawn.initial(drawn.x), rel=1e-12, abs=1e-15)
     assert (model.discount, model.temperature) == (drawn.discount, drawn.temperature)
     assert model.reference is None if drawn.reference is None else (model.reference == drawn.reference).all()
-    assert isinstance(model.transitions, bl.SparseTransitions) is drawn.sparse
+    assert isinstance(model.transitions, bl.mdp.SparseTransitions) is drawn.sparse
 
 
 @given(drawn_problems(), seeds)
@@ -225,7 +225,7 @@ def test_the_followers_pullback_is_one_vector_jacobian_product(drawn, seed):
     rng = np.random.default_rng(seed)
     weights = rng.normal(size=drawn.base_rewards.shape)
     continuation, initial = rng.normal(size=(2, weights.shape[0]))
-    pulled = drawn.lower.pullback(drawn.x, bl.DenseOccupancy(weights, continuation, initial))
+    pulled = drawn.lower.pullback(drawn.x, bl.occupancy.DenseOccupancy(weights, continuation, initial))
     by_kernel = np.einsum("sa,t,satn->n", weights, continuation, drawn.kernel_jacobian(drawn.x))
     by_rewards = np.einsum("sa,san->n", weights, drawn.reward_jacobian(drawn.x))
     expected = by_rewards + by_kernel + initial @ drawn.initial_jacobian(drawn.x)
@@ -239,13 +239,13 @@ def test_a_sampled_occupancy_pulls_back_as_the_table_it_sums_to(drawn, seed):
     rng = np.random.default_rng(seed)
     states, actions = drawn.base_rewards.shape
     visited, taken, weights = rng.integers(states, size=50), rng.integers(actions, size=50), rng.normal(size=50)
-    sampled = bl.SampledOccupancy(visited, taken, weights)
+    sampled = bl.occupancy.SampledOccupancy(visited, taken, weights)
     table = np.zeros((states, actions))
     np.add.at(table, (visited, taken), weights)
     assert sampled.dense(states, actions).weights == pytest.approx(
         table, rel=0, abs=50 * EPSILON * np.abs(weights).sum()
     )
-    by_table = drawn.lower.pullback(drawn.x, bl.DenseOccupancy(table))
+    by_table = drawn.lower.pullback(drawn.x, bl.occupancy.DenseOccupancy(table))
     rounding = 6 * 50 * states * actions * EPSILON * np.abs(weights).sum()
     assert drawn.lower.pullback(drawn.x, sampled) == pytest.approx(by_table, rel=0, abs=rounding)
 
@@ -253,19 +253,19 @@ def test_a_sampled_occupancy_pulls_back_as_the_table_it_sums_to(drawn, seed):
 @given(drawn_problems(enters=st.just(("transitions",))))
 def test_an_occupancy_without_continuation_cannot_differentiate_transitions(drawn):
     """Samples of visits do not say what arriving is worth; a gradient without that part would be silently wrong."""
-    occupancy = bl.DenseOccupancy(np.zeros(drawn.base_rewards.shape))
+    occupancy = bl.occupancy.DenseOccupancy(np.zeros(drawn.base_rewards.shape))
     with pytest.raises(bl.InputError, match=r"occupancy.continuation is None; expected γV \(S,\)"):
         drawn.lower.pullback(drawn.x, occupancy)
 
 
 def bandit(**changes):
-    parts = {"transitions": np.ones((1, 2, 1)), "rewards": bl.TabularReward([[0.0, 1.0]]), "discount": 0.5}
+    parts = {"transitions": np.ones((1, 2, 1)), "rewards": bl.parametric.TabularReward([[0.0, 1.0]]), "discount": 0.5}
     return bl.ParametricMDP(**(parts | {"temperature": 1.0} | changes))
 
 
 def test_an_occupancy_without_initial_part_is_zero_there():
-    lower = bandit(rewards=[[0.0, 1.0]], initial=bl.SoftmaxInitial([1.0]))
-    assert lower.pullback(np.zeros(1), bl.DenseOccupancy(np.ones((1, 2)))).tolist() == [0.0]
+    lower = bandit(rewards=[[0.0, 1.0]], initial=bl.parametric.SoftmaxInitial([1.0]))
+    assert lower.pullback(np.zeros(1), bl.occupancy.DenseOccupancy(np.ones((1, 2)))).tolist() == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_an_x_of_integers_is_taken():
 
 def test_an_occupancy_of_another_shape_is_refused():
     with pytest.raises(bl.InputError, match=r"the shape of occupancy.weights is \(2, 1\); expected \(1, 2\)"):
-        bandit().pullback(np.zeros(2), bl.DenseOccupancy(np.ones((2, 1))))
+        bandit().pullback(np.zeros(2), bl.occupancy.DenseOccupancy(np.ones((2, 1))))
 
 
 @pytest.mark.parametrize(
@@ -296,10 +296,10 @@ def test_an_occupancy_of_another_shape_is_refused():
     [
         ({"rewards": [[0.0, 1.0]]}, "ParametricMDP is independent of x; expected at least one parametric part"),
         (
-            {"initial": bl.SoftmaxInitial([1.0])},
+            {"initial": bl.parametric.SoftmaxInitial([1.0])},
             "rewards has 2, initial has 1; expected one n; use Slice to share x among parts",
         ),
-        ({"rewards": bl.TabularReward([[0.0]])}, r"the shape of rewards is \(1, 1\); expected \(1, 2\)"),
+        ({"rewards": bl.parametric.TabularReward([[0.0]])}, r"the shape of rewards is \(1, 1\); expected \(1, 2\)"),
         ({"initial": [0.4, 0.6]}, r"the shape of initial is \(2,\); expected \(1,\)"),
         ({"discount": 1.0}, "discount is 1.0; expected a finite number at least 0 and below 1"),
         ({"temperature": 0.0}, "temperature is 0.0; expected a finite number above 0"),
@@ -314,25 +314,28 @@ def test_parts_that_do_not_fit_together_are_refused(changes, message):
 @pytest.mark.parametrize("states", [[0, 0], [2], [-1], [0.5], []])
 def test_a_state_reward_wants_distinct_states_that_exist(states):
     with pytest.raises(bl.InputError, match=r"StateReward.states .* expected distinct integers in 0..1"):
-        bl.StateReward(np.zeros((2, 1)), states)
+        bl.parametric.StateReward(np.zeros((2, 1)), states)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (
-            lambda: bl.LinearReward(np.zeros((2, 2)), np.ones((3, 5))),
+            lambda: bl.parametric.LinearReward(np.zeros((2, 2)), np.ones((3, 5))),
             r"LinearReward.features is \(3, 5\); expected \(4, n\)",
         ),
-        (lambda: bl.LinearReward(np.zeros((2, 2)), np.ones(4)), r"LinearReward.features is \(4,\)"),
-        (lambda: bl.LinearReward(np.zeros((1, 1)), [[np.inf]]), r"features\[0, 0\] is inf; expected a finite number"),
+        (lambda: bl.parametric.LinearReward(np.zeros((2, 2)), np.ones(4)), r"LinearReward.features is \(4,\)"),
         (
-            lambda: bl.SoftmaxTransitions(np.eye(2)[:, None, :], np.ones((4, 1))),
+            lambda: bl.parametric.LinearReward(np.zeros((1, 1)), [[np.inf]]),
+            r"features\[0, 0\] is inf; expected a finite number",
+        ),
+        (
+            lambda: bl.parametric.SoftmaxTransitions(np.eye(2)[:, None, :], np.ones((4, 1))),
             r"SoftmaxTransitions.features is \(4, 1\); expected \(2, n\)",
         ),
-        (lambda: bl.SoftmaxInitial([0.5, 0.5], np.ones((3, 1))), r"SoftmaxInitial.features is \(3, 1\)"),
-        (lambda: bl.SoftmaxInitial([0.5, 0.4]), "the sum of base is 0.9; expected 1 within 1e-8"),
-        (lambda: bl.TabularReward([0.0, 1.0]), r"the shape of base is \(2,\); expected \(any, any\)"),
+        (lambda: bl.parametric.SoftmaxInitial([0.5, 0.5], np.ones((3, 1))), r"SoftmaxInitial.features is \(3, 1\)"),
+        (lambda: bl.parametric.SoftmaxInitial([0.5, 0.4]), "the sum of base is 0.9; expected 1 within 1e-8"),
+        (lambda: bl.parametric.TabularReward([0.0, 1.0]), r"the shape of base is \(2,\); expected \(any, any\)"),
     ],
 )
 def test_a_part_that_cannot_be_is_refused(make, message):
@@ -343,9 +346,9 @@ def test_a_part_that_cannot_be_is_refused(make, message):
 @pytest.mark.parametrize(
     ("part", "call"),
     [
-        (bl.CallableReward(lambda x: np.zeros(3), lambda x, c: x, 1), lambda part: part(np.zeros(1))),
+        (bl.parametric.CallableReward(lambda x: np.zeros(3), lambda x, c: x, 1), lambda part: part(np.zeros(1))),
         (
-            bl.CallableReward(lambda x: np.zeros((1, 1)), lambda x, c: np.zeros(2), 1),
+            bl.parametric.CallableReward(lambda x: np.zeros((1, 1)), lambda x, c: np.zeros(2), 1),
             lambda part: part.pullback(np.zeros(1), np.zeros((1, 1))),
         ),
     ],

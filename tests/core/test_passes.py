@@ -8,14 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bilevelrl as bl
-from bilevelrl import passes, threads
+from bilevelrl.execution import threads
+from bilevelrl.mdp import passes
 from bilevelrl.testing.rounding import EPSILON, backup_rounding
 from strategies import drawn_values, seeds, soft_mdps
 
 
 def special(mdp):
     """The passes made for a large kernel of this storage, whatever its size."""
-    kind = passes.SparsePasses if isinstance(mdp.transitions, bl.SparseTransitions) else passes.TablePasses
+    kind = passes.SparsePasses if isinstance(mdp.transitions, bl.mdp.SparseTransitions) else passes.TablePasses
     return kind(mdp.transitions)
 
 
@@ -88,7 +89,7 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch, large):
     answers = []
     for count in (1, 2, 3):
         monkeypatch.setattr(threads, "processors", lambda count=count: count)
-        backup, system = bl.linearized_backup(mdp, values)
+        backup, system = bl.mdp.linearized_backup(mdp, values)
         answers.append((backup.values, backup.policy, backup.action_values, chain_entries(system.chain)))
     for answer in answers[1:]:
         assert all((one == other).all() for one, other in zip(answers[0], answer, strict=True))
@@ -98,7 +99,7 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch, large):
 def test_the_chain_of_a_large_table_is_its_average(actions):
     """Whether the actions divide into those that are worked on together or not."""
     rng = np.random.default_rng(actions)
-    kernel = bl.DenseTransitions(rng.dirichlet(np.ones(760), size=(760, actions)))
+    kernel = bl.mdp.DenseTransitions(rng.dirichlet(np.ones(760), size=(760, actions)))
     assert kernel.large
     policy = rng.dirichlet(np.ones(actions), size=760)
     expected = np.einsum("sa,sat->st", policy, kernel.probabilities)
@@ -113,7 +114,7 @@ def test_a_reward_that_is_not_finite_shows_in_a_dense_backup(bad):
     rewards = np.array(mdp.rewards)
     rewards[7], rewards[8, -1] = [bad, *rewards[7, 1:]], bad
     with np.errstate(all="ignore"):
-        backup, _ = bl.linearized_backup(mdp.replace(rewards=rewards), values)
+        backup, _ = bl.mdp.linearized_backup(mdp.replace(rewards=rewards), values)
         expected = passes.Passes(mdp.transitions).backup(mdp.replace(rewards=rewards), values)
     for came, wanted in ((backup.values, expected.values), (backup.policy, expected.policy)):
         assert (np.isfinite(came) == np.isfinite(wanted)).all()
@@ -127,11 +128,11 @@ def test_a_reward_that_is_not_finite_shows_in_the_backup(bad):
     rewards[70, 1] = bad
     spoilt = mdp.replace(rewards=rewards)
     with np.errstate(invalid="ignore"):
-        assert not np.isfinite(bl.soft_backup(spoilt, values).policy[70]).all()
-        assert not np.isfinite(bl.soft_bellman(spoilt, values)[70])
+        assert not np.isfinite(bl.mdp.soft_backup(spoilt, values).policy[70]).all()
+        assert not np.isfinite(bl.mdp.soft_bellman(spoilt, values)[70])
         solver = bl.lower_level_solver("soft-policy-iteration")
-        lower = bl.ParametricMDP(mdp.transitions, bl.TabularReward(np.zeros((20_000, 2))), 0.99, 0.1)
-        problem = bl.BilevelProblem(lower, bl.QuadraticObjective())
+        lower = bl.ParametricMDP(mdp.transitions, bl.parametric.TabularReward(np.zeros((20_000, 2))), 0.99, 0.1)
+        problem = bl.BilevelProblem(lower, bl.objectives.QuadraticObjective())
         problem = attrs.evolve(problem, lower=_Spoilt(lower, spoilt))
         found = solver.solve(problem, np.zeros(40_000), None, np.random.default_rng(0))
     assert found.status is bl.Status.NON_FINITE
@@ -155,7 +156,7 @@ class _Spoilt:
 
 def test_exponentials_are_right_to_two_ulps_over_their_whole_range():
     """From 1 down to the smallest normal number, below which they are zero; NaN stays NaN."""
-    from bilevelrl.sparse_kernels import _exponentials
+    from bilevelrl.mdp.sparse_kernels import _exponentials
 
     rng = np.random.default_rng(0)
     exponents = np.concatenate([-rng.random(20_000) * 708, -rng.random(20_000), [-0.0, -708.5, -1e300, np.nan]])

@@ -13,7 +13,7 @@ import pytest
 import scipy.sparse
 
 import bilevelrl as bl
-from bilevelrl.payloads import Payload, Store, read, unpack
+from bilevelrl.execution.payloads import Payload, Store, read, unpack
 from worker_tasks import Lock
 
 
@@ -59,7 +59,7 @@ def test_what_one_process_writes_no_other_sees(tmp_path: Path) -> None:
 def test_transitions_travel_once_whatever_views_they_keep_of_themselves() -> None:
     """P is by far the largest thing there is; neither a view of it nor what is worked out from it travels beside it."""
     kernel = np.full((50, 4, 50), 0.02)
-    dense = bl.DenseTransitions(kernel)
+    dense = bl.mdp.DenseTransitions(kernel)
     fresh = Payload.of(dense, "P")
     assert kernel.nbytes <= fresh.size < 1.01 * kernel.nbytes
     assert dense.sampling_table is not None
@@ -78,8 +78,8 @@ def test_a_follower_s_table_travels_in_one_form_whatever_form_it_was_given_in() 
     columns = np.array([rng.permutation(states)[:3] for _ in range(2 * states)]).ravel()
     entries = np.full(columns.size, 1 / 3), columns, np.arange(2 * states + 1) * 3
     given = scipy.sparse.csr_array(entries, shape=(2 * states, states))
-    lower = bl.ParametricMDP(given, bl.StateReward(np.zeros((states, 2))), 0.9, 1.0)
-    problem = bl.BilevelProblem(lower, bl.QuadraticObjective())
+    lower = bl.ParametricMDP(given, bl.parametric.StateReward(np.zeros((states, 2))), 0.9, 1.0)
+    problem = bl.BilevelProblem(lower, bl.objectives.QuadraticObjective())
     fresh = Payload.of(problem, "problem")
     assert sum(block.nbytes == given.data.nbytes for block in fresh.blocks) == 1
     bl.value_and_gradient(problem, np.zeros(states))
@@ -128,11 +128,11 @@ def test_store_knows_a_value_by_its_identity_and_keeps_few() -> None:
 
 def test_every_registered_problem_can_be_sent() -> None:
     """With its measures and its picture, which are functions inside functions."""
-    for entry in bl.registry().of_kind(bl.Kind.PROBLEM):
+    for entry in bl.plugins.registry().of_kind(bl.plugins.Kind.PROBLEM):
         problem = bl.problem(entry.name)
         copy = unpack(bytearray(b"".join(Payload.of(problem, "problem").pieces())))
-        x = problem.initial_point(bl.stream(0, "start"))
-        assert copy.initial_point(bl.stream(0, "start")).tobytes() == x.tobytes(), entry.name
+        x = problem.initial_point(bl.randomness.stream(0, "start"))
+        assert copy.initial_point(bl.randomness.stream(0, "start")).tobytes() == x.tobytes(), entry.name
         assert (copy.name, copy.configuration) == (problem.name, problem.configuration)
 
 

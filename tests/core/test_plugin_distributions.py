@@ -19,7 +19,7 @@ import attrs
 import pytest
 
 import bilevelrl as bl
-from bilevelrl.plugins import LIMIT_VARIABLE
+from bilevelrl.plugins.discovery import LIMIT_VARIABLE
 
 PROJECTS = Path(__file__).parents[1] / "distributions"
 COMPOSED = (
@@ -250,7 +250,7 @@ def test_a_wrong_option_of_a_strangers_component_is_one_clear_line(environment):
 
 def test_the_environment_variable_leaves_strangers_outside(environment, saved):
     """Neither imported nor warned of; a saved run then says what is missing."""
-    first_party = [plugin.name for plugin in bl.registry().plugins if plugin.first_party]
+    first_party = [plugin.name for plugin in bl.plugins.registry().plugins if plugin.first_party]
     limit = {LIMIT_VARIABLE: ",".join(first_party)}
     done = environment.bilevelrl("plugins", **limit)
     assert done.stderr == ""

@@ -13,8 +13,8 @@ import attrs
 import pytest
 
 import bilevelrl as bl
-from bilevelrl import plugins
-from bilevelrl.plugins import LIMIT_VARIABLE, discover
+from bilevelrl.plugins import discovery as plugins
+from bilevelrl.plugins.discovery import LIMIT_VARIABLE, discover
 
 
 @attrs.frozen
@@ -90,7 +90,7 @@ GOOD = entry("good", offering(Still))
 
 def discovered_beside_a_good_one(bad):
     """The registry of a bad plugin and a good one, after the checks that hold for every bad plugin."""
-    with pytest.warns(bl.PluginWarning) as caught:
+    with pytest.warns(bl.plugins.PluginWarning) as caught:
         registry = discover(entry_points=[bad, GOOD])
     assert [plugin.name for plugin in registry.plugins] == ["good"], "a bad plugin took the good one with it"
     assert [component.name for component in registry] == ["still"], "a bad plugin left a component behind"
@@ -272,7 +272,7 @@ class NotCheckable(Protocol):
     """A protocol without `@runtime_checkable`: isinstance raises."""
 
 
-@pytest.mark.parametrize("requirement", ["SupportsModel", (bl.SupportsModel,), None, NotCheckable], ids=repr)
+@pytest.mark.parametrize("requirement", ["SupportsModel", (bl.mdp.SupportsModel,), None, NotCheckable], ids=repr)
 def test_a_requirement_that_isinstance_cannot_answer_is_left_out(requirement):
     """It would raise inside the advice on every other component, long after its plugin was loaded."""
 
@@ -310,22 +310,24 @@ def test_components_of_different_kinds_may_share_a_name():
 
     made = module(bilevelrl_upper_level_optimizers=lambda: [Still], bilevelrl_problems=lambda: [Problem])
     registry = discover(entry_points=[entry("good", made)], strict=True)
-    assert registry.find(bl.Kind.UPPER_LEVEL_OPTIMIZER, "still").component is Still
-    assert registry.find(bl.Kind.PROBLEM, "still").component is Problem
+    assert registry.find(bl.plugins.Kind.UPPER_LEVEL_OPTIMIZER, "still").component is Still
+    assert registry.find(bl.plugins.Kind.PROBLEM, "still").component is Problem
 
 
 def test_first_party_plugins_win_a_clash_whatever_the_order_of_installation():
     first_party = entry("zebra", offering(optimizer("wanted")), distribution="bilevelrl")
     stranger = entry("aardvark", offering(optimizer("wanted")), distribution="aardvark")
-    with pytest.warns(bl.PluginWarning, match=r"plugin 'aardvark' from aardvark 1\.0 was left out \(components\)"):
+    with pytest.warns(
+        bl.plugins.PluginWarning, match=r"plugin 'aardvark' from aardvark 1\.0 was left out \(components\)"
+    ):
         registry = discover(entry_points=[stranger, first_party])
-    assert registry.find(bl.Kind.UPPER_LEVEL_OPTIMIZER, "wanted").plugin == "zebra"
+    assert registry.find(bl.plugins.Kind.UPPER_LEVEL_OPTIMIZER, "wanted").plugin == "zebra"
 
 
 def test_a_first_party_plugin_wins_its_entry_point_name_too():
     first_party = entry("same", offering(optimizer("ours")), distribution="bilevelrl")
     stranger = entry("same", offering(optimizer("theirs")), distribution="aardvark")
-    with pytest.warns(bl.PluginWarning, match="the entry-point name is already used by bilevelrl"):
+    with pytest.warns(bl.plugins.PluginWarning, match="the entry-point name is already used by bilevelrl"):
         registry = discover(entry_points=[stranger, first_party])
     assert [component.name for component in registry] == ["ours"]
 
@@ -333,7 +335,7 @@ def test_a_first_party_plugin_wins_its_entry_point_name_too():
 def test_a_second_distribution_with_the_same_entry_point_name_is_told():
     """pluggy's own loader drops it without a word."""
     second = FakeEntryPoint("good", lambda: offering(optimizer("other")), "second")
-    with pytest.warns(bl.PluginWarning):
+    with pytest.warns(bl.plugins.PluginWarning):
         registry = discover(entry_points=[second, entry("good", offering(Still), "first")])
     (failure,) = registry.failures
     assert (failure.distribution, failure.stage) == ("second 1.0", "name")
@@ -353,7 +355,7 @@ def test_the_remains_of_a_half_removed_distribution_are_told(tmp_path):
     remains.mkdir()
     (remains / "entry_points.txt").write_text("[bilevelrl]\nhalf-removed = half_removed_module\n", encoding="utf-8")
     found = importlib.metadata.Distribution.at(remains).entry_points
-    with pytest.warns(bl.PluginWarning, match="half-removed.*No module named 'half_removed_module'"):
+    with pytest.warns(bl.plugins.PluginWarning, match="half-removed.*No module named 'half_removed_module'"):
         registry = discover(entry_points=[*found, GOOD])
     assert [plugin.name for plugin in registry.plugins] == ["good"]
 
@@ -392,7 +394,7 @@ def test_an_entry_point_may_name_an_object_instead_of_a_module():
     ids=["load", "hooks", "components", "name"],
 )
 def test_strict_discovery_raises_at_the_first_failure(bad, told):
-    with pytest.raises(bl.PluginError, match=told) as caught:
+    with pytest.raises(bl.plugins.PluginError, match=told) as caught:
         discover(entry_points=[GOOD, bad], strict=True)
     if "already used" not in told:
         assert caught.value.__cause__ is not None, "the author of a plugin needs the traceback"
@@ -419,7 +421,7 @@ def test_the_environment_limits_what_is_loaded(monkeypatch, limit, loaded):
 
 def test_an_unknown_name_in_the_limit_is_told_with_the_close_match(monkeypatch):
     monkeypatch.setenv(LIMIT_VARIABLE, "god")
-    with pytest.warns(bl.PluginWarning, match="'god'.*did you mean 'good'"):
+    with pytest.warns(bl.plugins.PluginWarning, match="'god'.*did you mean 'good'"):
         registry = discover(entry_points=[GOOD])
     assert registry.plugins == []
 
@@ -437,12 +439,12 @@ def test_the_first_party_plugins_load_strictly_through_the_same_entry_points():
     ]
     registry = discover(entry_points=first_party, strict=True)
     assert {plugin.name for plugin in registry.plugins} == {found.name for found in first_party}
-    assert all(registry.of_kind(kind) for kind in bl.Kind), "every kind has a first-party component"
+    assert all(registry.of_kind(kind) for kind in bl.plugins.Kind), "every kind has a first-party component"
 
 
 @pytest.fixture
 def own_registry(monkeypatch):
-    """A registry of this test's own behind `bl.registry()`."""
+    """A registry of this test's own behind `bl.plugins.registry()`."""
     made = discover(entry_points=[GOOD], strict=True)
     monkeypatch.setattr(plugins, "registry", lambda: made)
     return made
@@ -455,7 +457,7 @@ def test_a_notebook_registers_an_object_without_an_entry_point(own_registry):
             return [optimizer("from-a-notebook")]
 
     bl.register(Notebook(), "notebook")
-    found = own_registry.find(bl.Kind.UPPER_LEVEL_OPTIMIZER, "from-a-notebook")
+    found = own_registry.find(bl.plugins.Kind.UPPER_LEVEL_OPTIMIZER, "from-a-notebook")
     assert (found.plugin, found.distribution) == ("notebook", "this process")
 
 
@@ -472,7 +474,7 @@ def test_a_notebook_registers_an_object_without_an_entry_point(own_registry):
     ids=["name", "clash", "component", "misspelt", "raising", "no-hook"],
 )
 def test_a_notebook_gets_an_error_and_no_half_plugin(own_registry, implementation, name, told):
-    with pytest.raises(bl.PluginError, match=told):
+    with pytest.raises(bl.plugins.PluginError, match=told):
         bl.register(implementation, name)
     assert [component.name for component in own_registry] == ["still"]
     assert [plugin.name for plugin in own_registry.plugins] == ["good"]
@@ -480,10 +482,10 @@ def test_a_notebook_gets_an_error_and_no_half_plugin(own_registry, implementatio
 
 def test_a_corrected_plugin_can_be_registered_after_a_failed_attempt(own_registry):
     """A notebook's second try must not meet the remains of the first."""
-    with pytest.raises(bl.PluginError):
+    with pytest.raises(bl.plugins.PluginError):
         bl.register(offering(optimizer("mine"), NotAttrs), "notebook")
     bl.register(offering(optimizer("mine")), "notebook")
-    assert own_registry.find(bl.Kind.UPPER_LEVEL_OPTIMIZER, "mine").plugin == "notebook"
+    assert own_registry.find(bl.plugins.Kind.UPPER_LEVEL_OPTIMIZER, "mine").plugin == "notebook"
 
 
 def test_a_plugin_that_warns_when_imported_is_not_thereby_broken(tmp_path, monkeypatch):

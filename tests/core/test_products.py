@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from bilevelrl.products import LARGE, times
+from bilevelrl.linear.products import LARGE, times
 from bilevelrl.testing.rounding import EPSILON
 
 LAYOUTS = {

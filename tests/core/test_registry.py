@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bilevelrl as bl
-from bilevelrl.component_registry import Plugin, Registry
+from bilevelrl.plugins.components import Plugin, Registry
 
 if TYPE_CHECKING:
     from somewhere_only_type_checkers_know import Elsewhere
@@ -23,10 +23,10 @@ class Mover:
 
     name: ClassVar[str] = "mover"
 
-    step_size: float = attrs.field(validator=bl.is_real(above=0.0))
-    memory: int = attrs.field(default=3, validator=bl.is_integer(at_least=1))
+    step_size: float = attrs.field(validator=bl.validation.is_real(above=0.0))
+    memory: int = attrs.field(default=3, validator=bl.validation.is_integer(at_least=1))
     momentum: bool = False
-    rule: str = attrs.field(default="armijo", validator=bl.is_choice("armijo", "wolfe"))
+    rule: str = attrs.field(default="armijo", validator=bl.validation.is_choice("armijo", "wolfe"))
     limit: float | None = None
     _decay: float = 0.5
 
@@ -64,12 +64,14 @@ class Coin:
 
     name: ClassVar[str] = "coin"
 
-    temperature: float = attrs.field(default=1.0, validator=bl.is_real(above=0.0))
+    temperature: float = attrs.field(default=1.0, validator=bl.validation.is_real(above=0.0))
 
     def build(self) -> bl.BilevelProblem:
         return bl.BilevelProblem(
-            lower=bl.ParametricMDP(np.ones((1, 2, 1)), bl.TabularReward(np.zeros((1, 2))), 0.5, self.temperature),
-            objective=bl.QuadraticObjective(),
+            lower=bl.ParametricMDP(
+                np.ones((1, 2, 1)), bl.parametric.TabularReward(np.zeros((1, 2))), 0.5, self.temperature
+            ),
+            objective=bl.objectives.QuadraticObjective(),
             name="what the factory calls it",
         )
 
@@ -84,7 +86,7 @@ class EmptyPromise:
         return {"not": "what was promised"}
 
 
-KINDS = bl.Kind
+KINDS = bl.plugins.Kind
 
 
 @pytest.fixture
@@ -230,10 +232,12 @@ def test_a_clash_adds_nothing_and_replaces_nothing(registry):
     assert registry.plugins == [MINE]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in bl.Kind if kind is not bl.Kind.PROBLEM], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind", [kind for kind in bl.plugins.Kind if kind is not bl.plugins.Kind.PROBLEM], ids=lambda kind: kind.name
+)
 def test_every_installed_component_has_defaults_or_says_what_is_missing(kind):
     """The problems' own tests build the problems, some of which need an extra."""
-    known = bl.registry()
+    known = bl.plugins.registry()
     for entry in known.of_kind(kind):
         if any(field.default is attrs.NOTHING for field in attrs.fields(entry.component) if field.init):
             assert "is missing" in rejected(known, entry.name, {}, kind)

@@ -18,16 +18,16 @@ import scipy.sparse
 
 import bilevelrl as bl
 from bilevelrl.cli import main
-from bilevelrl.directory_lock import LOCK
-from bilevelrl.history import COLUMNS
-from bilevelrl.run_directory import RunDirectory
+from bilevelrl.storage.directory_lock import LOCK
+from bilevelrl.storage.history import COLUMNS
+from bilevelrl.storage.run_directory import RunDirectory
 from faults.children import wait_until
 from faults.runs import PROBLEMS, assert_same, assert_whole_on_disk, fitting_problems, flip_bit, history_of, small
 from faults.terminal import ENDLESS, RUN, newest, start
 
-SOLVERS = [entry.name for entry in bl.registry().of_kind(bl.Kind.LOWER_LEVEL_SOLVER)]
-OPTIMIZERS = [entry.name for entry in bl.registry().of_kind(bl.Kind.UPPER_LEVEL_OPTIMIZER)]
-ALGORITHMS = [entry.name for entry in bl.registry().of_kind(bl.Kind.ALGORITHM)]
+SOLVERS = [entry.name for entry in bl.plugins.registry().of_kind(bl.plugins.Kind.LOWER_LEVEL_SOLVER)]
+OPTIMIZERS = [entry.name for entry in bl.plugins.registry().of_kind(bl.plugins.Kind.UPPER_LEVEL_OPTIMIZER)]
+ALGORITHMS = [entry.name for entry in bl.plugins.registry().of_kind(bl.plugins.Kind.ALGORITHM)]
 
 
 def check_that_it_goes_on(algorithm: bl.Algorithm, problem: bl.BilevelProblem, out: Path) -> None:
@@ -53,7 +53,7 @@ def test_every_solver_and_optimizer_goes_on_bit_for_bit(lower: str, upper: str, 
     solver = bl.lower_level_solver(lower)
     algorithm = bl.Algorithm(
         lower=solver,
-        estimator=bl.hypergradient_estimator("implicit" if solver.requires is bl.SupportsModel else "sobirl"),
+        estimator=bl.hypergradient_estimator("implicit" if solver.requires is bl.mdp.SupportsModel else "sobirl"),
         upper=bl.upper_level_optimizer(upper, step_size=0.01),
     )
     check_that_it_goes_on(algorithm, fitting_problems(algorithm)[0], tmp_path / "run")
@@ -66,7 +66,7 @@ def test_systems_solved_by_factorisation_or_by_iteration_go_on_bit_for_bit(linea
     algorithm = bl.Algorithm(lower, bl.hypergradient_estimator("implicit"), bl.upper_level_optimizer("adam"))
     dense = bl.problem("frozenlake-shaping", map_size=8, discount=0.99)
     table = dense.lower.transitions.probabilities
-    sparse = bl.SparseTransitions(scipy.sparse.csr_array(table.reshape(-1, table.shape[-1])))
+    sparse = bl.mdp.SparseTransitions(scipy.sparse.csr_array(table.reshape(-1, table.shape[-1])))
     problem = attrs.evolve(dense, lower=attrs.evolve(dense.lower, transitions=sparse))
     check_that_it_goes_on(algorithm, problem, tmp_path / "run")
 
@@ -135,10 +135,10 @@ def test_fallback_is_not_lost_when_the_damaged_checkpoint_is_replaced(tmp_path: 
     algorithm, problem = small()
     algorithm.run(problem, iterations=6, out=tmp_path, checkpoint_every=2)
     flip_bit(tmp_path / "checkpoint")
-    with pytest.warns(bl.CheckpointWarning):
+    with pytest.warns(bl.storage.CheckpointWarning):
         algorithm.resume(problem, tmp_path)
     flip_bit(tmp_path / "checkpoint")
-    with pytest.warns(bl.CheckpointWarning):
+    with pytest.warns(bl.storage.CheckpointWarning):
         assert bl.load_run(tmp_path).last.iteration == 6
 
 
@@ -154,10 +154,10 @@ def test_checkpoint_of_other_versions_is_told_with_both(tmp_path: Path, monkeypa
     algorithm, problem = small()
     with monkeypatch.context() as patch:
         versions = {"bilevelrl": bl.__version__, "lower 'soft-value-iteration' from": "bilevelrl 0.0.7"}
-        patch.setattr("bilevelrl.run_directory.versions_of", lambda *_: versions)
+        patch.setattr("bilevelrl.storage.run_directory.versions_of", lambda *_: versions)
         algorithm.run(problem, iterations=3, out=tmp_path)
     told = r"written with lower 'soft-value-iteration' from bilevelrl 0\.0\.7, and here it is bilevelrl 0\.1\.0"
-    with pytest.warns(bl.CheckpointWarning, match=told):
+    with pytest.warns(bl.storage.CheckpointWarning, match=told):
         resumed = algorithm.resume(problem, tmp_path, iterations=5)
     assert_same(resumed, algorithm.run(problem, iterations=5))
 
@@ -165,7 +165,7 @@ def test_checkpoint_of_other_versions_is_told_with_both(tmp_path: Path, monkeypa
 def test_directory_in_use_is_refused_and_free_again_afterwards(tmp_path: Path) -> None:
     algorithm, problem = small()
 
-    def again(state: bl.OuterState) -> None:
+    def again(state: bl.outer_loop.OuterState) -> None:
         with pytest.raises(bl.InputError, match=f"in use by process {os.getpid()}; expected one that no other run"):
             algorithm.run(problem, iterations=1, out=tmp_path)
 
@@ -190,7 +190,7 @@ class OwnSolver:
     """A solver that answers with an `Answer`."""
 
     name: ClassVar[str] = "own"
-    requires: ClassVar[type] = bl.SupportsModel
+    requires: ClassVar[type] = bl.mdp.SupportsModel
 
     def solve(self, problem: Any, x: bl.Array, warm_start: Any, rng: Any) -> Answer:
         found = bl.lower_level_solver("soft-policy-iteration").solve(problem, x, None, rng)
@@ -213,7 +213,7 @@ def test_run_composed_in_python_is_loaded_with_its_problem_given(tmp_path: Path)
     algorithm, problem = small()
     composed = attrs.evolve(problem, name="composed in Python", configuration=None)
     run = algorithm.run(composed, iterations=3, x=np.full(problem.dimension, 0.1), out=tmp_path)
-    with pytest.raises(bl.UnknownNameError, match="composed in Python"):
+    with pytest.raises(bl.validation.UnknownNameError, match="composed in Python"):
         bl.load_run(tmp_path)
     loaded = bl.load_run(tmp_path, problem=composed)
     assert_same(loaded, run)
@@ -241,7 +241,7 @@ def test_time_between_checkpoints_counts_too(tmp_path: Path) -> None:
     algorithm, problem = small()
     seen = []
 
-    def look(state: bl.OuterState) -> None:
+    def look(state: bl.outer_loop.OuterState) -> None:
         seen.append(bl.load_run(tmp_path).last.iteration)
 
     algorithm.run(problem, iterations=3, out=tmp_path, checkpoint_seconds=1e-9, callback=look)
@@ -254,7 +254,7 @@ def test_interval_is_kept_when_a_run_goes_on(tmp_path: Path) -> None:
     algorithm, problem = small()
     seen: list[int] = []
 
-    def look(state: bl.OuterState) -> None:
+    def look(state: bl.outer_loop.OuterState) -> None:
         seen.append(bl.load_run(tmp_path).last.iteration)
 
     algorithm.run(problem, iterations=2, out=tmp_path, checkpoint_every=2, checkpoint_seconds=1e9)
@@ -263,7 +263,7 @@ def test_interval_is_kept_when_a_run_goes_on(tmp_path: Path) -> None:
     seen.clear()
     algorithm.resume(problem, tmp_path, iterations=8, checkpoint_every=1, callback=look)
     assert seen == [6, 7, 8]
-    assert bl.Experiment.read(tmp_path / "experiment.toml").intervals == {
+    assert bl.storage.Experiment.read(tmp_path / "experiment.toml").intervals == {
         "checkpoint_every": 1,
         "checkpoint_seconds": 1e9,
     }
@@ -282,7 +282,7 @@ def test_intervals_of_an_experiment_file_count_and_options_override_them(
         with pytest.raises(SystemExit) as ended:
             main(["run", str(file), *options, "--out", str(out)])
         assert not ended.value.code, capsys.readouterr().err
-        saved = bl.Experiment.read(out / "experiment.toml")
+        saved = bl.storage.Experiment.read(out / "experiment.toml")
         assert (saved.checkpoint_every, saved.checkpoint_seconds) == expected
     for line in ("checkpoint_every = 0", "checkpoint_seconds = 0.0", "checkpoint_every = 1.5"):
         file.write_text(f"{line}\n[problem]\nname = 'synthetic-quadratic'\n[algorithm]\nname = 'm-sobirl'\n")
@@ -298,7 +298,7 @@ def test_seed_or_tolerance_that_was_changed_in_the_file_is_told(tmp_path: Path, 
     algorithm, problem = small()
     algorithm.run(problem, iterations=2, seed=1, out=tmp_path)
     file = tmp_path / "experiment.toml"
-    attrs.evolve(bl.Experiment.read(file), **{setting: value}).write(file)
+    attrs.evolve(bl.storage.Experiment.read(file), **{setting: value}).write(file)
     before = file.read_bytes()
     with pytest.raises(
         bl.InputError, match=rf"{setting} in '.*experiment.toml' is {value}; expected .*, as in the che"

@@ -144,7 +144,7 @@ def test_plot_into_an_unknown_format_is_one_sentence(run: bl.Run, tmp_path: Path
 
 
 def test_unknown_column_of_the_history_is_told_with_the_close_match(run: bl.Run) -> None:
-    with pytest.raises(bl.UnknownNameError, match="did you mean 'objective'"):
+    with pytest.raises(bl.validation.UnknownNameError, match="did you mean 'objective'"):
         run.history["objectiv"]
 
 
@@ -200,14 +200,15 @@ def test_a_history_is_written_to_a_path_in_words_as_to_any_other(tmp_path: Path)
     history.write_csv(tmp_path / "path.csv")
     history.write_csv(str(tmp_path / "words.csv"))
     assert (tmp_path / "words.csv").read_bytes() == (tmp_path / "path.csv").read_bytes()
-    assert len(bl.History.read_csv(str(tmp_path / "words.csv"))) == 2
+    assert len(bl.storage.History.read_csv(str(tmp_path / "words.csv"))) == 2
 
 
 def test_second_opinion_says_where_it_is_none() -> None:
     """`value_and_gradient` has no status to show: near γ = 1 it warns, and nowhere else."""
     problem = near_one(1 - 1e-9)
     with pytest.warns(
-        bl.AccuracyWarning, match=r"^the follower's values are within \d.* of V\*, not within 1e-12; stagnated"
+        bl.validation.AccuracyWarning,
+        match=r"^the follower's values are within \d.* of V\*, not within 1e-12; stagnated",
     ):
         bl.value_and_gradient(problem, np.zeros(problem.dimension))
     bl.value_and_gradient(near_one(0.999), np.zeros(problem.dimension))

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import bilevelrl as bl
-from bilevelrl import payloads
+from bilevelrl.execution import payloads
 from bilevelrl.randomness import keyed, split
-from bilevelrl.trajectory_gradient import _Block, _continue, _draw, _Sampling
+from bilevelrl.sampling.trajectory_gradient import _Block, _continue, _draw, _Sampling
 from worker_tasks import Lock
 
 Executor = concurrent.futures.Executor
@@ -26,7 +26,7 @@ def returns() -> bl.BilevelProblem:
     """An objective that adds up over steps."""
     problem = preferences()
     earned = np.random.default_rng(0).random(problem.lower.model(np.zeros(problem.dimension)).rewards.shape)
-    return attrs.evolve(problem, objective=bl.TrajectoryReturnObjective(earned, horizon=4, discount=0.9))
+    return attrs.evolve(problem, objective=bl.objectives.TrajectoryReturnObjective(earned, horizon=4, discount=0.9))
 
 
 CASES: dict[str, tuple[Any, str, dict[str, Any]]] = {
@@ -41,10 +41,10 @@ CASES: dict[str, tuple[Any, str, dict[str, Any]]] = {
 def estimate(case: str) -> bl.HyperGradient:
     make, name, options = CASES[case]
     problem = make()
-    x = 0.3 * bl.stream(0, "x").standard_normal(problem.dimension)
-    solution = bl.lower_level_solver("soft-policy-iteration").solve(problem, x, None, bl.stream(0, "lower"))
+    x = 0.3 * bl.randomness.stream(0, "x").standard_normal(problem.dimension)
+    solution = bl.lower_level_solver("soft-policy-iteration").solve(problem, x, None, bl.randomness.stream(0, "lower"))
     estimator = bl.hypergradient_estimator(name, **options)
-    return estimator.estimate(problem, x, solution, None, bl.stream(4, "estimator"))
+    return estimator.estimate(problem, x, solution, None, bl.randomness.stream(4, "estimator"))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -113,11 +113,11 @@ def test_the_simulator_is_made_once_an_estimate() -> None:
             return problem.lower.simulator(x)
 
     solution = bl.lower_level_solver("soft-policy-iteration").solve(
-        problem, np.zeros(problem.dimension), None, bl.stream(0, "lower")
+        problem, np.zeros(problem.dimension), None, bl.randomness.stream(0, "lower")
     )
     watched = bl.BilevelProblem(Watched(), problem.objective)
     estimator = bl.hypergradient_estimator("stoc-sobirl", batch=16)
-    estimator.estimate(watched, np.zeros(problem.dimension), solution, None, bl.stream(0, "estimator"))
+    estimator.estimate(watched, np.zeros(problem.dimension), solution, None, bl.randomness.stream(0, "estimator"))
     assert len(made) == 1
 
 
@@ -134,12 +134,12 @@ def test_live_environments_are_made_anew_in_each_process(processes: Executor) ->
 def test_a_world_that_cannot_travel_works_here_and_is_named_elsewhere(processes: Executor) -> None:
     problem, lock = preferences(), Lock().lock
 
-    def world(rewards: bl.Array) -> bl.TabularSimulator:
+    def world(rewards: bl.Array) -> bl.sampling.TabularSimulator:
         with lock:
             model = problem.lower.model(np.zeros(problem.dimension))
-            return bl.TabularSimulator(model.replace(rewards=rewards))
+            return bl.sampling.TabularSimulator(model.replace(rewards=rewards))
 
-    alive = bl.BilevelProblem(bl.SampledMDP(world, problem.lower.rewards), problem.objective, name="alive")
+    alive = bl.BilevelProblem(bl.parametric.SampledMDP(world, problem.lower.rewards), problem.objective, name="alive")
     algorithm = bl.algorithm("stoc-sobirl", batch=8, samples=200)
     assert algorithm.run(alive, iterations=1).status is bl.Status.BUDGET_SPENT
     with pytest.raises(bl.InputError, match=r"^BilevelProblem\.lower\.world is a function that no other process can"):

@@ -17,7 +17,7 @@ import pytest
 import scipy.stats
 
 import bilevelrl as bl
-from bilevelrl import sampled_occupancy
+from bilevelrl.sampling import occupancies as sampled_occupancy
 
 # About ten statistical tests: together they fail for fewer than one of 10⁶ choices of seeds.
 LEVEL = 1e-7
@@ -43,7 +43,7 @@ def follower() -> bl.SoftMDP:
 def occupancies(mdp: bl.SoftMDP, policy: bl.Array) -> tuple[bl.Array, bl.Array]:
     """`d_(s,a)` (S, A, S, A) and `d_s` (S, S, A), by one linear solve a state."""
     states, actions = policy.shape
-    from_state = np.stack([bl.discounted_occupancy(mdp, policy, start) for start in np.eye(states)])
+    from_state = np.stack([bl.mdp.discounted_occupancy(mdp, policy, start) for start in np.eye(states)])
     here = np.eye(states * actions).reshape(states, actions, states, actions)
     kernel = np.stack([[dense_row(mdp, s, a) for a in range(actions)] for s in range(states)])
     return here + mdp.discount * np.einsum("sat,tub->saub", kernel, from_state), from_state
@@ -113,13 +113,15 @@ def restarted_samples(
         told: the discount that the simulator tells, an error where it is not `DISCOUNT`.
         way: "rollouts", or "visits" for a simulator that adds them up itself.
     """
-    world: Any = OtherDiscount(told) if way == "rollouts" else bl.TabularSimulator(follower().replace(discount=told))
+    world: Any = (
+        OtherDiscount(told) if way == "rollouts" else bl.sampling.TabularSimulator(follower().replace(discount=told))
+    )
     states, actions = (np.repeat(index.reshape(-1), PER_PAIR) for index in np.indices((STATES, ACTIONS)))
     weights = np.repeat(WEIGHTS.reshape(-1), PER_PAIR) / PER_PAIR
     tables = []
     for replicate in range(REPLICATES):
-        rng = bl.stream(0, f"restarted {truncation} {common}", replicate)
-        occupancy, _ = bl.restarted_occupancy(
+        rng = bl.randomness.stream(0, f"restarted {truncation} {common}", replicate)
+        occupancy, _ = bl.sampling.restarted_occupancy(
             world, POLICY, states, actions, weights, rng, truncation=truncation, common_random_numbers=common
         )
         tables.append(occupancy.weights)
@@ -130,7 +132,7 @@ class OtherDiscount:
     """A simulator that can be restarted, and no more; it may tell another discount than its own."""
 
     def __init__(self, discount: float) -> None:
-        inner = bl.TabularSimulator(follower())
+        inner = bl.sampling.TabularSimulator(follower())
         self.spec = attrs.evolve(inner.spec, discount=discount)
         self.rollout_from = inner.rollout_from
 
@@ -199,8 +201,14 @@ def test_truncation_bias_falls_as_the_discount_to_the_truncation_and_its_bound_i
     truncations, biases = np.array([1, 2, 5, 16, 63, 64, 65, 90]), []
     for truncation in truncations:
         starts = np.zeros(2, dtype=int)
-        occupancy, drawn = bl.restarted_occupancy(
-            bl.TabularSimulator(mdp), policy, starts, starts, weights, bl.stream(0, "t"), truncation=int(truncation)
+        occupancy, drawn = bl.sampling.restarted_occupancy(
+            bl.sampling.TabularSimulator(mdp),
+            policy,
+            starts,
+            starts,
+            weights,
+            bl.randomness.stream(0, "t"),
+            truncation=int(truncation),
         )
         assert drawn == 2 * 2 * truncation
         biases.append(np.abs(occupancy.weights - weights.sum() * limit).sum())
@@ -219,7 +227,9 @@ def test_a_geometric_length_costs_what_is_drawn_in_segments():
     """A length rounded up to segments of L has the mean L/(1−γ^L) and deviates by less: 5.4 deviations (7e-8)."""
     states, actions = (np.repeat(index.reshape(-1), 4000) for index in np.indices((STATES, ACTIONS)))
     world, weights = OtherDiscount(DISCOUNT), np.ones(states.size)
-    _, drawn = bl.restarted_occupancy(world, POLICY, states, actions, weights, bl.stream(0, "cost"), truncation=None)
+    _, drawn = bl.sampling.restarted_occupancy(
+        world, POLICY, states, actions, weights, bl.randomness.stream(0, "cost"), truncation=None
+    )
     segment = np.ceil(0.5 / (1 - DISCOUNT))
     mean = segment / (1 - DISCOUNT**segment)
     assert abs(drawn / 2 - states.size * mean) < 5.4 * mean * np.sqrt(states.size)
@@ -234,15 +244,17 @@ def test_the_segments_of_a_continuation_do_not_show():
     visited = []
 
     class Recorder:
-        spec = bl.TabularSimulator(mdp).spec
+        spec = bl.sampling.TabularSimulator(mdp).spec
 
-        def rollout_from(self, *args: Any) -> bl.Trajectories:
-            paths = bl.TabularSimulator(mdp).rollout_from(*args)
+        def rollout_from(self, *args: Any) -> bl.sampling.Trajectories:
+            paths = bl.sampling.TabularSimulator(mdp).rollout_from(*args)
             visited.append(paths.observations[0, :-1])
             return paths
 
     start = np.array([3])
-    bl.restarted_occupancy(Recorder(), policy, start, start * 0, np.ones(1), bl.stream(0, "t"), truncation=140)
+    bl.sampling.restarted_occupancy(
+        Recorder(), policy, start, start * 0, np.ones(1), bl.randomness.stream(0, "t"), truncation=140
+    )
     walk = np.concatenate(visited)
     assert np.array_equal(walk, (3 + np.tile(np.arange(140), 2)) % 5)
 
@@ -252,8 +264,14 @@ def test_equal_states_and_a_policy_that_must_act_so_cancel_exactly():
     policy = np.array([[1.0, 0.0], [0.4, 0.6], [0.5, 0.5]])
     starts, weights = np.zeros(50, dtype=int), np.arange(50.0)
     for truncation in (None, 7):
-        occupancy, _ = bl.restarted_occupancy(
-            bl.TabularSimulator(follower()), policy, starts, starts, weights, bl.stream(0, "t"), truncation=truncation
+        occupancy, _ = bl.sampling.restarted_occupancy(
+            bl.sampling.TabularSimulator(follower()),
+            policy,
+            starts,
+            starts,
+            weights,
+            bl.randomness.stream(0, "t"),
+            truncation=truncation,
         )
         assert not occupancy.weights.any()
 
@@ -262,8 +280,14 @@ def test_a_discount_of_zero_leaves_the_first_step():
     mdp = bl.SoftMDP(KERNEL, np.zeros((STATES, ACTIONS)), 0.0, 1.0)
     policy, one = np.array([[0.0, 1.0]] * 3), np.ones(1, dtype=int)
     for truncation in (None, 4):
-        occupancy, _ = bl.restarted_occupancy(
-            bl.TabularSimulator(mdp), policy, one, one * 0, np.ones(1), bl.stream(0, "t"), truncation=truncation
+        occupancy, _ = bl.sampling.restarted_occupancy(
+            bl.sampling.TabularSimulator(mdp),
+            policy,
+            one,
+            one * 0,
+            np.ones(1),
+            bl.randomness.stream(0, "t"),
+            truncation=truncation,
         )
         assert occupancy.weights.tolist() == [[0, 0], [1, -1], [0, 0]]
 
@@ -271,8 +295,14 @@ def test_a_discount_of_zero_leaves_the_first_step():
 def test_no_pairs_give_the_zero_table():
     none = np.zeros(0, dtype=int)
     for truncation in (None, 3):
-        occupancy, drawn = bl.restarted_occupancy(
-            bl.TabularSimulator(follower()), POLICY, none, none, np.zeros(0), bl.stream(0, "t"), truncation=truncation
+        occupancy, drawn = bl.sampling.restarted_occupancy(
+            bl.sampling.TabularSimulator(follower()),
+            POLICY,
+            none,
+            none,
+            np.zeros(0),
+            bl.randomness.stream(0, "t"),
+            truncation=truncation,
         )
         assert drawn == 0
         assert not occupancy.weights.any()
@@ -290,15 +320,17 @@ def first_visit_samples(discount: float = DISCOUNT, batches: int = BATCHES) -> t
     come from others, so the mean of the difference is zero. Of 1400 trajectories of five steps, others meet every pair:
     the rarest is met by a tenth of them, and the chance that none of 1399 does is below 1e-60.
     """
-    world, estimates, conditional = bl.TabularSimulator(follower()), [], []
+    world, estimates, conditional = bl.sampling.TabularSimulator(follower()), [], []
     shift = differences(REMAINDER)
     for replicate in range(batches):
-        rng = bl.stream(0, "first visits", replicate)
+        rng = bl.randomness.stream(0, "first visits", replicate)
         paths = world.rollout(POLICY, TRAJECTORIES, HORIZON + REMAINDER, rng)
         loss = (paths.observations[:, : HORIZON + 2] == 0).sum(axis=1)
         states, actions = paths.observations[:, :HORIZON], paths.actions[:, :HORIZON]
         weights = WEIGHTS[states, actions] * (1 + loss[:, None]) / (TRAJECTORIES * HORIZON)
-        occupancy = bl.first_visit_occupancy(paths, weights, POLICY, rng, discount=discount, truncation=REMAINDER)
+        occupancy = bl.sampling.first_visit_occupancy(
+            paths, weights, POLICY, rng, discount=discount, truncation=REMAINDER
+        )
         visits = np.bincount((states * ACTIONS + actions).ravel(), weights.ravel(), minlength=STATES * ACTIONS)
         estimates.append(occupancy.weights)
         conditional.append(np.einsum("sa,satb->tb", visits.reshape(STATES, ACTIONS), shift))
@@ -355,9 +387,9 @@ def test_a_planted_error_of_the_discount_is_detected():
 
 def test_visits_that_no_other_trajectory_makes_are_left_out():
     """Two trajectories that never meet: nothing can be said of either."""
-    paths = bl.Trajectories(np.array([[0, 0, 0], [1, 1, 1]]), np.zeros((2, 2), dtype=int), np.zeros((2, 2)))
-    occupancy = bl.first_visit_occupancy(
-        paths, np.ones((2, 1)), POLICY, bl.stream(0, "t"), discount=DISCOUNT, truncation=1
+    paths = bl.sampling.Trajectories(np.array([[0, 0, 0], [1, 1, 1]]), np.zeros((2, 2), dtype=int), np.zeros((2, 2)))
+    occupancy = bl.sampling.first_visit_occupancy(
+        paths, np.ones((2, 1)), POLICY, bl.randomness.stream(0, "t"), discount=DISCOUNT, truncation=1
     )
     assert not occupancy.weights.any()
 
@@ -365,27 +397,31 @@ def test_visits_that_no_other_trajectory_makes_are_left_out():
 def test_another_first_visit_is_another_s_and_its_first_and_uniform_among_them():
     keys = np.array([[0, 1, 1, 2], [1, 0, 1, 1], [2, 2, 1, 0], [0, 0, 0, 0]])
     queries = 30_000
-    chosen, step = another(keys, np.zeros(queries, dtype=int), np.ones(queries, dtype=int), bl.stream(0, "t"))
+    chosen, step = another(
+        keys, np.zeros(queries, dtype=int), np.ones(queries, dtype=int), bl.randomness.stream(0, "t")
+    )
     assert set(zip(chosen.tolist(), step.tolist(), strict=True)) == {(1, 0), (2, 2)}
     # 5.4 deviations of a fair coin: 7e-8.
     assert abs((chosen == 1).sum() - queries / 2) < 5.4 * np.sqrt(queries / 4)
-    alone, _ = another(keys[[0, 3]], np.array([0, 0]), np.array([2, 0]), bl.stream(0, "t"))
+    alone, _ = another(keys[[0, 3]], np.array([0, 0]), np.array([2, 0]), bl.randomness.stream(0, "t"))
     assert alone.tolist() == [-1, 1]
 
 
 def test_visits_of_weight_zero_cost_and_change_nothing():
-    world, rng = bl.TabularSimulator(follower()), bl.stream(0, "t")
+    world, rng = bl.sampling.TabularSimulator(follower()), bl.randomness.stream(0, "t")
     paths = world.rollout(POLICY, 20, 9, rng)
-    occupancy = bl.first_visit_occupancy(paths, np.zeros((20, 4)), POLICY, rng, discount=DISCOUNT, truncation=5)
+    occupancy = bl.sampling.first_visit_occupancy(
+        paths, np.zeros((20, 4)), POLICY, rng, discount=DISCOUNT, truncation=5
+    )
     assert not occupancy.weights.any()
 
 
 def test_mistakes_are_told_in_one_sentence():
-    world, rng, one = bl.TabularSimulator(follower()), bl.stream(0, "t"), np.ones(1, dtype=int)
+    world, rng, one = bl.sampling.TabularSimulator(follower()), bl.randomness.stream(0, "t"), np.ones(1, dtype=int)
     paths = world.rollout(POLICY, 4, 6, rng)
     with pytest.raises(bl.InputError, match=r"^the trajectories' length is 6; expected at least 4 \+ 3$"):
-        bl.first_visit_occupancy(paths, np.ones((4, 4)), POLICY, rng, discount=DISCOUNT, truncation=3)
+        bl.sampling.first_visit_occupancy(paths, np.ones((4, 4)), POLICY, rng, discount=DISCOUNT, truncation=3)
     with pytest.raises(bl.InputError, match=r"^truncation is 0; expected an integer of at least 1$"):
-        bl.first_visit_occupancy(paths, np.ones((4, 4)), POLICY, rng, discount=DISCOUNT, truncation=0)
+        bl.sampling.first_visit_occupancy(paths, np.ones((4, 4)), POLICY, rng, discount=DISCOUNT, truncation=0)
     with pytest.raises(bl.InputError, match=r"^truncation is 0; expected an integer of at least 1$"):
-        bl.restarted_occupancy(world, POLICY, one, one, np.ones(1), rng, truncation=0)
+        bl.sampling.restarted_occupancy(world, POLICY, one, one, np.ones(1), rng, truncation=0)

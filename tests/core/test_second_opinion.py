@@ -29,7 +29,9 @@ def test_soft_values_at_small_temperature_bracket_the_hard_optimum(
     from quantecon.markov import DiscreteDP
 
     environment, options = ENVIRONMENTS[name]
-    mdp = bl.from_gymnasium(gymnasium.make(environment, **options), discount=discount, temperature=temperature)
+    mdp = bl.integrations.from_gymnasium(
+        gymnasium.make(environment, **options), discount=discount, temperature=temperature
+    )
     rows, successors, probabilities = mdp.transitions.stored()
     kernel = np.zeros((mdp.states * mdp.actions, mdp.states))
     kernel[rows, successors] = probabilities
@@ -37,11 +39,11 @@ def test_soft_values_at_small_temperature_bracket_the_hard_optimum(
     optimum = hard.solve(method="policy_iteration").v
 
     problem = bl.BilevelProblem(
-        bl.ParametricMDP(mdp.transitions, bl.TabularReward(mdp.rewards), discount, temperature, mdp.initial),
-        bl.ReturnObjective(mdp),
+        bl.ParametricMDP(mdp.transitions, bl.parametric.TabularReward(mdp.rewards), discount, temperature, mdp.initial),
+        bl.objectives.ReturnObjective(mdp),
     )
     solver = bl.lower_level_solver("soft-policy-iteration", tolerance=1e-9)
-    soft = solver.solve(problem, np.zeros(problem.dimension), None, bl.stream(0, "lower"))
+    soft = solver.solve(problem, np.zeros(problem.dimension), None, bl.randomness.stream(0, "lower"))
     assert soft.status is bl.Status.CONVERGED
     gap = soft.values - optimum
     # 2e-9 for the two solvers' own accuracy.

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 import bilevelrl as bl
-from bilevelrl import files, memory, run_directory
 from bilevelrl.cli import main
-from bilevelrl.files import append, open_own, read, write_atomically
-from bilevelrl.history import HEADER
+from bilevelrl.storage import files, run_directory
+from bilevelrl.storage.files import append, open_own, read, write_atomically
+from bilevelrl.storage.history import HEADER
+from bilevelrl.validation import memory
 
 ROOT = Path(__file__).parents[2]
 PROBLEM = bl.problem("synthetic-quadratic", states=3, actions=2, dimension=2)
@@ -128,9 +129,9 @@ def test_configuration_names_registered_components_only(tmp_path: Path, name: st
         file = tmp_path / f"{table}.toml"
         tables = {"problem": "synthetic-quadratic", "algorithm": "m-sobirl"} | {table: name}
         file.write_text("".join(f'[{key}]\nname = "{named}"\n' for key, named in tables.items()))
-        experiment = bl.Experiment.read(file)
+        experiment = bl.storage.Experiment.read(file)
         with pytest.raises(bl.InputError, match=r"expected (a known name|one of)"):
-            bl.compose(experiment)
+            bl.factories.compose(experiment)
 
 
 # Nothing outside
@@ -216,21 +217,21 @@ def test_comparison_is_not_written_through_links(tmp_path: Path, treasure: Path)
 def test_names_in_an_archive_are_names_only(tmp_path: Path) -> None:
     """A member `../x.npy` is not a file to be made; only the five arrays' names are looked for."""
     good = tmp_path / "good.npz"
-    dataset().write(good)
+    bl.storage.write_preferences(good, dataset())
     with zipfile.ZipFile(good, "a") as archive:
         archive.writestr("../outside.npy", b"anything")
         archive.writestr("/etc/outside.npy", b"anything")
-    assert bl.PreferenceDataset.read(good).labels.tolist() == [1.0, 0.0]
+    assert bl.storage.read_preferences(good).labels.tolist() == [1.0, 0.0]
     assert [file.name for file in tmp_path.iterdir()] == ["good.npz"]
 
 
 # Sizes
 
 
-def dataset() -> bl.PreferenceDataset:
+def dataset() -> bl.objectives.PreferenceDataset:
     steps = np.array([[0, 1, 2], [2, 1, 0]])
-    paths = bl.Trajectories(steps, np.array([[0, 1], [1, 0]]), np.zeros((2, 2)))
-    return bl.PreferenceDataset(paths, paths, [1.0, 0.0])
+    paths = bl.sampling.Trajectories(steps, np.array([[0, 1], [1, 0]]), np.zeros((2, 2)))
+    return bl.objectives.PreferenceDataset(paths, paths, [1.0, 0.0])
 
 
 @pytest.fixture
@@ -242,9 +243,9 @@ def pipe(tmp_path: Path) -> Path:
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
-    "experiment": bl.Experiment.read,
-    "dataset": bl.PreferenceDataset.read,
-    "history": bl.History.read_csv,
+    "experiment": bl.storage.Experiment.read,
+    "dataset": bl.storage.read_preferences,
+    "history": bl.storage.History.read_csv,
 }
 
 
@@ -345,15 +346,15 @@ def test_archive_gets_no_more_memory_than_it_has_bytes(tmp_path: Path, what: str
     (tmp_path / "pairs.npz").write_bytes(data)
     tracemalloc.start()
     with pytest.raises(bl.InputError, match=sentence):
-        bl.PreferenceDataset.read(tmp_path / "pairs.npz")
+        bl.storage.read_preferences(tmp_path / "pairs.npz")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 20_000_000
 
 
 def test_dataset_is_read_as_it_was_written(tmp_path: Path) -> None:
-    dataset().write(tmp_path / "pairs.npz")
-    found = bl.PreferenceDataset.read(tmp_path / "pairs.npz")
+    bl.storage.write_preferences(tmp_path / "pairs.npz", dataset())
+    found = bl.storage.read_preferences(tmp_path / "pairs.npz")
     for name in ("first", "second"):
         assert (getattr(found, name).observations == getattr(dataset(), name).observations).all()
         assert (getattr(found, name).actions == getattr(dataset(), name).actions).all()
@@ -367,7 +368,7 @@ def test_dataset_may_have_integers_of_any_width(tmp_path: Path, kind: str) -> No
     arrays = {f"{name}_{part}": steps[:, :n].astype(kind)
               for name in ("first", "second") for part, n in (("observations", 3), ("actions", 2))}  # fmt: skip
     np.savez(tmp_path / "pairs.npz", **arrays, labels=np.array([0.5]))
-    found = bl.PreferenceDataset.read(tmp_path / "pairs.npz")
+    found = bl.storage.read_preferences(tmp_path / "pairs.npz")
     assert found.first.observations.dtype == found.first.actions.dtype == np.int64
     assert found.first.observations.tolist() == steps.tolist()
     assert found.needed == (121, 101)
@@ -394,12 +395,12 @@ def test_dataset_whose_arrays_do_not_fit_is_one_sentence(tmp_path: Path, what: s
         arrays |= {f"{name}_observations": [[0, 1, 2]], f"{name}_actions": [[0, 1]]}
     np.savez(tmp_path / "pairs.npz", **(arrays | changes))
     with pytest.raises(bl.InputError, match=sentence):
-        bl.PreferenceDataset.read(tmp_path / "pairs.npz")
+        bl.storage.read_preferences(tmp_path / "pairs.npz")
 
 
 def test_dataset_of_another_world_is_one_sentence() -> None:
     """Its third state has no reward in a world of two."""
-    objective = bl.PreferenceDatasetObjective(bl.TabularReward(np.zeros((2, 2))), dataset())
+    objective = bl.objectives.PreferenceDatasetObjective(bl.parametric.TabularReward(np.zeros((2, 2))), dataset())
     with pytest.raises(bl.InputError, match=r"is \(2, 2\); expected at least \(3, 2\), for what the dataset visits"):
         objective.value_and_gradients(np.zeros(4), np.full((2, 2), 0.5))
 
@@ -410,7 +411,7 @@ def test_dataset_of_another_world_is_one_sentence() -> None:
 def test_history_is_read_as_it_was_written(tmp_path: Path) -> None:
     run = ALGORITHM.run(PROBLEM, iterations=3)
     run.history.write_csv(tmp_path / "history.csv")
-    assert bl.History.read_csv(tmp_path / "history.csv").lines() == run.history.lines()
+    assert bl.storage.History.read_csv(tmp_path / "history.csv").lines() == run.history.lines()
 
 
 def test_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
@@ -419,7 +420,7 @@ def test_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     whole = (HEADER + run.history.lines()).encode()
     for length in range(len(HEADER), len(whole) + 1):
         (tmp_path / "history.csv").write_bytes(whole[:length])
-        assert len(bl.History.read_csv(tmp_path / "history.csv")) == whole[:length].count(b"\n") - 1
+        assert len(bl.storage.History.read_csv(tmp_path / "history.csv")) == whole[:length].count(b"\n") - 1
 
 
 CELLS = {
@@ -443,14 +444,14 @@ def test_cell_that_is_no_figure_is_one_sentence(tmp_path: Path, what: str) -> No
     lines[2] = ",".join(cells)
     (tmp_path / "history.csv").write_text("\r\n".join(lines))
     with pytest.raises(bl.InputError, match=sentence) as caught:
-        bl.History.read_csv(tmp_path / "history.csv")
+        bl.storage.History.read_csv(tmp_path / "history.csv")
     assert "\x1b" not in str(caught.value)
 
 
 def test_table_of_something_else_is_no_history(tmp_path: Path) -> None:
     (tmp_path / "history.csv").write_text("iteration,loss\n0,1.5\n")
     with pytest.raises(bl.InputError, match="is no history; expected the columns iteration, objective"):
-        bl.History.read_csv(tmp_path / "history.csv")
+        bl.storage.History.read_csv(tmp_path / "history.csv")
 
 
 # Options that size something
@@ -549,8 +550,8 @@ def test_limit_of_the_process_and_of_its_group_count(monkeypatch: pytest.MonkeyP
     with pytest.raises(
         bl.InputError, match=r"\(64, 129\), 64\.5 KiB; expected one that fits into the 64\.0 KiB of memory"
     ):
-        bl.check_fits("a table", (64, 129))
-    bl.check_fits("a table", (64, 128))
+        bl.validation.check_fits("a table", (64, 129))
+    bl.validation.check_fits("a table", (64, 128))
 
 
 @pytest.mark.parametrize(
@@ -611,11 +612,11 @@ def test_key_of_a_thousand_parts_is_refused_at_once(tmp_path: Path) -> None:
     for part in ("a.", "'a' . ", '"\\"".'):
         (tmp_path / "deep.toml").write_text(part * 100_000 + "a = 1")
         with pytest.raises(bl.InputError, match=r"deep\.toml is nested too deeply; expected a TOML file"):
-            bl.Experiment.read(tmp_path / "deep.toml")
+            bl.storage.Experiment.read(tmp_path / "deep.toml")
 
 
 def test_experiment_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
-    experiment = bl.Experiment({"problem": {"name": "x", "table": list(range(150_000))}})
+    experiment = bl.storage.Experiment({"problem": {"name": "x", "table": list(range(150_000))}})
     with pytest.raises(bl.InputError, match=r"is of 1\.\d MiB; expected at most 1\.0 MiB of options"):
         experiment.write(tmp_path / "experiment.toml")
     assert list(tmp_path.iterdir()) == []
@@ -626,7 +627,7 @@ def test_number_that_python_does_not_print_is_one_sentence(tmp_path: Path, setti
     """A hexadecimal number may have any length, and one of more than 4300 decimal digits cannot be shown."""
     (tmp_path / "long.toml").write_text(f"{setting} = 0x{'F' * 5000}\n")
     with pytest.raises(bl.InputError, match=f"{setting} is an integer of 20,000 bits; expected .* within the range"):
-        bl.Experiment.read(tmp_path / "long.toml")
+        bl.storage.Experiment.read(tmp_path / "long.toml")
 
 
 # Files

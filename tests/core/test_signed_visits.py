@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 import bilevelrl as bl
-from bilevelrl import simulators
+from bilevelrl.sampling import simulators
 
 STATES, ACTIONS, COUNT, LONGEST = 6, 3, 400, 80
 SEED = (3, "visits")
@@ -27,37 +27,39 @@ def policy() -> bl.Array:
     return np.random.default_rng(2).dirichlet(np.ones(ACTIONS), STATES)
 
 
-def pairs(count: int = COUNT) -> tuple[bl.Indices, bl.Indices, bl.Array]:
+def pairs(count: int = COUNT) -> tuple[bl.validation.Indices, bl.validation.Indices, bl.Array]:
     """States, actions, and weights that are whole numbers: with γ = 1/2 every sum is exact, in whatever order."""
     rng = np.random.default_rng(3)
     return rng.integers(STATES, size=count), rng.integers(ACTIONS, size=count), rng.integers(-4, 5, count).astype(float)
 
 
-def both(discount: float, together: bool) -> tuple[bl.Trajectories, bl.Trajectories]:
+def both(discount: float, together: bool) -> tuple[bl.sampling.Trajectories, bl.sampling.Trajectories]:
     """The trajectories of all pairs from (s, a), and from s, with the streams that `signed_visits` gives them."""
-    simulator, (states, actions, _) = bl.TabularSimulator(world(discount)), pairs()
+    simulator, (states, actions, _) = bl.sampling.TabularSimulator(world(discount)), pairs()
     if together:  # the pair's index names the stream of both
-        given = simulator.rollout_from(states, actions, policy(), LONGEST, bl.stream(*SEED))
-        return given, simulator.rollout_from(states, None, policy(), LONGEST, bl.stream(*SEED))
+        given = simulator.rollout_from(states, actions, policy(), LONGEST, bl.randomness.stream(*SEED))
+        return given, simulator.rollout_from(states, None, policy(), LONGEST, bl.randomness.stream(*SEED))
     states, actions = np.repeat(states, 2), np.repeat(actions, 2)  # continuations 2j and 2j + 1
-    given = simulator.rollout_from(states, actions, policy(), LONGEST, bl.stream(*SEED))
-    free = simulator.rollout_from(states, None, policy(), LONGEST, bl.stream(*SEED))
+    given = simulator.rollout_from(states, actions, policy(), LONGEST, bl.randomness.stream(*SEED))
+    free = simulator.rollout_from(states, None, policy(), LONGEST, bl.randomness.stream(*SEED))
     return given.part(slice(0, None, 2)), free.part(slice(1, None, 2))
 
 
-def random_lengths(word: np.uint64, count: int, discount: float) -> bl.Indices:
+def random_lengths(word: np.uint64, count: int, discount: float) -> bl.validation.Indices:
     """The random lengths of so many continuations, under one key."""
-    from bilevelrl.sampling_kernels import _geometric, _word
+    from bilevelrl.sampling.kernels import _geometric, _word
 
     rate = float(np.log(discount))
     return np.array([_geometric(np.uint64(_word(word, index)), rate) for index in range(count)])
 
 
-def lengths(discount: float, truncation: int | None, together: bool) -> tuple[bl.Indices, bl.Indices]:
+def lengths(
+    discount: float, truncation: int | None, together: bool
+) -> tuple[bl.validation.Indices, bl.validation.Indices]:
     """Of the continuations from (s, a), and from s."""
     if truncation is not None:
         return np.full(COUNT, truncation), np.full(COUNT, truncation)
-    word = simulators._key(bl.stream(*SEED))[4]
+    word = simulators._key(bl.randomness.stream(*SEED))[4]
     drawn = random_lengths(word, COUNT if together else 2 * COUNT, discount)
     assert drawn.max() <= LONGEST
     return (drawn, drawn) if together else (drawn[::2], drawn[1::2])
@@ -73,13 +75,13 @@ def test_the_sums_are_those_of_the_recorded_trajectories_exactly(truncation, tog
         steps = np.arange(LONGEST)
         shares = np.where(steps < length[:, None], 1.0 if truncation is None else 0.5**steps, 0.0)
         expected += sign * paths.visits(weights[:, None] * shares, expected.shape)
-    table, _ = bl.TabularSimulator(world()).signed_visits(
-        *pairs(), policy(), bl.stream(*SEED), truncation=truncation, common_random_numbers=together
+    table, _ = bl.sampling.TabularSimulator(world()).signed_visits(
+        *pairs(), policy(), bl.randomness.stream(*SEED), truncation=truncation, common_random_numbers=together
     )
     assert np.array_equal(table, expected)
 
 
-def steps_apart(given: bl.Trajectories, free: bl.Trajectories, pair: int) -> int:
+def steps_apart(given: bl.sampling.Trajectories, free: bl.sampling.Trajectories, pair: int) -> int:
     """Steps until two continuations with one stream are one: in the same state, or with the same first action."""
     if given.actions[pair, 0] == free.actions[pair, 0]:
         return 0
@@ -94,8 +96,8 @@ def test_every_transition_that_was_drawn_is_counted_and_none_after_two_have_met(
     expected = int(length.sum() + other.sum())
     if together:
         expected = sum(2 * min(int(length[pair]), steps_apart(given, free, pair)) for pair in range(COUNT))
-    _, drawn = bl.TabularSimulator(world(0.8)).signed_visits(
-        *pairs(), policy(), bl.stream(*SEED), truncation=truncation, common_random_numbers=together
+    _, drawn = bl.sampling.TabularSimulator(world(0.8)).signed_visits(
+        *pairs(), policy(), bl.randomness.stream(*SEED), truncation=truncation, common_random_numbers=together
     )
     assert drawn == expected
 
@@ -107,8 +109,14 @@ def test_the_sums_do_not_depend_on_the_threads(truncation, together):
     states, actions, _ = pairs(100_000)
     weights = np.random.default_rng(4).normal(size=states.size)
     answers = [
-        bl.TabularSimulator(world(0.9), threads=threads).signed_visits(
-            states, actions, weights, policy(), bl.stream(*SEED), truncation=truncation, common_random_numbers=together
+        bl.sampling.TabularSimulator(world(0.9), threads=threads).signed_visits(
+            states,
+            actions,
+            weights,
+            policy(),
+            bl.randomness.stream(*SEED),
+            truncation=truncation,
+            common_random_numbers=together,
         )
         for threads in (1, 2, 5)
     ]
@@ -123,9 +131,9 @@ def test_large_tables_make_few_parts(monkeypatch):
     """A part has a table of its own: the tables of all parts together have a limit, and then the answer is the same."""
     asked = pairs(20_000)
     options = {"truncation": 20, "common_random_numbers": False}
-    many = bl.TabularSimulator(world()).signed_visits(*asked, policy(), bl.stream(*SEED), **options)
+    many = bl.sampling.TabularSimulator(world()).signed_visits(*asked, policy(), bl.randomness.stream(*SEED), **options)
     monkeypatch.setattr(simulators, "LARGEST_TABLES", STATES * ACTIONS)
-    one = bl.TabularSimulator(world()).signed_visits(*asked, policy(), bl.stream(*SEED), **options)
+    one = bl.sampling.TabularSimulator(world()).signed_visits(*asked, policy(), bl.randomness.stream(*SEED), **options)
     # Whole numbers times powers of 1/2 down to 2^-19: exact sums.
     assert np.array_equal(one[0], many[0])
     assert one[1] == many[1]
@@ -145,8 +153,12 @@ def test_random_lengths_are_geometric(discount):
 def test_random_lengths_do_not_depend_on_the_path():
     """The first actions of long and short continuations are equally distributed: Pearson's χ² at 10⁻⁷."""
     states = np.zeros(50_000, dtype=int)
-    chosen = bl.TabularSimulator(world()).rollout_from(states, None, policy(), 1, bl.stream(*SEED)).actions[:, 0]
-    long = random_lengths(simulators._key(bl.stream(*SEED))[4], states.size, 0.5) > 1
+    chosen = (
+        bl.sampling.TabularSimulator(world())
+        .rollout_from(states, None, policy(), 1, bl.randomness.stream(*SEED))
+        .actions[:, 0]
+    )
+    long = random_lengths(simulators._key(bl.randomness.stream(*SEED))[4], states.size, 0.5) > 1
     table = np.array([np.bincount(chosen[long == which], minlength=ACTIONS) for which in (False, True)])
     assert scipy.stats.chi2_contingency(table).pvalue > 1e-7
 
@@ -156,8 +168,14 @@ def test_a_discount_of_zero_leaves_the_first_step(together):
     mdp, acting = world().replace(discount=0.0), np.tile([0.0, 1.0, 0.0], (STATES, 1))
     one = np.ones(1, dtype=int)
     for truncation in (None, 4):
-        table, _ = bl.TabularSimulator(mdp).signed_visits(
-            one, one * 0, np.ones(1), acting, bl.stream(*SEED), truncation=truncation, common_random_numbers=together
+        table, _ = bl.sampling.TabularSimulator(mdp).signed_visits(
+            one,
+            one * 0,
+            np.ones(1),
+            acting,
+            bl.randomness.stream(*SEED),
+            truncation=truncation,
+            common_random_numbers=together,
         )
         assert table[1].tolist() == [1, -1, 0]
         assert not np.delete(table, 1, axis=0).any()
@@ -166,8 +184,14 @@ def test_a_discount_of_zero_leaves_the_first_step(together):
 def test_no_pairs_draw_nothing():
     none = np.zeros(0, dtype=int)
     for together in (True, False):
-        table, drawn = bl.TabularSimulator(world()).signed_visits(
-            none, none, np.zeros(0), policy(), bl.stream(*SEED), truncation=None, common_random_numbers=together
+        table, drawn = bl.sampling.TabularSimulator(world()).signed_visits(
+            none,
+            none,
+            np.zeros(0),
+            policy(),
+            bl.randomness.stream(*SEED),
+            truncation=None,
+            common_random_numbers=together,
         )
         assert drawn == 0
         assert not table.any()
@@ -177,15 +201,17 @@ def test_the_first_pairs_do_not_depend_on_how_many_others_there_are():
     states, actions, weights = pairs()
     silent = np.where(np.arange(COUNT) < 5, weights, 0.0)
     options = {"truncation": None, "common_random_numbers": True}
-    few, _ = bl.TabularSimulator(world()).signed_visits(
-        states[:5], actions[:5], weights[:5], policy(), bl.stream(*SEED), **options
+    few, _ = bl.sampling.TabularSimulator(world()).signed_visits(
+        states[:5], actions[:5], weights[:5], policy(), bl.randomness.stream(*SEED), **options
     )
-    many, _ = bl.TabularSimulator(world()).signed_visits(states, actions, silent, policy(), bl.stream(*SEED), **options)
+    many, _ = bl.sampling.TabularSimulator(world()).signed_visits(
+        states, actions, silent, policy(), bl.randomness.stream(*SEED), **options
+    )
     assert np.array_equal(few, many)
 
 
 def test_a_simulator_says_that_it_can():
-    assert isinstance(bl.TabularSimulator(world()), bl.SupportsVisits)
+    assert isinstance(bl.sampling.TabularSimulator(world()), bl.sampling.SupportsVisits)
 
 
 MISTAKES = {
@@ -201,12 +227,12 @@ MISTAKES = {
 
 def test_a_loss_that_is_not_finite_shows_in_the_sums():
     """The estimator says so in its status: it is the leader's number, not a mistake of whoever asks."""
-    visits, _ = bl.TabularSimulator(world()).signed_visits(
+    visits, _ = bl.sampling.TabularSimulator(world()).signed_visits(
         np.array([0, 1]),
         np.array([0, 1]),
         np.array([0.0, np.nan]),
         policy(),
-        bl.stream(*SEED),
+        bl.randomness.stream(*SEED),
         truncation=3,
         common_random_numbers=False,
     )
@@ -224,5 +250,5 @@ def test_a_mistake_is_told_in_one_sentence(sentence):
         "common_random_numbers": True,
     } | MISTAKES[sentence]
     with pytest.raises(bl.InputError) as caught:
-        bl.TabularSimulator(world()).signed_visits(rng=bl.stream(*SEED), **asked)
+        bl.sampling.TabularSimulator(world()).signed_visits(rng=bl.randomness.stream(*SEED), **asked)
     assert str(caught.value) == sentence

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bilevelrl as bl
-from bilevelrl.transitions import alias_entries
+from bilevelrl.sampling.alias_tables import alias_entries
 
 # A correct sampler fails one of the chi-square tests below (about twenty) in fewer than one of 10⁶ choices of seeds.
 LEVEL = 1e-6 / 30
@@ -64,7 +64,7 @@ def assert_frequencies(counts: bl.Array, probabilities: bl.Array) -> None:
     assert p > LEVEL, f"χ² = {statistic:.1f} with {expected.size - 1} degrees of freedom, p = {p:.1e}"
 
 
-def transition_counts(trajectories: bl.Trajectories) -> bl.Array:
+def transition_counts(trajectories: bl.sampling.Trajectories) -> bl.Array:
     before, after = trajectories.observations[:, :-1], trajectories.observations[:, 1:]
     flat = (before * ACTIONS + trajectories.actions) * STATES + after
     return np.bincount(flat.reshape(-1), minlength=STATES * ACTIONS * STATES).reshape(STATES, ACTIONS, STATES)
@@ -78,7 +78,7 @@ def state_distributions(mdp: bl.SoftMDP, acting: bl.Array, horizon: int) -> list
     return distributions
 
 
-def same(left: bl.Trajectories, right: bl.Trajectories) -> bool:
+def same(left: bl.sampling.Trajectories, right: bl.sampling.Trajectories) -> bool:
     pairs = zip(
         (left.observations, left.actions, left.rewards), (right.observations, right.actions, right.rewards), strict=True
     )
@@ -89,8 +89,10 @@ def same(left: bl.Trajectories, right: bl.Trajectories) -> bool:
 
 
 @pytest.fixture(scope="module")
-def long_rollout() -> bl.Trajectories:
-    return bl.TabularSimulator(follower()).rollout(policy(), 1_000_000, 4, bl.stream(11, "simulator"))
+def long_rollout() -> bl.sampling.Trajectories:
+    return bl.sampling.TabularSimulator(follower()).rollout(
+        policy(), 1_000_000, 4, bl.randomness.stream(11, "simulator")
+    )
 
 
 def test_successors_follow_the_kernel(long_rollout):
@@ -122,7 +124,7 @@ def test_a_planted_error_of_five_percent_is_detected(long_rollout):
 @pytest.mark.parametrize("way", ["rollout", "reset and step", "rollout_from"])
 def test_each_way_to_sample_has_the_state_distribution_of_the_forward_equation(way):
     mdp, count, horizon = follower(), 100_000, 3
-    simulator, rng = bl.TabularSimulator(mdp), bl.stream(12, way)
+    simulator, rng = bl.sampling.TabularSimulator(mdp), bl.randomness.stream(12, way)
     distributions = state_distributions(mdp, policy(), horizon)
     if way == "rollout":
         observations = simulator.rollout(policy(), count, horizon, rng).observations
@@ -142,7 +144,9 @@ def test_each_way_to_sample_has_the_state_distribution_of_the_forward_equation(w
 def test_trajectories_are_independent_of_each_other_and_over_time():
     """Neighbouring trajectories, and neighbouring draws of one: the 4 × 4 tables of fair draws are uniform."""
     fair = bl.SoftMDP(np.full((4, 4, 4), 0.25), np.zeros((4, 4)), 0.9, 1.0)
-    paths = bl.TabularSimulator(fair).rollout(np.full((4, 4), 0.25), 100_000, 4, bl.stream(13, "simulator"))
+    paths = bl.sampling.TabularSimulator(fair).rollout(
+        np.full((4, 4), 0.25), 100_000, 4, bl.randomness.stream(13, "simulator")
+    )
     states, actions = paths.observations, paths.actions
     pairs = {
         "neighbours' states": (states[:-1:2, 2], states[1::2, 2]),
@@ -158,17 +162,19 @@ def test_trajectories_are_independent_of_each_other_and_over_time():
 
 def test_rewards_are_the_table_s():
     mdp = follower()
-    paths = bl.TabularSimulator(mdp).rollout(policy(), 50, 6, bl.stream(1, "simulator"))
+    paths = bl.sampling.TabularSimulator(mdp).rollout(policy(), 50, 6, bl.randomness.stream(1, "simulator"))
     assert np.array_equal(paths.rewards, mdp.rewards[paths.observations[:, :-1], paths.actions])
     assert paths.environment_rewards is None
-    simulator = bl.TabularSimulator(mdp)
-    before = simulator.reset(50, bl.stream(1, "simulator"))
+    simulator = bl.sampling.TabularSimulator(mdp)
+    before = simulator.reset(50, bl.randomness.stream(1, "simulator"))
     chosen = np.arange(50) % ACTIONS
-    assert np.array_equal(simulator.step(chosen, bl.stream(2, "simulator")).rewards, mdp.rewards[before, chosen])
+    assert np.array_equal(
+        simulator.step(chosen, bl.randomness.stream(2, "simulator")).rewards, mdp.rewards[before, chosen]
+    )
 
 
 def test_an_absorbing_state_is_terminal_and_kept():
-    simulator, rng = bl.TabularSimulator(follower()), bl.stream(3, "simulator")
+    simulator, rng = bl.sampling.TabularSimulator(follower()), bl.randomness.stream(3, "simulator")
     simulator.reset(500, rng)
     ended = np.zeros(500, dtype=bool)
     for _ in range(60):
@@ -181,7 +187,7 @@ def test_an_absorbing_state_is_terminal_and_kept():
 
 def test_a_state_that_only_some_actions_keep_is_not_terminal():
     array = np.array([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.0, 1.0]]])
-    assert bl.DenseTransitions(array).absorbing.tolist() == [False, True]
+    assert bl.mdp.DenseTransitions(array).absorbing.tolist() == [False, True]
 
 
 # --- reproducibility ------------------------------------------------------------------------------------------------
@@ -190,7 +196,9 @@ def test_a_state_that_only_some_actions_keep_is_not_terminal():
 def test_dense_and_sparse_storage_give_the_same_trajectories_bit_for_bit():
     for seed in range(5):
         paths = [
-            bl.TabularSimulator(follower(sparse=sparse)).rollout(policy(), 300, 20, bl.stream(seed, "simulator"))
+            bl.sampling.TabularSimulator(follower(sparse=sparse)).rollout(
+                policy(), 300, 20, bl.randomness.stream(seed, "simulator")
+            )
             for sparse in (False, True)
         ]
         assert same(*paths)
@@ -199,7 +207,7 @@ def test_dense_and_sparse_storage_give_the_same_trajectories_bit_for_bit():
 def test_dense_and_sparse_storage_step_alike():
     steps = []
     for sparse in (False, True):
-        simulator, rng = bl.TabularSimulator(follower(sparse=sparse)), bl.stream(8, "simulator")
+        simulator, rng = bl.sampling.TabularSimulator(follower(sparse=sparse)), bl.randomness.stream(8, "simulator")
         simulator.reset(200, rng)
         steps.append(simulator.step(np.arange(200) % ACTIONS, rng).observations)
     assert np.array_equal(*steps)
@@ -207,10 +215,10 @@ def test_dense_and_sparse_storage_step_alike():
 
 @pytest.mark.parametrize("start", ["drawn", "given"])
 def test_the_first_trajectories_do_not_depend_on_how_many_others_there_are(start):
-    simulator = bl.TabularSimulator(follower())
+    simulator = bl.sampling.TabularSimulator(follower())
 
-    def sample(count: int) -> bl.Trajectories:
-        rng = bl.stream(4, "simulator")
+    def sample(count: int) -> bl.sampling.Trajectories:
+        rng = bl.randomness.stream(4, "simulator")
         if start == "drawn":
             return simulator.rollout(policy(), count, 12, rng)
         return simulator.rollout_from(np.arange(count) % 5, np.arange(count) % ACTIONS, policy(), 12, rng)
@@ -219,15 +227,19 @@ def test_the_first_trajectories_do_not_depend_on_how_many_others_there_are(start
 
 
 def test_the_first_steps_do_not_depend_on_the_horizon():
-    simulator = bl.TabularSimulator(follower())
-    short, long = (simulator.rollout(policy(), 40, horizon, bl.stream(4, "simulator")) for horizon in (3, 17))
+    simulator = bl.sampling.TabularSimulator(follower())
+    short, long = (
+        simulator.rollout(policy(), 40, horizon, bl.randomness.stream(4, "simulator")) for horizon in (3, 17)
+    )
     assert same(short, long.first_steps(3))
 
 
 def test_the_trajectories_do_not_depend_on_the_threads():
     mdp = follower()
     paths = [
-        bl.TabularSimulator(mdp, threads=threads).rollout(policy(), 3001, 101, bl.stream(4, "simulator"))
+        bl.sampling.TabularSimulator(mdp, threads=threads).rollout(
+            policy(), 3001, 101, bl.randomness.stream(4, "simulator")
+        )
         for threads in (1, 2, 5)
     ]
     assert same(paths[0], paths[1])
@@ -235,24 +247,26 @@ def test_the_trajectories_do_not_depend_on_the_threads():
 
 
 def test_the_generator_moves_on_and_repeats():
-    simulator, rng = bl.TabularSimulator(follower()), bl.stream(4, "simulator")
+    simulator, rng = bl.sampling.TabularSimulator(follower()), bl.randomness.stream(4, "simulator")
     first, second = (simulator.rollout(policy(), 30, 5, rng) for _ in range(2))
-    again = simulator.rollout(policy(), 30, 5, bl.stream(4, "simulator"))
+    again = simulator.rollout(policy(), 30, 5, bl.randomness.stream(4, "simulator"))
     assert same(first, again)
     assert not same(first, second)
 
 
 def test_a_drawn_first_action_uses_its_number_whether_or_not_it_is_given():
     """Common random numbers: giving the very action that would be drawn changes nothing."""
-    simulator, starts = bl.TabularSimulator(follower()), np.arange(60) % 5
-    free = simulator.rollout_from(starts, None, policy(), 8, bl.stream(5, "simulator"))
-    given = simulator.rollout_from(starts, free.actions[:, 0], policy(), 8, bl.stream(5, "simulator"))
+    simulator, starts = bl.sampling.TabularSimulator(follower()), np.arange(60) % 5
+    free = simulator.rollout_from(starts, None, policy(), 8, bl.randomness.stream(5, "simulator"))
+    given = simulator.rollout_from(starts, free.actions[:, 0], policy(), 8, bl.randomness.stream(5, "simulator"))
     assert same(free, given)
 
 
 def test_given_starts_and_actions_are_taken():
     starts, actions = np.array([4, 5, 0]), np.array([2, 0, 1])
-    paths = bl.TabularSimulator(follower()).rollout_from(starts, actions, policy(), 2, bl.stream(5, "simulator"))
+    paths = bl.sampling.TabularSimulator(follower()).rollout_from(
+        starts, actions, policy(), 2, bl.randomness.stream(5, "simulator")
+    )
     assert np.array_equal(paths.observations[:, 0], starts)
     assert np.array_equal(paths.actions[:, 0], actions)
 
@@ -289,7 +303,7 @@ EXTREMES = [0.0, 5e-324, 2.0**-53, 0.25, 1 / 3, 0.5, np.nextafter(0.5, 0), 2 / 3
 
 def test_entries_of_probability_zero_are_never_drawn_even_at_the_ends():
     """With every corner of [0, 1), at each slot's both ends."""
-    table, array = bl.DenseTransitions(kernel()).sampling_table, kernel().reshape(-1, STATES)
+    table, array = bl.mdp.DenseTransitions(kernel()).sampling_table, kernel().reshape(-1, STATES)
     slots = np.arange(STATES)[:, None] / np.arange(1, STATES + 1)
     uniforms = np.unique(np.clip([*EXTREMES, *slots.ravel(), *np.nextafter(slots, 0).ravel()], 0, LARGEST_UNIFORM))
     rows = np.repeat(np.arange(STATES * ACTIONS), uniforms.size)
@@ -301,7 +315,7 @@ def test_an_action_of_probability_zero_is_never_drawn():
     """Also where the rounded probabilities sum to less than one, with zeros in the last places."""
     acting = np.tile([0.7, 0.1, 0.1, 0.1, 0.0, 0.0, 0.0], (2, 1))
     mdp = bl.SoftMDP(np.full((2, 7, 2), 0.5), np.zeros((2, 7)), 0.9, 1.0)
-    paths = bl.TabularSimulator(mdp).rollout(acting, 1000, 100, bl.stream(6, "simulator"))
+    paths = bl.sampling.TabularSimulator(mdp).rollout(acting, 1000, 100, bl.randomness.stream(6, "simulator"))
     assert np.bincount(paths.actions.ravel(), minlength=7)[4:].sum() == 0
 
 
@@ -322,24 +336,24 @@ def test_the_last_start_is_the_last_of_positive_probability():
     """The running sum of 0.7, 0.1, 0.1, 0.1 ends below one; starts of probability zero stand behind it."""
     initial = np.array([0.7, 0.1, 0.1, 0.1, 0.0, 0.0, 0.0])
     assert np.cumsum(initial)[-1] < 1
-    simulator = bl.TabularSimulator(follower(initial=initial))
+    simulator = bl.sampling.TabularSimulator(follower(initial=initial))
     assert simulator.reset(3, EndOfTheInterval()).tolist() == [3, 3, 3]
     assert simulator.rollout(policy(), 3, 1, EndOfTheInterval()).observations[:, 0].tolist() == [3, 3, 3]
 
 
 def test_a_row_with_one_successor_always_leads_there():
-    table = bl.DenseTransitions(kernel()).sampling_table
+    table = bl.mdp.DenseTransitions(kernel()).sampling_table
     assert (table.draw(np.zeros(len(EXTREMES), dtype=int), np.array(EXTREMES)) == 3).all()
 
 
 def test_an_unreachable_state_is_never_visited():
-    paths = bl.TabularSimulator(follower()).rollout(policy(), 2000, 50, bl.stream(7, "simulator"))
+    paths = bl.sampling.TabularSimulator(follower()).rollout(policy(), 2000, 50, bl.randomness.stream(7, "simulator"))
     assert not (paths.observations == 5).any()
 
 
 def test_one_state_and_one_action_suffice():
     mdp = bl.SoftMDP(np.ones((1, 1, 1)), np.full((1, 1), 2.0), 0.5, 1.0)
-    paths = bl.TabularSimulator(mdp).rollout(np.ones((1, 1)), 3, 4, bl.stream(0, "simulator"))
+    paths = bl.sampling.TabularSimulator(mdp).rollout(np.ones((1, 1)), 3, 4, bl.randomness.stream(0, "simulator"))
     assert paths.rewards.tolist() == [[2.0] * 4] * 3
     assert (paths.count, paths.horizon, paths.samples) == (3, 4, 12)
 
@@ -363,13 +377,15 @@ MISTAKES = {
     "the shape of actions is (1,); expected (2,), one each": lambda s, rng: s.rollout_from(
         np.array([0, 1]), np.array([0]), policy(), 2, rng
     ),
-    "threads is 0; expected an integer of at least 1": lambda s, rng: bl.TabularSimulator(follower(), threads=0),
+    "threads is 0; expected an integer of at least 1": lambda s, rng: bl.sampling.TabularSimulator(
+        follower(), threads=0
+    ),
 }
 
 
 @pytest.mark.parametrize("sentence", MISTAKES)
 def test_a_mistake_is_told_in_one_sentence(sentence):
-    simulator, rng = bl.TabularSimulator(follower()), bl.stream(0, "simulator")
+    simulator, rng = bl.sampling.TabularSimulator(follower()), bl.randomness.stream(0, "simulator")
     simulator.reset(4, rng)
     with pytest.raises(bl.InputError) as caught:
         MISTAKES[sentence](simulator, rng)
@@ -380,7 +396,7 @@ def test_a_policy_that_is_not_finite_is_a_mistake():
     wrong = policy()
     wrong[3, 1] = np.nan
     with pytest.raises(bl.InputError, match=r"policy\[3, 1\] is nan"):
-        bl.TabularSimulator(follower()).rollout(wrong, 2, 2, bl.stream(0, "simulator"))
+        bl.sampling.TabularSimulator(follower()).rollout(wrong, 2, 2, bl.randomness.stream(0, "simulator"))
 
 
 def test_a_trusted_kernel_with_an_empty_row_is_a_mistake():
@@ -388,4 +404,4 @@ def test_a_trusted_kernel_with_an_empty_row_is_a_mistake():
     array = kernel()
     array[4, 1] = 0.0
     with pytest.raises(bl.InputError, match=r"transitions\[4, 1, :\] is without a positive entry"):
-        _ = bl.DenseTransitions.trusted(array).sampling_table
+        _ = bl.mdp.DenseTransitions.trusted(array).sampling_table

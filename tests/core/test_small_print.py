@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import bilevelrl as bl
-from bilevelrl import checkpoint, comparison_report
-from bilevelrl.component_registry import Plugin, Registry
-from bilevelrl.run_directory import Lock, RunDirectory
+from bilevelrl.comparison import results as comparison_report
+from bilevelrl.plugins.components import Plugin, Registry
+from bilevelrl.storage import checkpoint
+from bilevelrl.storage.run_directory import Lock, RunDirectory
 
 PROBLEM = bl.problem("synthetic-quadratic", states=3, actions=2, dimension=2)
 ALGORITHM = bl.algorithm("m-sobirl")
@@ -82,11 +83,11 @@ class Greedy:
 )
 def test_factory_that_runs_out_of_memory_is_one_sentence(error: Exception, reason: str) -> None:
     registry = Registry()
-    registry.add(Plugin("greed", "this test", first_party=False), [(bl.Kind.PROBLEM, Greedy)])
+    registry.add(Plugin("greed", "this test", first_party=False), [(bl.plugins.Kind.PROBLEM, Greedy)])
     with pytest.raises(
         bl.InputError, match=rf"configuration of 'greedy' is .*; expected options that .* \({reason}\)$"
     ):
-        registry.create(bl.Kind.PROBLEM, "greedy", {"error": error})
+        registry.create(bl.plugins.Kind.PROBLEM, "greedy", {"error": error})
 
 
 def test_checkpoint_of_settings_that_are_no_numbers_is_refused() -> None:
@@ -104,7 +105,7 @@ def test_checkpoint_of_settings_that_are_no_numbers_is_refused() -> None:
 
 def test_options_that_are_code_are_no_part_of_what_two_runs_must_share() -> None:
     options = {"plain": 1, "nested": {"list": [1, "a"], "array": np.arange(2)}, "code": print, "hidden": [{"f": print}]}
-    experiment = bl.Experiment({"problem": {"name": "mine", **options}})
+    experiment = bl.storage.Experiment({"problem": {"name": "mine", **options}})
     assert experiment.comparable() == {
         "problem": {"name": "mine", "plain": 1, "nested": {"list": [1, "a"], "array": [0, 1]}}
     }
@@ -131,7 +132,7 @@ def test_mean_has_the_digits_that_its_error_leaves_meaning_to(value: float, erro
     [("backups=5", 23.2, "backups=24"), ("seconds=1", 0.1234, "seconds=0.13")],
 )
 def test_budget_that_would_have_been_enough_is_rounded_up(budget: str, needed: float, words: str) -> None:
-    assert bl.Budget.parse(budget).enough(needed) == words
+    assert bl.comparison.Budget.parse(budget).enough(needed) == words
 
 
 def test_initial_distribution_in_float32_is_scaled_to_sum_to_one() -> None:

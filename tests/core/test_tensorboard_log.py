@@ -15,7 +15,7 @@ import pytest
 
 import bilevelrl as bl
 from bilevelrl.cli import main
-from bilevelrl.history import COUNTS
+from bilevelrl.storage.history import COUNTS
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
@@ -53,19 +53,19 @@ def assert_whole(directory: Path, run: bl.Run) -> None:
 
 
 def test_every_row_of_the_history_is_a_step(tmp_path: Path) -> None:
-    run = ALGORITHM.run(PROBLEM, iterations=5, callback=bl.TensorBoard(tmp_path))
+    run = ALGORITHM.run(PROBLEM, iterations=5, callback=bl.integrations.TensorBoard(tmp_path))
     assert_whole(tmp_path, run)
     assert "standard_error" not in read(tmp_path).Tags()["scalars"]  # NaN in every row: nothing to show
 
 
 def test_experiment_and_end_are_there_in_words(tmp_path: Path) -> None:
-    run = ALGORITHM.run(PROBLEM, iterations=3, callback=bl.TensorBoard(tmp_path))
+    run = ALGORITHM.run(PROBLEM, iterations=3, callback=bl.integrations.TensorBoard(tmp_path))
     assert text(tmp_path, "experiment") == run.experiment().to_toml()
     assert f"status: {run.status.advice}" in text(tmp_path, "end")
 
 
 def test_only_every_nth_row_where_that_is_wanted(tmp_path: Path) -> None:
-    ALGORITHM.run(PROBLEM, iterations=7, callback=bl.TensorBoard(tmp_path, every=3))
+    ALGORITHM.run(PROBLEM, iterations=7, callback=bl.integrations.TensorBoard(tmp_path, every=3))
     assert curve(tmp_path, "objective")[0] == [0, 3, 6]
 
 
@@ -73,28 +73,28 @@ def test_run_that_goes_on_has_no_step_twice_and_none_missing(tmp_path: Path) -> 
     """The log ran ahead of the checkpoint, as it does where a process is killed."""
     out, log = tmp_path / "run", tmp_path / "log"
     ALGORITHM.run(PROBLEM, iterations=4, out=out, checkpoint_every=100)
-    ALGORITHM.run(PROBLEM, iterations=9, callback=bl.TensorBoard(log))
-    run = ALGORITHM.resume(PROBLEM, out, iterations=6, callback=bl.TensorBoard(log))
+    ALGORITHM.run(PROBLEM, iterations=9, callback=bl.integrations.TensorBoard(log))
+    run = ALGORITHM.resume(PROBLEM, out, iterations=6, callback=bl.integrations.TensorBoard(log))
     assert_whole(log, run)
 
 
 def test_log_that_begins_late_is_given_what_was_before_it(tmp_path: Path) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
     ALGORITHM.run(PROBLEM, iterations=4, out=out)
-    assert_whole(log, ALGORITHM.resume(PROBLEM, out, iterations=6, callback=bl.TensorBoard(log)))
+    assert_whole(log, ALGORITHM.resume(PROBLEM, out, iterations=6, callback=bl.integrations.TensorBoard(log)))
 
 
 def test_new_run_in_the_directory_of_another_takes_its_place(tmp_path: Path) -> None:
-    ALGORITHM.run(PROBLEM, iterations=9, seed=1, callback=bl.TensorBoard(tmp_path))
-    assert_whole(tmp_path, ALGORITHM.run(PROBLEM, iterations=3, callback=bl.TensorBoard(tmp_path)))
+    ALGORITHM.run(PROBLEM, iterations=9, seed=1, callback=bl.integrations.TensorBoard(tmp_path))
+    assert_whole(tmp_path, ALGORITHM.run(PROBLEM, iterations=3, callback=bl.integrations.TensorBoard(tmp_path)))
 
 
 def test_record_cut_off_by_a_loss_of_power_does_not_hide_what_came_later(tmp_path: Path) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
-    ALGORITHM.run(PROBLEM, iterations=4, out=out, callback=bl.TensorBoard(log))
+    ALGORITHM.run(PROBLEM, iterations=4, out=out, callback=bl.integrations.TensorBoard(log))
     (file,) = log.iterdir()
     file.write_bytes(file.read_bytes()[:-7])
-    run = ALGORITHM.resume(PROBLEM, out, iterations=6, callback=bl.TensorBoard(log))
+    run = ALGORITHM.resume(PROBLEM, out, iterations=6, callback=bl.integrations.TensorBoard(log))
     assert_whole(log, run)
 
 
@@ -106,26 +106,28 @@ def test_kill_loses_no_row_that_was_seen(tmp_path: Path) -> None:
         "    if state.iteration == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
         "problem = bl.problem('synthetic-quadratic', states=3, actions=2, dimension=2)\n"
         "bl.algorithm('m-sobirl', step_size=1e-3).run(problem, iterations=9, out=sys.argv[1], checkpoint_every=2,\n"
-        "    callback=[bl.TensorBoard(sys.argv[2]), kill])\n"
+        "    callback=[bl.integrations.TensorBoard(sys.argv[2]), kill])\n"
     )
     out, log = tmp_path / "run", tmp_path / "log"
     done = subprocess.run([sys.executable, "-c", program, str(out), str(log)], check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert curve(log, "objective")[0] == [0, 1, 2, 3, 4, 5]
-    assert_whole(log, bl.resume_run(out, callback=bl.TensorBoard(log)))
+    assert_whole(log, bl.resume_run(out, callback=bl.integrations.TensorBoard(log)))
 
 
 def test_disk_that_is_full_costs_the_log_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = bl.TensorBoard(tmp_path)
+    log = bl.integrations.TensorBoard(tmp_path)
 
-    def fill(state: bl.OuterState) -> None:
+    def fill(state: bl.outer_loop.OuterState) -> None:
         if state.iteration == 2:
             monkeypatch.setattr(log._writer._writer, "flush", full)
 
     def full() -> None:
         raise OSError(28, "No space left on device")
 
-    with pytest.warns(bl.CallbackWarning, match=r"'TensorBoard' failed at iteration 3: OSError: \[Errno 28\] No space"):
+    with pytest.warns(
+        bl.runs.CallbackWarning, match=r"'TensorBoard' failed at iteration 3: OSError: \[Errno 28\] No space"
+    ):
         assert ALGORITHM.run(PROBLEM, iterations=5, callback=[log, fill]).last.iteration == 5
     assert curve(tmp_path, "objective")[0][:3] == [0, 1, 2]
 
@@ -133,13 +135,13 @@ def test_disk_that_is_full_costs_the_log_and_not_the_run(tmp_path: Path, monkeyp
 def test_without_tensorboard_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(bl.InputError, match=r"tensorboard is not installed; expected pip install 'bilevelrl\[tensor"):
-        bl.TensorBoard(tmp_path)
+        bl.integrations.TensorBoard(tmp_path)
 
 
 @pytest.mark.parametrize("every", [0, 2.0, "3"])
 def test_interval_of_nothing_is_rejected(every: Any, tmp_path: Path) -> None:
     with pytest.raises(bl.InputError, match="every is"):
-        bl.TensorBoard(tmp_path, every=every)
+        bl.integrations.TensorBoard(tmp_path, every=every)
 
 
 RUN = ("run", "synthetic-quadratic", "--set", "problem.dimension=3", "--set", "step_size=1e-3", "--iterations", "4")
@@ -189,7 +191,7 @@ def test_command_line_tells_a_directory_that_cannot_be_written_before_the_run(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("bilevelrl.files.tempfile.TemporaryFile", full)
+    monkeypatch.setattr("bilevelrl.storage.files.tempfile.TemporaryFile", full)
     assert command(*RUN, "--log", "tensorboard", "--out", str(out)) == 2
     assert f"is not writable (Read-only file system: {tmp_path}); expected" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

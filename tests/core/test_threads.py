@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from bilevelrl import threads
+from bilevelrl.execution import threads
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

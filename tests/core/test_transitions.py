@@ -25,7 +25,7 @@ def kernels(draw):
 def library(table, sparse):
     """The library's kernel of a table; dense or sparse as asked."""
     kernel = bl.SoftMDP(stored_as(table, sparse), np.zeros(table.shape[:2]), 0.5, 1.0).transitions
-    assert isinstance(kernel, bl.SparseTransitions if sparse else bl.DenseTransitions)
+    assert isinstance(kernel, bl.mdp.SparseTransitions if sparse else bl.mdp.DenseTransitions)
     return kernel
 
 
@@ -91,7 +91,7 @@ def test_stored_entries_come_in_row_major_order_whatever_the_order_in_the_sparse
     """SciPy lets a CSR array list a row's columns in any order, and twice; features are matched to entries by order."""
     data, indices = [0.25, 0.5, 0.25, 0.4, 0.6], [1, 0, 1, 1, 0]
     matrix = scipy.sparse.csr_array((data, indices, [0, 3, 5]), shape=(2, 2))
-    kernel = bl.SparseTransitions(matrix)
+    kernel = bl.mdp.SparseTransitions(matrix)
     rows, successors, probabilities = kernel.stored()
     assert rows.tolist() == [0, 0, 1, 1]
     assert successors.tolist() == [0, 1, 0, 1]
@@ -102,7 +102,7 @@ def test_stored_entries_come_in_row_major_order_whatever_the_order_in_the_sparse
 def test_stored_zeros_of_a_sparse_array_are_no_successors():
     """A zero that is stored says what one that is not says: `row` and `stored` leave both out."""
     matrix = scipy.sparse.csr_array(([1.0, 0.0, 1.0], [0, 1, 1], [0, 2, 3]), shape=(2, 2))
-    kernel = bl.SparseTransitions(matrix)
+    kernel = bl.mdp.SparseTransitions(matrix)
     assert [array.tolist() for array in kernel.stored()] == [[0, 1], [0, 1], [1.0, 1.0]]
     assert [array.tolist() for array in kernel.row(0, 0)] == [[0], [1.0]]
 
@@ -122,18 +122,18 @@ def test_the_expectation_and_its_transpose_are_adjoint(sparse, drawn):
 
 def test_a_dense_kernel_cannot_be_written_to():
     """Components share kernels; a write would change another's."""
-    kernel = bl.DenseTransitions(np.eye(2)[:, None, :])
+    kernel = bl.mdp.DenseTransitions(np.eye(2)[:, None, :])
     with pytest.raises(ValueError, match="read-only"):
         kernel.probabilities[0, 0, 0] = 0.5
 
 
 def test_a_transitions_object_is_taken_as_it_is():
-    kernel = bl.DenseTransitions(np.eye(2)[:, None, :])
+    kernel = bl.mdp.DenseTransitions(np.eye(2)[:, None, :])
     assert bl.SoftMDP(kernel, np.zeros((2, 1)), 0.5, 1.0).transitions is kernel
 
 
 def test_a_kernel_introduces_itself_by_its_sizes():
-    assert repr(bl.DenseTransitions(np.ones((1, 3, 1)))) == "DenseTransitions(states=1, actions=3)"
+    assert repr(bl.mdp.DenseTransitions(np.ones((1, 3, 1)))) == "DenseTransitions(states=1, actions=3)"
 
 
 HALF = [[[0.5, 0.5]], [[0.0, 1.0]]]
@@ -167,23 +167,23 @@ def test_a_probability_that_is_not_finite_is_refused(value, sparse):
 @pytest.mark.parametrize("shape", [(2, 1), (2, 1, 3), (0, 1, 0), (2, 0, 2)])
 def test_an_array_of_another_shape_is_refused(shape):
     with pytest.raises(bl.InputError, match="the shape of transitions"):
-        bl.DenseTransitions(np.ones(shape))
+        bl.mdp.DenseTransitions(np.ones(shape))
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (0, 2), (2, 0)])
 def test_a_sparse_array_of_another_shape_is_refused(shape):
     with pytest.raises(bl.InputError, match=r"the shape of transitions .* rows a multiple of columns"):
-        bl.SparseTransitions(scipy.sparse.csr_array(shape))
+        bl.mdp.SparseTransitions(scipy.sparse.csr_array(shape))
 
 
 def test_sparse_storage_asks_for_a_sparse_array():
     with pytest.raises(bl.InputError, match="transitions is a ndarray; expected a scipy sparse array"):
-        bl.SparseTransitions(np.eye(2))
+        bl.mdp.SparseTransitions(np.eye(2))
 
 
 def test_words_are_no_kernel():
     with pytest.raises(bl.InputError, match="transitions is a str; expected an array of real numbers"):
-        bl.DenseTransitions("deterministic")
+        bl.mdp.DenseTransitions("deterministic")
 
 
 def csr(corrupt):
@@ -228,7 +228,7 @@ def test_a_sparse_array_that_is_not_one_is_refused_before_anything_follows_its_i
     """They would be read from somebody else's memory: wrong numbers, or no process any more."""
     sentence = r"^transitions is a sparse array that is not one \(.+\); expected indices within its shape"
     with pytest.raises(bl.InputError, match=sentence):
-        bl.SparseTransitions(CORRUPT[what])
+        bl.mdp.SparseTransitions(CORRUPT[what])
 
 
 def test_sparse_features_are_looked_through_as_well():
@@ -236,16 +236,16 @@ def test_sparse_features_are_looked_through_as_well():
     features.indices = features.indices.copy()
     features.indices[0] = 10**6
     with pytest.raises(bl.InputError, match=r"^features is a sparse array that is not one"):
-        bl.LinearReward(np.zeros((4, 2)), features)
+        bl.parametric.LinearReward(np.zeros((4, 2)), features)
 
 
 def test_a_sparse_vector_is_no_kernel():
     with pytest.raises(bl.InputError, match=r"the shape of transitions is \(12,\); expected two lengths"):
-        bl.SparseTransitions(scipy.sparse.coo_array(np.ones(12)))
+        bl.mdp.SparseTransitions(scipy.sparse.coo_array(np.ones(12)))
 
 
 @pytest.mark.parametrize("form", ["csr", "csc", "coo", "dok", "lil", "bsr", "dia"])
 def test_every_format_of_scipy_is_taken(form):
     table = csr(lambda matrix: None)
-    taken = bl.SparseTransitions(table.asformat(form))
+    taken = bl.mdp.SparseTransitions(table.asformat(form))
     assert taken.probabilities.toarray() == pytest.approx(table.toarray(), rel=4 * EPSILON)

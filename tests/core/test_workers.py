@@ -18,7 +18,7 @@ import pytest
 
 import bilevelrl as bl
 import worker_tasks as tasks
-from bilevelrl.workers import completed
+from bilevelrl.execution.workers import completed
 from worker_tasks import Counted, Elsewhere, Lock
 
 Executor = concurrent.futures.Executor
@@ -42,7 +42,7 @@ class Told(list[Any]):
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory for temporary files of this test alone."""
     (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr("bilevelrl.payloads.tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr("bilevelrl.execution.payloads.tempfile.tempdir", str(tmp_path / "temporary"))
     return tmp_path / "temporary"
 
 
@@ -56,10 +56,10 @@ def files(place: Path) -> set[Path]:
 
 def test_every_executor_gives_the_same_bits_in_the_order_of_the_tasks(processes: Executor, threads: Executor) -> None:
     """Products of odd sizes, whose last bits differ with the number of BLAS threads and with the order of sums."""
-    here = bl.parallel_map(tasks.arithmetic, MATRIX, range(6))
+    here = bl.execution.parallel_map(tasks.arithmetic, MATRIX, range(6))
     for jobs in (1, processes, threads, Elsewhere(processes)):
         with bl.use_jobs(jobs):
-            there = bl.parallel_map(tasks.arithmetic, MATRIX, range(6))
+            there = bl.execution.parallel_map(tasks.arithmetic, MATRIX, range(6))
         for index in range(6):
             for one, other in zip(here[index], there[index], strict=True):
                 assert one.tobytes() == other.tobytes(), (jobs, index)
@@ -71,7 +71,7 @@ def test_blas_has_one_thread_inside_a_task_wherever_it_is_done_and_its_own_numbe
     before = tasks.blas_threads(None, 0)
     for jobs in (None, processes, threads):
         with bl.use_jobs(jobs):
-            inside = bl.parallel_map(tasks.blas_threads, None, range(4))
+            inside = bl.execution.parallel_map(tasks.blas_threads, None, range(4))
         assert inside
         assert all(numbers and set(numbers) == {1} for numbers in inside), jobs
     assert tasks.blas_threads(None, 0) == before
@@ -82,24 +82,24 @@ def test_numpys_handling_of_errors_is_the_callers(processes: Executor, threads: 
         expected = np.geterr()
         for jobs in (None, processes, threads):
             with bl.use_jobs(jobs):
-                assert bl.parallel_map(tasks.floating_point_errors, None, range(3)) == [expected] * 3
+                assert bl.execution.parallel_map(tasks.floating_point_errors, None, range(3)) == [expected] * 3
 
 
 def test_a_worker_does_not_ask_others_for_help(processes: Executor, threads: Executor) -> None:
     """A map inside a task is done by the same process, and `use_jobs` starts none there."""
     for jobs in (processes, threads):
         with bl.use_jobs(jobs):
-            for process, inside, others in bl.parallel_map(tasks.nested, None, range(3)):
+            for process, inside, others in bl.execution.parallel_map(tasks.nested, None, range(3)):
                 assert inside
                 assert others == [process, process]
 
 
 def test_one_task_alone_is_done_here_and_may_use_the_workers_itself(processes: Executor) -> None:
     def whole(shared: Any, task: int) -> set[int]:
-        return set(bl.parallel_map(tasks.process_of, None, [0.05] * 6))
+        return set(bl.execution.parallel_map(tasks.process_of, None, [0.05] * 6))
 
     with bl.use_jobs(processes):
-        (used,) = bl.parallel_map(whole, None, [0])
+        (used,) = bl.execution.parallel_map(whole, None, [0])
     assert os.getpid() not in used
 
 
@@ -107,14 +107,14 @@ def test_a_function_of_this_very_test_travels_too(processes: Executor) -> None:
     """As one from a notebook does, which no module holds."""
     factor = 3.0
     with bl.use_jobs(processes):
-        assert bl.parallel_map(lambda shared, task: factor * shared * task, 2.0, range(3)) == [0.0, 6.0, 12.0]
+        assert bl.execution.parallel_map(lambda shared, task: factor * shared * task, 2.0, range(3)) == [0.0, 6.0, 12.0]
 
 
 def test_progress_counts_to_the_number_of_tasks(processes: Executor) -> None:
     for jobs in (None, processes):
         told = Told()
         with bl.use_jobs(jobs):
-            bl.parallel_map(tasks.process_of, None, [0.0] * 3, progress=told)
+            bl.execution.parallel_map(tasks.process_of, None, [0.0] * 3, progress=told)
         assert told == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -131,11 +131,11 @@ def test_what_is_shared_comes_to_each_worker_once(processes: Executor, tmp_path:
     with bl.use_jobs(Elsewhere(processes) if elsewhere else processes):
         used: set[int] = set()
         while len(used) < 2:
-            used |= set(bl.parallel_map(tasks.process_of, shared, [0.05] * 8))
+            used |= set(bl.execution.parallel_map(tasks.process_of, shared, [0.05] * 8))
         for extra in range(3):  # a tuple's items travel one by one: only the small new one is sent
-            bl.parallel_map(tasks.process_of, (shared, extra), [0.0] * 4)
+            bl.execution.parallel_map(tasks.process_of, (shared, extra), [0.0] * 4)
         with bl.use_jobs(None):  # as each run does: what has not changed is not sent again
-            bl.parallel_map(tasks.process_of, shared, [0.0] * 4)
+            bl.execution.parallel_map(tasks.process_of, shared, [0.0] * 4)
     assert Counter(shared.deliveries()) == dict.fromkeys(used, 1)
 
 
@@ -144,7 +144,7 @@ def test_nothing_large_travels_with_a_task(processes: Executor, tmp_path: Path) 
     shared = Counted(tmp_path / "log")
     remote = Elsewhere(processes)
     with bl.use_jobs(remote):
-        bl.parallel_map(tasks.process_of, shared, [0.01] * 40)
+        bl.execution.parallel_map(tasks.process_of, shared, [0.01] * 40)
     large = [size for size in remote.sent if size]
     assert all(size > shared.numbers.nbytes for size in large)
     assert 1 <= len(large) <= 6  # nobody can tell an executor who is to have it: on a busy machine the wrong one may
@@ -155,18 +155,18 @@ def test_threads_share_by_reference(threads: Executor) -> None:
     """Nothing is pickled, so a thing that cannot be is no obstacle."""
     lock = Lock()
     with bl.use_jobs(threads):
-        assert all(bl.parallel_map(lambda shared, task: shared is lock, lock, range(4)))
+        assert all(bl.execution.parallel_map(lambda shared, task: shared is lock, lock, range(4)))
 
 
 def test_files_are_private_and_gone_with_the_block(processes: Executor, place: Path) -> None:
     with bl.use_jobs(processes):
-        bl.parallel_map(tasks.arithmetic, MATRIX, range(2))
+        bl.execution.parallel_map(tasks.arithmetic, MATRIX, range(2))
         (made,) = files(place)
         assert made.stat().st_mode & 0o777 == 0o700
         assert len(list(made.iterdir())) == 1
     assert files(place) == set()
     with pytest.raises(bl.InputError), bl.use_jobs(processes):
-        bl.parallel_map(tasks.fails, MATRIX, range(3))
+        bl.execution.parallel_map(tasks.fails, MATRIX, range(3))
     assert files(place) == set()
 
 
@@ -174,18 +174,18 @@ def test_few_files_are_kept_however_many_maps_there_are(processes: Executor, pla
     """A run of thousands of iterations shares a new policy in each of them."""
     with bl.use_jobs(processes):
         for iteration in range(12):
-            bl.parallel_map(tasks.process_of, (MATRIX, MATRIX + iteration), [0.0, 0.0])
+            bl.execution.parallel_map(tasks.process_of, (MATRIX, MATRIX + iteration), [0.0, 0.0])
         (made,) = files(place)
         assert len(list(made.iterdir())) <= 4
 
 
 def test_full_disk_is_one_sentence(processes: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bilevelrl.payloads.tempfile.tempdir", "/proc/nowhere")
+    monkeypatch.setattr("bilevelrl.execution.payloads.tempfile.tempdir", "/proc/nowhere")
     with (
         bl.use_jobs(processes),
         pytest.raises(bl.InputError, match=r"temporary directory '/proc/nowhere' is without 1 MB .* \(set TMPDIR\)"),
     ):
-        bl.parallel_map(tasks.arithmetic, MATRIX, range(2))
+        bl.execution.parallel_map(tasks.arithmetic, MATRIX, range(2))
 
 
 # --- Errors
@@ -195,7 +195,7 @@ def test_of_several_errors_the_first_task_s_is_raised_as_it_was(processes: Execu
     """Also where a later task has failed before it; with all it knows, and with where in a worker it happened."""
     for jobs in (None, processes, threads):
         with bl.use_jobs(jobs), pytest.raises(bl.InputError, match="the second task is late") as caught:
-            bl.parallel_map(tasks.fails, None, range(6))
+            bl.execution.parallel_map(tasks.fails, None, range(6))
         assert (caught.value.field, caught.value.expected) == ("the second task", "an error all the same")
         if jobs is processes:
             assert "worker_tasks.py" in caught.value.__notes__[0]
@@ -203,22 +203,22 @@ def test_of_several_errors_the_first_task_s_is_raised_as_it_was(processes: Execu
 
 def test_an_exception_that_cannot_be_read_back_is_told_in_words(processes: Executor) -> None:
     with bl.use_jobs(processes), pytest.raises(RuntimeError, match="AwkwardError: 1 and 0"):
-        bl.parallel_map(tasks.fails_awkwardly, None, range(2))
+        bl.execution.parallel_map(tasks.fails_awkwardly, None, range(2))
 
 
 @pytest.mark.parametrize(
     "error",
     [
         bl.InputError("a", "b", "c"),
-        bl.UnknownNameError("a", "b", ["bb"]),
+        bl.validation.UnknownNameError("a", "b", ["bb"]),
         bl.IncompatibleError("no"),
-        bl.StepFailed(bl.Status.DIVERGED, "x", 3),
-        bl.WorkerLost("gone", 3),
+        bl.outer_loop.StepFailed(bl.Status.DIVERGED, "x", 3),
+        bl.validation.WorkerLost("gone", 3),
     ],
     ids=lambda error: type(error).__name__,
 )
 def test_our_own_exceptions_travel_whole(error: Any) -> None:
-    from bilevelrl import payloads
+    from bilevelrl.execution import payloads
 
     copy = payloads.loads(payloads.dumps(error, "error"))
     assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
@@ -230,9 +230,9 @@ def test_what_cannot_be_sent_is_named_with_its_place(processes: Executor) -> Non
     expected = r"BilevelProblem\.measures is a builtin_function_or_method .* \(cannot pickle .*lock.*\); .* or jobs=1"
     with bl.use_jobs(processes):
         with pytest.raises(bl.InputError, match=expected):
-            bl.parallel_map(tasks.process_of, bad, [0.0, 0.0])
+            bl.execution.parallel_map(tasks.process_of, bad, [0.0, 0.0])
         with pytest.raises(bl.InputError, match=r"^task 0\.task\['lock'\] is a lock that no other process"):
-            bl.parallel_map(tasks.process_of, None, [{"lock": Lock().lock}, {}])
+            bl.execution.parallel_map(tasks.process_of, None, [{"lock": Lock().lock}, {}])
 
 
 @pytest.mark.parametrize("jobs", [0, -1, True, 1.5, "2", [2]], ids=repr)
@@ -248,19 +248,19 @@ def test_a_killed_worker_s_tasks_are_done_again(tmp_path: Path) -> None:
     """By SIGKILL, as for want of memory; and the pool goes on being of use."""
     marker = tmp_path / "killed"
     with bl.use_jobs(2):
-        assert bl.parallel_map(tasks.dies_once, marker, range(6)) == [0, 1, 4, 9, 16, 25]
+        assert bl.execution.parallel_map(tasks.dies_once, marker, range(6)) == [0, 1, 4, 9, 16, 25]
         assert marker.exists()
-        with pytest.warns(bl.CheckpointWarning, match="something is odd"):  # what a worker warns of comes here
-            assert bl.parallel_map(tasks.warns, None, range(2)) == [0, 1]
-        assert len(set(bl.parallel_map(tasks.process_of, None, [0.1] * 4))) == 2
+        with pytest.warns(bl.storage.CheckpointWarning, match="something is odd"):  # what a worker warns of comes here
+            assert bl.execution.parallel_map(tasks.warns, None, range(2)) == [0, 1]
+        assert len(set(bl.execution.parallel_map(tasks.process_of, None, [0.1] * 4))) == 2
 
 
 def test_a_task_that_kills_every_worker_is_named_and_the_others_are_not_blamed() -> None:
     with (
         bl.use_jobs(2),
-        pytest.raises(bl.WorkerLost, match=r"^task 1 of 3, always_dies of 1: .* died 3 times") as caught,
+        pytest.raises(bl.validation.WorkerLost, match=r"^task 1 of 3, always_dies of 1: .* died 3 times") as caught,
     ):
-        bl.parallel_map(tasks.always_dies, None, range(3))
+        bl.execution.parallel_map(tasks.always_dies, None, range(3))
     assert caught.value.task == 1
 
 
@@ -273,7 +273,7 @@ def test_a_patient_map_does_all_other_tasks_before_it_names_the_one_that_kills()
             done.append(answer)  # noqa: PERF402 — what came before the error counts
 
     told = r"^task 1 of 9, always_dies of 1: .* died 3 times"
-    with bl.use_jobs(2), pytest.raises(bl.WorkerLost, match=told) as caught:
+    with bl.use_jobs(2), pytest.raises(bl.validation.WorkerLost, match=told) as caught:
         collect()
     assert caught.value.task == 1
     assert sorted(done) == [(index, index) for index in range(9) if index != 1]
@@ -284,15 +284,15 @@ def test_a_pool_of_somebody_else_s_is_not_renewed_and_that_is_said() -> None:
     with (
         concurrent.futures.ProcessPoolExecutor(1, spawn) as pool,
         bl.use_jobs(pool),
-        pytest.raises(bl.WorkerLost, match="jobs=N starts a pool that is renewed"),
+        pytest.raises(bl.validation.WorkerLost, match="jobs=N starts a pool that is renewed"),
     ):
-        bl.parallel_map(tasks.always_dies, None, [1, 1])
+        bl.execution.parallel_map(tasks.always_dies, None, [1, 1])
 
 
 SCRIPT = """
 import bilevelrl as bl, worker_tasks
 with bl.use_jobs(2):
-    bl.parallel_map(worker_tasks.process_of, None, [0.0, 0.0])
+    bl.execution.parallel_map(worker_tasks.process_of, None, [0.0, 0.0])
 """
 
 
@@ -318,8 +318,8 @@ import numpy as np
 if __name__ == "__main__":
     with bl.use_jobs(2):
         shared = np.zeros(100_000)
-        print(*set(bl.parallel_map(worker_tasks.process_of, shared, [0.2] * 4)), flush=True)
-        bl.parallel_map(worker_tasks.process_of, shared, [60.0] * 2)
+        print(*set(bl.execution.parallel_map(worker_tasks.process_of, shared, [0.2] * 4)), flush=True)
+        bl.execution.parallel_map(worker_tasks.process_of, shared, [60.0] * 2)
 """
 
 

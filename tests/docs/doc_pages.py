@@ -38,7 +38,7 @@ from typing import Any
 import attrs
 
 import bilevelrl as bl
-from bilevelrl import plugins
+from bilevelrl.plugins import discovery as plugins
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -187,7 +187,7 @@ class Page:
     def _toml(self, block: Block) -> None:
         content = tomllib.loads(block.text)
         if "project" not in content:
-            bl.compose(bl.Experiment.parse(content), bl.registry())
+            bl.factories.compose(bl.storage.Experiment.parse(content), bl.plugins.registry())
             return
         for module in content["project"].get("entry-points", {}).get("bilevelrl", {}).values():
             importlib.import_module(module)

@@ -13,7 +13,7 @@ FAULTS = ("not-a-number", "raise", "shape", "nothing", "diverged")
 
 
 def _is_fault(default: str) -> Any:
-    return attrs.field(default=default, validator=bl.is_choice(*FAULTS))
+    return attrs.field(default=default, validator=bl.validation.is_choice(*FAULTS))
 
 
 @attrs.frozen
@@ -21,7 +21,7 @@ class BrokenSolver:
     """Soft policy iteration, until its call number `at` (from 0); counts its calls in `iterations`."""
 
     name: ClassVar[str] = "broken-solver"
-    requires: ClassVar[type] = bl.SupportsModel
+    requires: ClassVar[type] = bl.mdp.SupportsModel
     tags: ClassVar[bl.Tags] = bl.Tags(exact=True)
 
     fault: str = _is_fault("not-a-number")
@@ -48,8 +48,8 @@ class BrokenEstimator:
     """The exact implicit gradient, until its call number `at` (from 0), which it counts in its carry."""
 
     name: ClassVar[str] = "broken-estimator"
-    requires: ClassVar[type] = bl.SupportsModel
-    requires_objective: ClassVar[type] = bl.PolicyObjective
+    requires: ClassVar[type] = bl.mdp.SupportsModel
+    requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
     tags: ClassVar[bl.Tags] = bl.Tags(exact=True)
 
     fault: str = _is_fault("not-a-number")

@@ -14,7 +14,7 @@ from unittest import mock
 
 import numpy as np
 
-from bilevelrl.iterative import Iterated
+from bilevelrl.linear.iterative import Iterated
 
 Action = Callable[[], None]
 

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 import bilevelrl as bl
-from bilevelrl.history import COLUMNS
+from bilevelrl.storage.history import COLUMNS
 
 CLOCK = "seconds"
 
@@ -56,7 +56,7 @@ def subject(name: str) -> tuple[bl.Algorithm, bl.BilevelProblem]:
 
 def every_subject() -> list[str]:
     """The names of all subjects."""
-    registered = [entry.name for entry in bl.registry().of_kind(bl.Kind.ALGORITHM)]
+    registered = [entry.name for entry in bl.plugins.registry().of_kind(bl.plugins.Kind.ALGORITHM)]
     return sorted({*KINDS, *registered})
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bilevelrl.cli import main
-from bilevelrl.plugins import LIMIT_VARIABLE
+from bilevelrl.plugins.discovery import LIMIT_VARIABLE
 
 OUT = Path("runs/long")
 PROGRESS = re.compile(r"iteration +[\d,]+  objective .*\n")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import bilevelrl as bl
-from bilevelrl import plugins
+from bilevelrl.plugins import discovery as plugins
 from faults import broken
 from faults.page import Section
 from faults.runs import assert_same, assert_whole_on_disk, small
@@ -125,14 +125,14 @@ def test_not_even_the_start_can_be_evaluated(breakable: Terminal, section: Secti
 class Forgetful(bl.Callback):
     """A callback with a mistake in it."""
 
-    def see(self, state: bl.OuterState, row: Any) -> None:
+    def see(self, state: bl.outer_loop.OuterState, row: Any) -> None:
         if state.iteration == 3:
             raise KeyError("no such figure")
 
 
 def test_a_callback_raises_an_error(here: Path, section: Section) -> None:
     algorithm, problem = small()
-    with pytest.warns(bl.CallbackWarning) as caught:
+    with pytest.warns(bl.runs.CallbackWarning) as caught:
         run = algorithm.run(problem, iterations=6, out=OUT, callback=Forgetful())
     (warning,) = caught
     section.check(f"CallbackWarning: {warning.message}")
@@ -146,7 +146,7 @@ def test_an_answer_cannot_be_saved(here: Path, section: Section) -> None:
 
     class Own(broken.BrokenSolver):
         def solve(self, *arguments: Any) -> Any:
-            class Answer(bl.TabularSolution):
+            class Answer(bl.mdp.TabularSolution):
                 pass
 
             good = super().solve(*arguments)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import bilevelrl as bl
-from bilevelrl import plugins
+from bilevelrl.plugins import discovery as plugins
 from faults.page import Section
 from faults.runs import assert_same, assert_whole_on_disk, small
 from faults.terminal import OUT, Terminal
@@ -97,7 +97,7 @@ def test_the_run_goes_on_on_another_machine(
     """Matrix products choose their kernel by the processor. The other machine is a word here, since this is one."""
     algorithm, problem = small()
     with monkeypatch.context() as patch:
-        patch.setattr("bilevelrl.environment._processor", lambda: "Elbrus 8C")
+        patch.setattr("bilevelrl.storage.environment._processor", lambda: "Elbrus 8C")
         algorithm.run(problem, iterations=3, seed=1, out=OUT)
     section.check(terminal("resume", str(OUT), "--iterations", "5"))
 

@@ -178,12 +178,12 @@ def test_a_worker_process_dies(here: Path, section: Section) -> None:
 def test_a_worker_process_dies_again_and_again(here: Path, section: Section) -> None:
     """Of one seed, whichever worker has it; the others end, and once it is repaired it goes on."""
     problem = bl.problem("synthetic-quadratic", dimension=3)
-    starts = [problem.initial_point(bl.stream(seed, "start"))[0] for seed in range(3)]
+    starts = [problem.initial_point(bl.randomness.stream(seed, "start"))[0] for seed in range(3)]
     assert [bool(start > 0) for start in starts] == [False, True, False]
     algorithm = attrs.evolve(bl.algorithm("m-sobirl"), upper=DiesAgain())
-    with pytest.raises(bl.WorkerLost) as caught:
+    with pytest.raises(bl.validation.WorkerLost) as caught:
         algorithm.run_seeds(problem, seeds=3, iterations=6, out=OUT, jobs=2, checkpoint_every=1)
-    section.check(f"bilevelrl.WorkerLost: {caught.value}")
+    section.check(f"bilevelrl.validation.WorkerLost: {caught.value}")
     for seed in (0, 2):
         assert_same(
             bl.load_run(OUT / f"seed-{seed}", algorithm=algorithm), algorithm.run(problem, iterations=6, seed=seed)

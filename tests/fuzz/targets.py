@@ -20,10 +20,11 @@ import scipy.sparse
 import tomli_w
 
 import bilevelrl as bl
-from bilevelrl import archives, checkpoint, history, memory
-from bilevelrl.composition import compose_algorithm
-from bilevelrl.configuration import build
-from bilevelrl.history import History
+from bilevelrl.factories import compose_algorithm
+from bilevelrl.plugins.configuration import build
+from bilevelrl.storage import archives, checkpoint, history
+from bilevelrl.storage.history import History
+from bilevelrl.validation import memory
 from fuzz.feed import Feed
 from fuzz.mutations import Mutation, change_bytes, change_tree, leaf, real, value, whole
 
@@ -56,14 +57,14 @@ def _bytes_of_a_seed(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
 
 def read_toml(data: bytes) -> None:
     """An experiment, its algorithm composed and its problem configured; what is accepted can be written and read."""
-    experiment = bl.Experiment.decode(data, "experiment.toml")
-    compose_algorithm(experiment, bl.registry())
+    experiment = bl.storage.Experiment.decode(data, "experiment.toml")
+    compose_algorithm(experiment, bl.plugins.registry())
     name, options = experiment.entries("problem")
     if name is None:
         return  # `compose` refuses it
-    build(bl.registry().find(bl.Kind.PROBLEM, name).component, options)
+    build(bl.plugins.registry().find(bl.plugins.Kind.PROBLEM, name).component, options)
     settings = {"iterations": experiment.iterations, "seed": experiment.seed, "tolerance": experiment.tolerance}
-    again = bl.Experiment.decode(tomli_w.dumps(settings | experiment.comparable()).encode(), "again")
+    again = bl.storage.Experiment.decode(tomli_w.dumps(settings | experiment.comparable()).encode(), "again")
     assert repr(again.comparable()) == repr(experiment.comparable())
 
 
@@ -73,7 +74,7 @@ def toml_seeds() -> Sequence[bytes]:
     problem = bl.problem("synthetic-quadratic", states=3, actions=2, dimension=2)
     seeds = [b'iterations = 5\nseed = 1\ntolerance = 1e-4\n[problem]\nname = "kl-rlhf"\n[algorithm]\nname = "sobirl"\n']
     for name in ("m-sobirl", "stoc-sobirl", "aid", "zero-order"):
-        experiment = bl.Experiment.describe(problem, bl.algorithm(name), iterations=3, seed=0, tolerance=0.0)
+        experiment = bl.storage.Experiment.describe(problem, bl.algorithm(name), iterations=3, seed=0, tolerance=0.0)
         seeds.append(tomli_w.dumps({"iterations": 3, **experiment.comparable()}).encode())
     return seeds
 
@@ -208,13 +209,13 @@ def signed(payload: bytes) -> bytes:
 
 def read_dataset(data: bytes) -> None:
     """A dataset of preferences; what is accepted can be written and read again, and gives a loss."""
-    from bilevelrl.trajectory_objectives import PARTS
+    from bilevelrl.objectives.preferences import PARTS
 
-    dataset = bl.PreferenceDataset.of(archives.unpack_arrays(data, "pairs.npz", PARTS))
+    dataset = bl.objectives.PreferenceDataset.of(archives.unpack_arrays(data, "pairs.npz", PARTS))
     assert dataset.first.actions.dtype == np.int64
     assert min(dataset.needed) >= 1
-    reward = bl.TabularReward(np.zeros((4, 3)))
-    value, gradient, _ = bl.PreferenceDatasetObjective(reward, dataset).value_and_gradients(
+    reward = bl.parametric.TabularReward(np.zeros((4, 3)))
+    value, gradient, _ = bl.objectives.PreferenceDatasetObjective(reward, dataset).value_and_gradients(
         np.zeros(12), np.zeros((4, 3))
     )
     assert abs(value - np.log(2.0)) < 1e-9
@@ -368,7 +369,7 @@ def build_mdp(data: bytes) -> None:
     assert (probabilities >= 0).all()
     assert successors.max() < mdp.states
     with np.errstate(all="ignore"):
-        policy = bl.soft_backup(mdp, np.zeros(mdp.states)).policy
+        policy = bl.mdp.soft_backup(mdp, np.zeros(mdp.states)).policy
     assert policy.shape == mdp.rewards.shape
 
 
@@ -469,7 +470,7 @@ def build_problem(data: bytes) -> None:
     real_limit = memory.memory_limit
     memory.memory_limit = lambda: MOST_MEMORY
     try:
-        problem = bl.registry().create(bl.Kind.PROBLEM, name, options)
+        problem = bl.plugins.registry().create(bl.plugins.Kind.PROBLEM, name, options)
     finally:
         memory.memory_limit = real_limit
     assert problem.lower.dimension >= 1
@@ -479,7 +480,7 @@ def build_problem(data: bytes) -> None:
 def option_seeds() -> Sequence[bytes]:
     """Every problem with every option."""
     seeds = []
-    for entry in bl.registry().of_kind(bl.Kind.PROBLEM):
+    for entry in bl.plugins.registry().of_kind(bl.plugins.Kind.PROBLEM):
         options = {field.name: field.default for field in attrs.fields(entry.component) if field.init}
         seeds.append(json.dumps([entry.name, options]).encode())
     # What samples while it is built.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import bilevelrl as bl
 from bilevelrl import testing
-from bilevelrl.component_registry import Kind
+from bilevelrl.plugins.components import Kind
 from kit.planted import FAULTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ MARKS = {"holds": "✓", "skipped": "", "broken": "✗"}
 def checked(kind_and_name):
     """The report of a registered component, in a form that travels between processes."""
     kind, name = kind_and_name
-    report = testing.check(lambda: bl.registry().create(kind, name, {}), kind=kind, strict=False)
+    report = testing.check(lambda: bl.plugins.registry().create(kind, name, {}), kind=kind, strict=False)
     seconds = sum(outcome.seconds for outcome in report)
     return name, {outcome.law: outcome.result for outcome in report}, seconds
 
@@ -85,7 +85,7 @@ def fault_tables(broken):
 
 
 def main():
-    kinds = [(entry.kind, entry.name) for kind in Kind for entry in bl.registry().of_kind(kind)]
+    kinds = [(entry.kind, entry.name) for kind in Kind for entry in bl.plugins.registry().of_kind(kind)]
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
         results = {
             key: (outcomes, seconds)

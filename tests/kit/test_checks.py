@@ -9,7 +9,7 @@ import pytest
 
 import bilevelrl as bl
 from bilevelrl import testing
-from bilevelrl.component_registry import Kind
+from bilevelrl.plugins.components import Kind
 from bilevelrl.testing import search
 from kit.planted import estimators, optimizers, solvers
 
@@ -25,8 +25,8 @@ class Wrong:
     """∂f/∂x twice."""
 
     name = "wrong"
-    requires = bl.SupportsModel
-    requires_objective = bl.PolicyObjective
+    requires = bl.mdp.SupportsModel
+    requires_objective = bl.objectives.PolicyObjective
     tags = bl.Tags(exact=True)
 
     def estimate(self, problem, x, solution, previous, rng):
@@ -119,7 +119,7 @@ def test_an_expected_failure_that_holds_fails():
 
 def test_an_unknown_law_is_refused_with_the_close_matches():
     for options in ({"laws": ["cost_is_tru"]}, {"expected_failed_checks": {"cost_is_tru": "?"}}):
-        with pytest.raises(bl.UnknownNameError, match=r"'cost_is_tru'.*cost_is_true"):
+        with pytest.raises(bl.validation.UnknownNameError, match=r"'cost_is_tru'.*cost_is_true"):
             testing.check_hypergradient_estimator(implicit, **options)
 
 
@@ -166,7 +166,7 @@ def test_a_factory_that_makes_no_estimator_is_refused(factory, message):
     [
         ({"tags": None}, "tags of 'changed' is not declared; expected a bilevelrl.Tags"),
         ({"tags": "exact"}, "tags of 'changed' is .*str"),
-        ({"requires": bl.SupportsSampling}, "tags of 'changed' is exact, of one that sees samples only"),
+        ({"requires": bl.sampling.SupportsSampling}, "tags of 'changed' is exact, of one that sees samples only"),
         ({"bias_bound": lambda self, discount: 0.5}, "tags of 'changed' is not biased, with a bias_bound above zero"),
     ],
 )

@@ -5,7 +5,7 @@ Stochastic estimators draw larger batches here than by default: the laws about m
 
 import bilevelrl as bl
 from bilevelrl import testing
-from bilevelrl.component_registry import Kind
+from bilevelrl.plugins.components import Kind
 
 EXAMPLES = 10
 LARGER_BATCHES = {"sobirl": {"groups": 4096, "truncation": 12}, "stoc-sobirl": {"batch": 4096}, "hpgd": {"batch": 4096}}
@@ -13,13 +13,13 @@ LARGER_BATCHES = {"sobirl": {"groups": 4096, "truncation": 12}, "stoc-sobirl": {
 
 def factories(*kinds):
     """A factory for each registered component of those kinds."""
-    for entry in bl.registry():
+    for entry in bl.plugins.registry():
         if entry.kind in kinds and entry.plugin in FIRST_PARTY:
             options = LARGER_BATCHES.get(entry.name, {}) if entry.kind is Kind.HYPERGRADIENT_ESTIMATOR else {}
-            yield lambda entry=entry, options=options: bl.registry().create(entry.kind, entry.name, options)
+            yield lambda entry=entry, options=options: bl.plugins.registry().create(entry.kind, entry.name, options)
 
 
-FIRST_PARTY = {plugin.name for plugin in bl.registry().plugins if plugin.first_party}
+FIRST_PARTY = {plugin.name for plugin in bl.plugins.registry().plugins if plugin.first_party}
 COMPONENTS = [
     *factories(Kind.LOWER_LEVEL_SOLVER, Kind.HYPERGRADIENT_ESTIMATOR, Kind.UPPER_LEVEL_OPTIMIZER, Kind.ALGORITHM),
     *(factory() for factory in factories(Kind.PROBLEM)),
@@ -32,4 +32,4 @@ def test_laws(check):
 
 
 def test_the_librarys_own_operator():
-    testing.check_bellman_operator(bl.soft_backup)
+    testing.check_bellman_operator(bl.mdp.soft_backup)

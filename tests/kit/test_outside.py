@@ -20,7 +20,7 @@ import attrs
 import pytest
 
 import bilevelrl as bl
-from bilevelrl.plugins import LIMIT_VARIABLE
+from bilevelrl.plugins.discovery import LIMIT_VARIABLE
 from bilevelrl.testing import LAWS
 
 LIGHTHOUSE = Path(__file__).parents[1] / "distributions" / "lighthouse"
@@ -33,8 +33,8 @@ SLIP = ("model, backup.policy, values,", "model, backup.policy, backup.values,")
 
 def asked() -> set[str]:
     """The laws that apply to a deterministic solver which tracks the answer of a known model."""
-    like_it = SimpleNamespace(name="gauss-seidel", requires=bl.SupportsModel, tags=bl.Tags(tracking=True))
-    of_solvers = {name: law for (kind, name), law in LAWS.items() if kind is bl.Kind.LOWER_LEVEL_SOLVER}
+    like_it = SimpleNamespace(name="gauss-seidel", requires=bl.mdp.SupportsModel, tags=bl.Tags(tracking=True))
+    of_solvers = {name: law for (kind, name), law in LAWS.items() if kind is bl.plugins.Kind.LOWER_LEVEL_SOLVER}
     return {name for name, law in of_solvers.items() if not law.why_not(like_it)}
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from bilevelrl import testing
-from bilevelrl.component_registry import Kind
+from bilevelrl.plugins.components import Kind
 from kit.planted import CONTROLS, FAULTS
 
 KINDS = {

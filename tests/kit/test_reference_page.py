@@ -21,11 +21,11 @@ from bilevelrl import testing
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "testing.md"
 BEGIN, END = "<!-- laws: begin -->\n", "<!-- laws: end -->\n"
 FIRST = [
-    bl.Kind.LOWER_LEVEL_SOLVER,
-    bl.Kind.HYPERGRADIENT_ESTIMATOR,
-    bl.Kind.UPPER_LEVEL_OPTIMIZER,
-    bl.Kind.PROBLEM,
-    bl.Kind.ALGORITHM,
+    bl.plugins.Kind.LOWER_LEVEL_SOLVER,
+    bl.plugins.Kind.HYPERGRADIENT_ESTIMATOR,
+    bl.plugins.Kind.UPPER_LEVEL_OPTIMIZER,
+    bl.plugins.Kind.PROBLEM,
+    bl.plugins.Kind.ALGORITHM,
 ]
 STRATEGIES = [
     "bilevel_problems",

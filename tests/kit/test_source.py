@@ -39,7 +39,7 @@ def test_a_problem_is_rebuilt_with_the_same_model_pullback_and_objective(problem
     np.testing.assert_array_equal(again.start, x)
     assert_same_mdp(again.lower.model(x), mdp)
     shape = mdp.rewards.shape
-    measure = bl.DenseOccupancy(rng.normal(size=shape), rng.normal(size=shape[0]), rng.normal(size=shape[0]))
+    measure = bl.occupancy.DenseOccupancy(rng.normal(size=shape), rng.normal(size=shape[0]), rng.normal(size=shape[0]))
     np.testing.assert_array_equal(again.lower.pullback(x, measure), problem.lower.pullback(x, measure))
     policy = rng.dirichlet(np.ones(shape[1]), size=shape[0])
     for mine, other in zip(*(p.objective.value_and_gradients(x, policy) for p in (again, problem)), strict=True):
@@ -54,7 +54,7 @@ def test_a_problem_of_trajectories_is_rebuilt_with_the_same_losses(problem, seed
     groups = 3 * judge.trajectories
     observations = rng.integers(mdp.states, size=(groups, judge.horizon + 1))
     actions = rng.integers(mdp.actions, size=(groups, judge.horizon))
-    seen = bl.Trajectories(observations, actions, mdp.rewards[observations[:, :-1], actions])
+    seen = bl.sampling.Trajectories(observations, actions, mdp.rewards[observations[:, :-1], actions])
     for mine, other in zip(*(p.objective.loss_and_gradient(x, seen, rng) for p in (again, problem)), strict=True):
         np.testing.assert_array_equal(mine, other)
 
@@ -115,12 +115,12 @@ def test_a_sparse_array_too_large_or_with_stored_zeros_is_written_by_its_entries
 @pytest.mark.parametrize(
     "value",
     [
-        bl.Free(),
+        bl.problems.Free(),
         bl.Box(np.array([-1.0, -np.inf]), 2.0),
-        bl.Ball(2.0),
-        bl.Simplex(),
-        bl.StateReward(np.zeros((2, 1))),
-        bl.ReturnLabeller(noisy=False),
+        bl.problems.Ball(2.0),
+        bl.problems.Simplex(),
+        bl.parametric.StateReward(np.zeros((2, 1))),
+        bl.objectives.ReturnLabeller(noisy=False),
         bl.Cost(backups=3),
     ],
 )
@@ -131,8 +131,8 @@ def test_what_the_package_offers_is_written_by_its_public_name(value):
 
 
 def test_arguments_at_their_default_are_left_out():
-    assert source(bl.QuadraticObjective(1.0, 2.0)) == "bl.QuadraticObjective(policy_weight=2.0)"
-    assert source(bl.StateReward(np.zeros((2, 2)))) == "bl.StateReward(base=np.zeros((2, 2)))"
+    assert source(bl.objectives.QuadraticObjective(1.0, 2.0)) == "bl.objectives.QuadraticObjective(policy_weight=2.0)"
+    assert source(bl.parametric.StateReward(np.zeros((2, 2)))) == "bl.parametric.StateReward(base=np.zeros((2, 2)))"
     mdp = bl.SoftMDP(np.ones((1, 1, 1)), np.zeros((1, 1)), 0.5, 1.0)
     assert source(mdp) == (
         "bl.SoftMDP(transitions=np.ones((1, 1, 1)), rewards=np.zeros((1, 1)), discount=0.5, temperature=1.0)"
@@ -153,8 +153,8 @@ def test_what_cannot_be_written_is_shown_in_angle_brackets():
     assert source(Unspeakable()) == "<Unspeakable>"
     assert source(np.array(["text"])) == "<array(['text'], dtype='<U4')>"
     assert source(Derived(np.ones((1, 1, 1)), np.zeros((1, 1)), 0.5, 1.0)).startswith("<")
-    reward = bl.CallableReward(lambda x: np.zeros((1, 1)), lambda x, cotangent: x, 1)
-    assert source(reward).startswith("bl.CallableReward(")
+    reward = bl.parametric.CallableReward(lambda x: np.zeros((1, 1)), lambda x, cotangent: x, 1)
+    assert source(reward).startswith("bl.parametric.CallableReward(")
     assert "function=<function " in source(reward)
 
 

@@ -34,18 +34,22 @@ def kernel(mdp):
 
 
 def is_sparse(mdp):
-    return isinstance(mdp.transitions, bl.SparseTransitions)
+    return isinstance(mdp.transitions, bl.mdp.SparseTransitions)
 
 
 def parts_of(lower):
-    kinds = {"rewards": bl.ParametricArray, "initial": bl.ParametricArray, "transitions": bl.ParametricTransitions}
+    kinds = {
+        "rewards": bl.parametric.ParametricArray,
+        "initial": bl.parametric.ParametricArray,
+        "transitions": bl.parametric.ParametricTransitions,
+    }
     return tuple(
         name for name in ("rewards", "transitions", "initial") if isinstance(getattr(lower, name), kinds[name])
     )
 
 
 def unsliced(part):
-    return part.part if isinstance(part, bl.Slice) else part
+    return part.part if isinstance(part, bl.parametric.Slice) else part
 
 
 @given(soft_mdps(max_states=3, max_actions=2, discount=0.3, temperature=2, sparse=True, reference=True, reachable=True))
@@ -133,22 +137,24 @@ def test_reachable_holds_at_every_x(drawn_pair):
 
 
 KINDS_OF_LOWER = {
-    "linear": lambda lower: isinstance(unsliced(lower.rewards), bl.LinearReward),
-    "of states": lambda lower: isinstance(unsliced(lower.rewards), bl.StateReward),
-    "table": lambda lower: isinstance(unsliced(lower.rewards), bl.TabularReward),
+    "linear": lambda lower: isinstance(unsliced(lower.rewards), bl.parametric.LinearReward),
+    "of states": lambda lower: isinstance(unsliced(lower.rewards), bl.parametric.StateReward),
+    "table": lambda lower: isinstance(unsliced(lower.rewards), bl.parametric.TabularReward),
     "tanh": lambda lower: isinstance(unsliced(lower.rewards), drawn.TanhReward),
     "all parts": lambda lower: len(parts_of(lower)) == 3,
     "kernel only": lambda lower: parts_of(lower) == ("transitions",),
     "initial only": lambda lower: parts_of(lower) == ("initial",),
-    "all of x": lambda lower: isinstance(lower.rewards, bl.ParametricArray) and not isinstance(lower.rewards, bl.Slice),
-    "a block of x": lambda lower: isinstance(lower.rewards, bl.Slice) and lower.rewards.start > 0,
+    "all of x": lambda lower: (
+        isinstance(lower.rewards, bl.parametric.ParametricArray) and not isinstance(lower.rewards, bl.parametric.Slice)
+    ),
+    "a block of x": lambda lower: isinstance(lower.rewards, bl.parametric.Slice) and lower.rewards.start > 0,
     "a parameter an entry": lambda lower: (
-        isinstance(lower.transitions, bl.SoftmaxTransitions) and lower.transitions.features is None
+        isinstance(lower.transitions, bl.parametric.SoftmaxTransitions) and lower.transitions.features is None
     ),
     "sparse features": lambda lower: scipy.sparse.issparse(getattr(unsliced(lower.rewards), "features", None)),
     "sparse softmax": lambda lower: (
-        isinstance(lower.transitions, bl.SoftmaxTransitions)
-        and isinstance(lower.transitions.base, bl.SparseTransitions)
+        isinstance(lower.transitions, bl.parametric.SoftmaxTransitions)
+        and isinstance(lower.transitions.base, bl.mdp.SparseTransitions)
     ),
 }
 
@@ -177,7 +183,7 @@ def test_pullback_agrees_with_central_differences(problem, seed):
     # The step's square times third derivatives (features are at most 2, so at most some dozens), and rounding over it.
     sizes = np.abs(weights).sum() * (1 + np.abs(continuation).max()) + np.abs(initial).sum()
     tolerance = 100 * step**2 * sizes + 1e-15 * sizes * (1 + np.abs(lower.model(x).rewards).max()) / step
-    measure = bl.DenseOccupancy(weights, continuation, initial)
+    measure = bl.occupancy.DenseOccupancy(weights, continuation, initial)
     np.testing.assert_allclose(lower.pullback(x, measure), differences, rtol=0, atol=tolerance)
 
 
@@ -195,18 +201,22 @@ def test_policies_from_uniform_to_deterministic():
     simplest(policies(2, 2), lambda policy: ((policy > 0) & (policy < 1e-8)).any())
 
 
-LOWER = bl.ParametricMDP(np.ones((1, 2, 1)), bl.TabularReward(np.zeros((1, 2))), 0.5, 1.0)
-FIXED_REWARDS = bl.ParametricMDP(np.ones((1, 2, 1)), np.zeros((1, 2)), 0.5, 1.0, bl.SoftmaxInitial(np.ones(1)))
+LOWER = bl.ParametricMDP(np.ones((1, 2, 1)), bl.parametric.TabularReward(np.zeros((1, 2))), 0.5, 1.0)
+FIXED_REWARDS = bl.ParametricMDP(
+    np.ones((1, 2, 1)), np.zeros((1, 2)), 0.5, 1.0, bl.parametric.SoftmaxInitial(np.ones(1))
+)
 
 KINDS_OF_OBJECTIVE = {
     "with targets": lambda f: (
-        isinstance(f, bl.QuadraticObjective) and not (f.x_target is None or f.policy_target is None)
+        isinstance(f, bl.objectives.QuadraticObjective) and not (f.x_target is None or f.policy_target is None)
     ),
-    "without targets": lambda f: isinstance(f, bl.QuadraticObjective) and f.x_target is None is f.policy_target,
-    "return": lambda f: isinstance(f, bl.ReturnObjective) and isinstance(f.true_mdp, bl.SoftMDP),
-    "return of the shared model": lambda f: isinstance(f, bl.ReturnObjective) and f.true_mdp is LOWER,
-    "log-likelihood": lambda f: isinstance(f, bl.LogLikelihoodObjective),
-    "sum": lambda f: isinstance(f, bl.WeightedSum),
+    "without targets": lambda f: (
+        isinstance(f, bl.objectives.QuadraticObjective) and f.x_target is None is f.policy_target
+    ),
+    "return": lambda f: isinstance(f, bl.objectives.ReturnObjective) and isinstance(f.true_mdp, bl.SoftMDP),
+    "return of the shared model": lambda f: isinstance(f, bl.objectives.ReturnObjective) and f.true_mdp is LOWER,
+    "log-likelihood": lambda f: isinstance(f, bl.objectives.LogLikelihoodObjective),
+    "sum": lambda f: isinstance(f, bl.objectives.WeightedSum),
 }
 
 
@@ -224,7 +234,7 @@ def test_bounded_objectives_are_finite_at_every_policy(objective):
 
 
 KINDS_OF_TRAJECTORY_OBJECTIVE = {
-    "preferences": lambda f: isinstance(f, bl.PreferenceObjective) and f.horizon == 2,
+    "preferences": lambda f: isinstance(f, bl.objectives.PreferenceObjective) and f.horizon == 2,
     "one trajectory": lambda f: f.trajectories == 1,
     "pairs": lambda f: isinstance(f, drawn.TableLoss) and f.trajectories == 2,
     "curved": lambda f: isinstance(f, drawn.TableLoss) and f.curved and f.table.any() and f.x_weights.any(),
@@ -247,7 +257,11 @@ def test_losses_of_trajectories_draw_nothing_and_have_their_gradient(objective, 
     groups = 4
     actions = untouched.integers(2, size=(groups * objective.trajectories, objective.horizon))
     observations = np.zeros((actions.shape[0], objective.horizon + 1), dtype=np.int64)
-    seen, x, step = bl.Trajectories(observations, actions, np.zeros(actions.shape)), np.array([0.5, -0.25]), 1e-4
+    seen, x, step = (
+        bl.sampling.Trajectories(observations, actions, np.zeros(actions.shape)),
+        np.array([0.5, -0.25]),
+        1e-4,
+    )
     losses, gradient = objective.loss_and_gradient(x, seen, rng)
     assert rng.bit_generator.state == np.random.default_rng(seed).bit_generator.state
     assert losses.shape == (groups,)
@@ -263,7 +277,7 @@ def test_losses_of_trajectories_draw_nothing_and_have_their_gradient(objective, 
 @given(bilevel_problems("trajectory"))
 def test_problems_of_trajectories_can_be_enumerated(problem):
     mdp, objective = problem.lower.model(problem.start), problem.objective
-    assert isinstance(objective, bl.TrajectoryObjective)
+    assert isinstance(objective, bl.objectives.TrajectoryObjective)
     assert parts_of(problem.lower) == ("rewards",)
     assert (mdp.states * mdp.actions) ** (objective.horizon * objective.trajectories) <= 6**4
     assert mdp.discount <= 0.9
@@ -275,7 +289,7 @@ def test_problems_are_as_asked_for(problem):
     assert problem.start.shape == (2,)
     assert problem.lower.model(problem.start).states <= 2
     assert problem.lower.discount == 0.5
-    assert not isinstance(problem.objective, bl.LogLikelihoodObjective)
+    assert not isinstance(problem.objective, bl.objectives.LogLikelihoodObjective)
 
 
 @settings(max_examples=200, suppress_health_check=[], phases=[Phase.generate], database=None)
@@ -301,11 +315,11 @@ def test_the_simplest_problem_moves_one_reward():
         "bl.BilevelProblem(\n"
         "    lower=bl.ParametricMDP(\n"
         "        transitions=np.ones((1, 1, 1)),\n"
-        "        rewards=bl.StateReward(base=np.zeros((1, 1))),\n"
+        "        rewards=bl.parametric.StateReward(base=np.zeros((1, 1))),\n"
         "        discount=0.0,\n"
         "        temperature=1.0,\n"
         "    ),\n"
-        "    objective=bl.QuadraticObjective(),\n"
+        "    objective=bl.objectives.QuadraticObjective(),\n"
         "    start=np.zeros(1),\n"
         ")"
     )
@@ -327,8 +341,8 @@ def test_drawn_values_behave_as_their_base_classes():
     problem = simplest(bilevel_problems(), lambda problem: True)
     mdp = simplest(soft_mdps(), lambda mdp: True)
     assert isinstance(problem, bl.BilevelProblem)
-    assert isinstance(problem.lower, bl.SupportsModel)
-    assert isinstance(problem.lower, bl.SupportsSampling)
+    assert isinstance(problem.lower, bl.mdp.SupportsModel)
+    assert isinstance(problem.lower, bl.sampling.SupportsSampling)
     assert attrs.evolve(problem, name="other").name == "other"
     assert type(mdp.replace(rewards=np.ones((1, 1)))) is bl.SoftMDP
     with pytest.raises(attrs.exceptions.FrozenInstanceError):

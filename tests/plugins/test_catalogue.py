@@ -56,5 +56,7 @@ def test_short_run_is_reported_and_drawn(
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_unknown_option_is_told_with_the_close_match(name: str) -> None:
     option = CATALOGUE[name][0]
-    with pytest.raises(bl.UnknownNameError, match=f"an option of '{name}' is '{option}e'; .* did you mean '{option}'"):
+    with pytest.raises(
+        bl.validation.UnknownNameError, match=f"an option of '{name}' is '{option}e'; .* did you mean '{option}'"
+    ):
         bl.problem(name, **{f"{option}e": 1})

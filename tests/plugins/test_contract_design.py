@@ -117,7 +117,7 @@ def test_payment_stops_at_the_cap_where_it_would_be_more() -> None:
     np.testing.assert_array_equal(answer.x, [0.0, 0.25])
     _, gradient = bl.value_and_gradient(problem, answer.x)
     assert gradient[0] > 0 > gradient[1]
-    assert bl.stationarity(problem.feasible_set, answer.x, gradient) == 0.0
+    assert bl.problems.stationarity(problem.feasible_set, answer.x, gradient) == 0.0
 
 
 def test_optimum_of_the_machine_meets_the_conditions_of_karush_kuhn_and_tucker() -> None:

@@ -13,7 +13,7 @@ import bilevelrl as bl
 
 PROBLEM = bl.problem("synthetic-quadratic", states=4, actions=3, dimension=5, discount=0.8, temperature=0.7)
 X = np.linspace(-0.5, 1.0, 5)
-RNG = bl.stream(0, "unused")
+RNG = bl.randomness.stream(0, "unused")
 SOLVER = bl.lower_level_solver("soft-policy-iteration", tolerance=1e-12)
 SOLUTION = SOLVER.solve(PROBLEM, X, None, RNG)
 

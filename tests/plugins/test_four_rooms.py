@@ -77,14 +77,14 @@ def leader(w: bl.Array, policy: bl.Array, goal: tuple[int, int], penalty: float,
     return float(np.linalg.solve(np.eye(104) - GAMMA * chain, pays)[PLACE[4, 1]])
 
 
-def exact(problem: bl.BilevelProblem, w: bl.Array, near: Any = None) -> bl.TabularSolution:
+def exact(problem: bl.BilevelProblem, w: bl.Array, near: Any = None) -> bl.mdp.TabularSolution:
     solver = bl.lower_level_solver("soft-policy-iteration", tolerance=1e-13)
-    return solver.solve(problem, w, near, bl.stream(0, "lower"))
+    return solver.solve(problem, w, near, bl.randomness.stream(0, "lower"))
 
 
 def somewhere(seed: int = 0) -> bl.Array:
     """A w whose incentives differ by orders of magnitude."""
-    return 1.5 * bl.stream(seed, "somewhere").standard_normal(105)
+    return 1.5 * bl.randomness.stream(seed, "somewhere").standard_normal(105)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_the_goal_is_worth_one_and_the_entropy_of_one_choice(temperature: float)
 def test_the_gradient_is_that_of_central_differences(temperature: float, place: str) -> None:
     """To 1e-6 of its length; differences of f over 2·10⁻⁴ are themselves wrong by about 1e-8 of it."""
     problem = bl.problem("four-rooms", temperature=temperature, penalty=3.0)
-    w = problem.initial_point(bl.stream(0, "start")) if place == "start" else somewhere(1)
+    w = problem.initial_point(bl.randomness.stream(0, "start")) if place == "start" else somewhere(1)
     _, gradient = bl.value_and_gradient(problem, w)
     near = exact(problem, w)
 
@@ -161,7 +161,7 @@ def test_the_gradient_is_that_of_central_differences(temperature: float, place: 
 def test_the_simulator_absorbs_at_the_goal_of_its_context() -> None:
     """What is drawn follows the map: everybody starts at (4, 1), half for each goal, and ends after that goal."""
     simulator = bl.problem("four-rooms").lower.simulator(np.zeros(105))
-    paths = simulator.rollout(np.full((210, 4), 0.25), 400, 3000, bl.stream(0, "paths"))
+    paths = simulator.rollout(np.full((210, 4), 0.25), 400, 3000, bl.randomness.stream(0, "paths"))
     first = paths.observations[:, 0]
     assert set(first) == {PLACE[4, 1], 105 + PLACE[4, 1]}
     assert abs(np.mean(first < 105) - 0.5) < 0.15  # six standard errors
@@ -210,7 +210,7 @@ def test_incentives_are_a_softmax_of_a_budget() -> None:
 
 def test_runs_start_near_zero_each_at_its_own_point() -> None:
     problem = bl.problem("four-rooms")
-    starts = np.array([problem.initial_point(bl.stream(seed, "start")) for seed in range(200)])
+    starts = np.array([problem.initial_point(bl.randomness.stream(seed, "start")) for seed in range(200)])
     assert starts.std() == pytest.approx(0.01, rel=0.05)  # 21,000 numbers: five standard errors are 2.5 %
     assert np.abs(starts.mean(axis=0)).max() < 0.01 * 6 / np.sqrt(200)
 

@@ -115,7 +115,7 @@ def test_baseline_keeps_m_sobirl_from_walking_off() -> None:
     """The same hyper-gradient; but M-SoBiRL follows an adjoint that it has only begun to solve for."""
     problem = bl.problem("inverse-rl")
     (weight, likelihood), ridge = problem.objective.terms
-    plain = bl.WeightedSum([(weight, attrs.evolve(likelihood, baseline=None)), ridge])
+    plain = bl.objectives.WeightedSum([(weight, attrs.evolve(likelihood, baseline=None)), ridge])
     bare = attrs.evolve(problem, objective=plain)
     x = np.random.default_rng(3).standard_normal(problem.dimension)
     np.testing.assert_allclose(bl.value_and_gradient(bare, x)[1], bl.value_and_gradient(problem, x)[1], atol=1e-11)

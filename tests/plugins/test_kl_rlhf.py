@@ -43,9 +43,9 @@ def closed_form(problem: bl.BilevelProblem, x: bl.Array) -> bl.Array:
     return np.array(policies[::-1])
 
 
-def solved(problem: bl.BilevelProblem, x: bl.Array) -> bl.TabularSolution:
+def solved(problem: bl.BilevelProblem, x: bl.Array) -> bl.mdp.TabularSolution:
     solver = bl.lower_level_solver("soft-policy-iteration", tolerance=1e-13)
-    return solver.solve(problem, x, None, bl.stream(0, "lower"))
+    return solver.solve(problem, x, None, bl.randomness.stream(0, "lower"))
 
 
 def expected_loss(x: bl.Array, policies: bl.Array, hidden: bl.Array) -> float:
@@ -119,7 +119,7 @@ def test_without_a_future_the_policy_is_the_reference_tilted_by_the_reward(optio
 def test_gradient_from_trajectories_is_that_of_the_enumeration(name: str, options: dict[str, Any]) -> None:
     """Two steps are all there are, so that a truncation of two is none. 5 % in either part would be seen."""
     estimator = bl.hypergradient_estimator(name, blocks=100, **options)
-    hyper = estimator.estimate(tiny(), X, solved(tiny(), X), None, bl.stream(0, "estimator"))
+    hyper = estimator.estimate(tiny(), X, solved(tiny(), X), None, bl.randomness.stream(0, "estimator"))
     direct, implicit = exact_parts()
     assert (np.abs(hyper.gradient - direct - implicit) <= LEVEL * hyper.standard_error).all()
     for part in (direct, implicit):
@@ -134,15 +134,17 @@ def test_erring_labeller_has_the_same_gradient_on_average() -> None:
     problem = bl.problem("kl-rlhf", **(TINY | {"noisy": True}))
     np.testing.assert_array_equal(hidden_reward(problem), hidden_reward(tiny()))
     estimator = bl.hypergradient_estimator("sobirl", groups=400_000, truncation=2, blocks=100)
-    hyper = estimator.estimate(problem, X, solved(problem, X), None, bl.stream(1, "estimator"))
+    hyper = estimator.estimate(problem, X, solved(problem, X), None, bl.randomness.stream(1, "estimator"))
     assert (np.abs(hyper.gradient - np.sum(exact_parts(), axis=0)) <= LEVEL * hyper.standard_error).all()
 
 
 def test_hidden_reward_is_where_the_direct_part_vanishes() -> None:
     """There the learnt probabilities are the labeller's: no answer surprises, whatever is compared."""
     hidden = hidden_reward(tiny())
-    paths = tiny().lower.simulator(hidden).rollout(solved(tiny(), hidden).policy, 200, 2, bl.stream(0, "paths"))
-    _, direct = tiny().objective.loss_and_gradient(hidden, paths, bl.stream(0, "labels"))
+    paths = (
+        tiny().lower.simulator(hidden).rollout(solved(tiny(), hidden).policy, 200, 2, bl.randomness.stream(0, "paths"))
+    )
+    _, direct = tiny().objective.loss_and_gradient(hidden, paths, bl.randomness.stream(0, "labels"))
     np.testing.assert_allclose(direct, 0.0, atol=1e-15)
     offline = bl.problem("kl-rlhf", preferences="offline", noisy=False)
     online = bl.problem("kl-rlhf", noisy=False)

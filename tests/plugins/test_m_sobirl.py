@@ -49,7 +49,7 @@ def literal_m_sobirl(problem: bl.BilevelProblem, x: bl.Array, iterations: int) -
 def test_recipe_is_the_papers_algorithm_line_by_line() -> None:
     """K updates of the framework equal K literal iterations; its carry holds λ = −w/τ, one estimate ahead."""
     problem = bl.problem("synthetic-quadratic", temperature=0.7)
-    start = problem.initial_point(bl.stream(0, "start")) / 4
+    start = problem.initial_point(bl.randomness.stream(0, "start")) / 4
     run = bl.algorithm("m-sobirl", **PAPER).run(problem, iterations=60, x=start)
     x, _ = literal_m_sobirl(problem, start, iterations=60)
     _, w = literal_m_sobirl(problem, start, iterations=61)
@@ -66,7 +66,7 @@ def trajectory(request: pytest.FixtureRequest) -> tuple[bl.Run, list[int], bl.Ar
     exact: list[bl.Array] = []
     tracked: list[bl.Array] = []
 
-    def observe(state: bl.OuterState) -> None:
+    def observe(state: bl.outer_loop.OuterState) -> None:
         if state.iteration in sampled:
             exact.append(bl.value_and_gradient(problem, state.x)[1])
             tracked.append(state.hyper.gradient)

@@ -57,19 +57,19 @@ class StepsOnly:
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
-        self.spec: bl.FollowerSpec = inner.spec
+        self.spec: bl.sampling.FollowerSpec = inner.spec
         self.samples = 0
 
     def reset(self, count: int, rng: np.random.Generator) -> bl.Array:
         raise AssertionError("trajectories are drawn by rollout")
 
-    def step(self, actions: Any, rng: np.random.Generator) -> bl.Step:
+    def step(self, actions: Any, rng: np.random.Generator) -> bl.sampling.Step:
         raise AssertionError("trajectories are drawn by rollout")
 
-    def rollout(self, policy: bl.Array, count: int, horizon: int, rng: np.random.Generator) -> bl.Trajectories:
+    def rollout(self, policy: bl.Array, count: int, horizon: int, rng: np.random.Generator) -> bl.sampling.Trajectories:
         return self._counted(self._inner.rollout(policy, count, horizon, rng))
 
-    def _counted(self, paths: bl.Trajectories) -> bl.Trajectories:
+    def _counted(self, paths: bl.sampling.Trajectories) -> bl.sampling.Trajectories:
         self.samples += paths.samples
         return paths
 
@@ -77,14 +77,14 @@ class StepsOnly:
 class WithRestarts(StepsOnly):
     def rollout_from(
         self, observations: Any, actions: Any, policy: bl.Array, horizon: int, rng: np.random.Generator
-    ) -> bl.Trajectories:
+    ) -> bl.sampling.Trajectories:
         return self._counted(self._inner.rollout_from(observations, actions, policy, horizon, rng))
 
 
-class Sealed(bl.Transitions):
+class Sealed(bl.mdp.Transitions):
     """Can be sampled; raises on every question about probabilities."""
 
-    def __init__(self, opened: bl.Transitions) -> None:
+    def __init__(self, opened: bl.mdp.Transitions) -> None:
         self.states, self.actions = opened.states, opened.actions
         self.__dict__["sampling_table"] = opened.sampling_table
 
@@ -112,34 +112,34 @@ class World:
     def model(self, x: bl.Array) -> bl.SoftMDP:
         raise AssertionError("the model was asked for")
 
-    def simulator(self, x: bl.Array) -> bl.Simulator:
+    def simulator(self, x: bl.Array) -> bl.sampling.Simulator:
         sealed = self.at(x).replace(transitions=Sealed(self.mdp.transitions))
-        self.last = self.wrap(bl.TabularSimulator(sealed))
+        self.last = self.wrap(bl.sampling.TabularSimulator(sealed))
         return self.last
 
-    def pullback(self, x: bl.Array, occupancy: bl.Occupancy) -> bl.Array:
+    def pullback(self, x: bl.Array, occupancy: bl.occupancy.Occupancy) -> bl.Array:
         raise AssertionError("a solver needs no pullback")
 
 
 def sampled_problem(mdp: bl.SoftMDP, wrap: type[StepsOnly] = WithRestarts) -> bl.BilevelProblem:
-    return bl.BilevelProblem(World(mdp, wrap), bl.QuadraticObjective(), name="sampled")
+    return bl.BilevelProblem(World(mdp, wrap), bl.objectives.QuadraticObjective(), name="sampled")
 
 
 def answer(
     solver: bl.LowerLevelSolver, problem: bl.BilevelProblem, x: Any = 0.0, warm_start: Any = None, seed: int = 0
-) -> bl.SampledSolution:
+) -> bl.sampling.SampledSolution:
     point = np.broadcast_to(np.asarray(x, dtype=np.float64), (problem.dimension,))
-    return solver.solve(problem, point, warm_start, bl.stream(seed, "lower"))
+    return solver.solve(problem, point, warm_start, bl.randomness.stream(seed, "lower"))
 
 
 def exact_policy(mdp: bl.SoftMDP) -> bl.Array:
     problem: Any = types.SimpleNamespace(lower=types.SimpleNamespace(model=lambda x: mdp))
     solver = bl.lower_level_solver("soft-policy-iteration", tolerance=1e-12)
-    return solver.solve(problem, np.zeros(1), None, bl.stream(0, "lower")).policy
+    return solver.solve(problem, np.zeros(1), None, bl.randomness.stream(0, "lower")).policy
 
 
 def error(policy: bl.Array, mdp: bl.SoftMDP) -> float:
-    return bl.maximum_norm(np.log(policy) - np.log(exact_policy(mdp)))
+    return bl.validation.maximum_norm(np.log(policy) - np.log(exact_policy(mdp)))
 
 
 def mean_error(solver: bl.LowerLevelSolver, mdp: bl.SoftMDP, seeds: int) -> float:
@@ -342,13 +342,15 @@ def test_frozen_lake_is_learnt_through_steps_alone(solver: Any) -> None:
     def make() -> Any:
         return gymnasium.make("FrozenLake-v1", max_episode_steps=-1)
 
-    mdp = bl.from_gymnasium(make(), discount=0.9, temperature=0.1)
-    world = bl.GymnasiumWorld(make, 0.9, 0.1)
-    problem = bl.BilevelProblem(bl.SampledMDP(world, bl.TabularReward(mdp.rewards)), bl.QuadraticObjective())
+    mdp = bl.integrations.from_gymnasium(make(), discount=0.9, temperature=0.1)
+    world = bl.integrations.GymnasiumWorld(make, 0.9, 0.1)
+    problem = bl.BilevelProblem(
+        bl.parametric.SampledMDP(world, bl.parametric.TabularReward(mdp.rewards)), bl.objectives.QuadraticObjective()
+    )
     found = answer(solver(samples=60_000), problem)
     known = found.carry["visits"].sum(axis=1) >= 500
     assert known.sum() >= 9
-    assert bl.maximum_norm(np.log(found.policy[known]) - np.log(exact_policy(mdp)[known])) < 0.15
+    assert bl.validation.maximum_norm(np.log(found.policy[known]) - np.log(exact_policy(mdp)[known])) < 0.15
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -425,4 +427,4 @@ def test_averaging_lowers_the_noise_of_the_last_q(solver: Any) -> None:
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_solvers_meet_the_protocol(solver: Any) -> None:
     assert isinstance(solver(), bl.LowerLevelSolver)
-    assert solver.requires is bl.SupportsSampling
+    assert solver.requires is bl.sampling.SupportsSampling

@@ -117,7 +117,7 @@ def test_basin_hopping_hops_from_the_best_point_and_ends_at_it_or_below() -> Non
     tried = descend(optimizer, np.array([1.0, -1.0]), 120)
     for hop in range(1, 5):
         best = min(tried[: 10 * hop + 1], key=lambda entry: entry[1])[0]
-        rng = bl.stream(7, "basin-hopping", hop)
+        rng = bl.randomness.stream(7, "basin-hopping", hop)
         landing = best + 2.0 * rng.random() * rng.standard_normal(2)
         np.testing.assert_array_equal(tried[10 * hop + 1][0], landing)
     best = min(tried[:51], key=lambda entry: entry[1])

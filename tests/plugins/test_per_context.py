@@ -28,11 +28,11 @@ def whole_of(drawn: tuple[list[Any], bl.Array], kind: str, seed: int) -> bl.Bile
     rng = np.random.default_rng(seed)
     contexts, weights = drawn
     parts = [bl.BilevelProblem(context.lower, drawn_objective(context, kind, rng)) for context in contexts]
-    return bl.contextual_problem(parts, weights)
+    return bl.problems.contextual_problem(parts, weights)
 
 
 def idle() -> np.random.Generator:
-    return bl.stream(0, "test")
+    return bl.randomness.stream(0, "test")
 
 
 # --- Agreement with the joint treatment
@@ -104,11 +104,11 @@ class InOneContext:
         self.name, self.requires, self.tags = inner.name, inner.requires, inner.tags
 
     def of(self, problem: Any) -> Any:
-        lower = bl.ContextualMDP([problem.lower])
+        lower = bl.problems.ContextualMDP([problem.lower])
         objective = problem.objective
         if hasattr(self.inner, "estimate"):
-            kind = bl.ContextualObjective if isinstance(objective, bl.PolicyObjective) else None
-            objective = (kind or bl.ContextualTrajectoryObjective)(lower, [objective])
+            kind = bl.problems.ContextualObjective if isinstance(objective, bl.objectives.PolicyObjective) else None
+            objective = (kind or bl.problems.ContextualTrajectoryObjective)(lower, [objective])
         return attrs.evolve(problem, lower=lower, objective=objective)
 
 
@@ -174,13 +174,15 @@ def test_one_context_that_fails_is_enough(bad: int) -> None:
     """Its status is that of the whole, also where the others have converged."""
 
     def context(scale: float) -> bl.BilevelProblem:
-        reward = bl.CallableReward(lambda x: np.full((2, 2), scale * x[0]), lambda x, r: np.array([r.sum()]), 1)
+        reward = bl.parametric.CallableReward(
+            lambda x: np.full((2, 2), scale * x[0]), lambda x, r: np.array([r.sum()]), 1
+        )
         lower = bl.ParametricMDP(np.full((2, 2, 2), 0.5), reward, 0.9, 1.0)
-        return bl.BilevelProblem(lower, bl.QuadraticObjective())
+        return bl.BilevelProblem(lower, bl.objectives.QuadraticObjective())
 
     scales = [1.0, 1.0]
     scales[bad] = 1e308
-    problem = bl.contextual_problem([context(scale) for scale in scales])
+    problem = bl.problems.contextual_problem([context(scale) for scale in scales])
     with np.errstate(over="ignore", invalid="ignore"):
         answer = PerContextSolver().solve(problem, np.array([100.0]), None, idle())
     assert answer.status is bl.Status.NON_FINITE
@@ -193,8 +195,8 @@ def test_a_context_without_weight_is_not_asked() -> None:
         def value_and_gradients(self, x: Any, policy: Any) -> Any:
             raise AssertionError("asked")
 
-    lower = bl.ContextualMDP(problem.lower.contexts, [1.0, 0.0])
-    objective = bl.ContextualObjective(lower, [problem.objective.objectives[0], Refuses()])
+    lower = bl.problems.ContextualMDP(problem.lower.contexts, [1.0, 0.0])
+    objective = bl.problems.ContextualObjective(lower, [problem.objective.objectives[0], Refuses()])
     apart = attrs.evolve(problem, lower=lower, objective=objective)
     x = apart.initial_point(idle())
     answer = PerContextSolver().solve(apart, x, None, idle())
@@ -206,7 +208,7 @@ def test_a_context_without_weight_is_not_asked() -> None:
 
 def compared() -> bl.BilevelProblem:
     """Two contexts judged by trajectories."""
-    return bl.contextual_problem(
+    return bl.problems.contextual_problem(
         [bl.problem("gridworld-preferences", size=3, horizon=4, slip=slip) for slip in (0.1, 0.3)], [0.25, 0.75]
     )
 
@@ -215,12 +217,16 @@ def test_batches_of_contexts_are_strata() -> None:
     """Each context's estimate with a stream of its own, weighted; errors of independent parts add in squares."""
     problem = compared()
     x = np.zeros(problem.dimension)
-    answer = PerContextSolver("soft-q-learning", {"samples": 500}).solve(problem, x, None, bl.stream(1, "lower"))
-    assert type(answer) is bl.SampledSolution
+    answer = PerContextSolver("soft-q-learning", {"samples": 500}).solve(
+        problem, x, None, bl.randomness.stream(1, "lower")
+    )
+    assert type(answer) is bl.sampling.SampledSolution
     inner = bl.hypergradient_estimator("stoc-sobirl", batch=32)
-    hyper = PerContextEstimator("stoc-sobirl", {"batch": 32}).estimate(problem, x, answer, None, bl.stream(1, "e"))
+    hyper = PerContextEstimator("stoc-sobirl", {"batch": 32}).estimate(
+        problem, x, answer, None, bl.randomness.stream(1, "e")
+    )
     parts = []
-    for index, stream in enumerate(bl.stream(1, "e").spawn(2)):
+    for index, stream in enumerate(bl.randomness.stream(1, "e").spawn(2)):
         own = attrs.evolve(
             problem, lower=problem.lower.contexts[index], objective=problem.objective.objectives[index], measures=None
         )
@@ -244,7 +250,9 @@ def test_an_objective_that_is_no_sum_is_differentiated_as_a_whole() -> None:
     """As is a problem without contexts: what the inside makes of it, to the last bit."""
     lower = two_rooms().lower
     states, actions = int(lower.starts[-1]), 4
-    whole = bl.BilevelProblem(lower, bl.QuadraticObjective(0.1, 1.0, policy_target=np.full((states, actions), 0.25)))
+    whole = bl.BilevelProblem(
+        lower, bl.objectives.QuadraticObjective(0.1, 1.0, policy_target=np.full((states, actions), 0.25))
+    )
     for problem in (whole, bl.problem("synthetic-quadratic", states=4, dimension=3)):
         x = problem.initial_point(idle())
         answer = bl.lower_level_solver("soft-policy-iteration").solve(problem, x, None, idle())
@@ -258,10 +266,13 @@ def test_an_objective_that_is_no_sum_is_differentiated_as_a_whole() -> None:
 
 
 def test_what_it_requires_is_what_the_inside_requires() -> None:
-    assert (PerContextSolver.requires, PerContextEstimator.requires) == (bl.SupportsModel, bl.SupportsModel)
-    assert PerContextSolver("soft-q-learning").requires is bl.SupportsSampling
+    assert (PerContextSolver.requires, PerContextEstimator.requires) == (bl.mdp.SupportsModel, bl.mdp.SupportsModel)
+    assert PerContextSolver("soft-q-learning").requires is bl.sampling.SupportsSampling
     sampled = PerContextEstimator("sobirl", {"truncation": 7})
-    assert (sampled.requires, sampled.requires_objective) == (bl.SupportsSampling, bl.TrajectoryObjective)
+    assert (sampled.requires, sampled.requires_objective) == (
+        bl.sampling.SupportsSampling,
+        bl.objectives.TrajectoryObjective,
+    )
     assert sampled.bias_bound(0.5) == 0.5**7
     assert not hasattr(PerContextEstimator(), "bias_bound")
     assert PerContextSolver(options={"tolerance": 1e-3}).tags.tolerance == 1e-3
@@ -277,7 +288,7 @@ def test_contexts_that_offer_too_little_are_told_by_number() -> None:
         dimension = problem.dimension
         model, pullback = problem.lower.contexts[1].model, problem.lower.contexts[1].pullback
 
-    mixed = attrs.evolve(problem, lower=bl.ContextualMDP([problem.lower.contexts[0], OnlyModel()]))
+    mixed = attrs.evolve(problem, lower=bl.problems.ContextualMDP([problem.lower.contexts[0], OnlyModel()]))
     with pytest.raises(
         bl.IncompatibleError, match=r"SupportsSampling of each context for 'soft-q-learning'; context 1"
     ):
@@ -306,7 +317,7 @@ def test_it_is_written_down_and_composed_again(tmp_path: Path) -> None:
     problem = two_rooms()
     algorithm = bl.algorithm("per-context", algorithm="m-sobirl", step_size=0.02, options={"sweeps": 4})
     run = algorithm.run(problem, iterations=2, out=tmp_path)
-    _, again = bl.compose(bl.Experiment.read(tmp_path / "experiment.toml"))
+    _, again = bl.factories.compose(bl.storage.Experiment.read(tmp_path / "experiment.toml"))
     assert again == algorithm
     assert (again.lower.inner.sweeps, again.upper.step_size) == (4, 0.02)
     assert bl.resume_run(tmp_path, iterations=3).last.iteration == 3

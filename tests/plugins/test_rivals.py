@@ -45,10 +45,10 @@ def estimate(exact, name, solution=None, previous=None, **options):
 def at_policy(exact, policy):
     """A solution with any policy, and its regularised values."""
     mdp = exact.solution.model
-    values = bl.policy_values(mdp, policy)
+    values = bl.mdp.policy_values(mdp, policy)
     action_values = mdp.rewards + mdp.discount * mdp.transitions.expectation(values)
     cost = bl.Cost()
-    return bl.TabularSolution(mdp, policy, values, action_values, 1.0, 1, bl.Status.BUDGET_SPENT, cost)
+    return bl.mdp.TabularSolution(mdp, policy, values, action_values, 1.0, 1, bl.Status.BUDGET_SPENT, cost)
 
 
 def largest_implicit_part(exact):
@@ -84,7 +84,7 @@ def test_direct_only_misses_no_more_than_a_whole_implicit_part(drawn, kind, seed
 def preferences(**options):
     problem = bl.problem("gridworld-preferences", size=3, horizon=6, **options)
     x = np.random.default_rng(1).normal(size=problem.dimension)
-    solution = bl.lower_level_solver("soft-policy-iteration").solve(problem, x, None, bl.stream(0, "lower"))
+    solution = bl.lower_level_solver("soft-policy-iteration").solve(problem, x, None, bl.randomness.stream(0, "lower"))
     return problem, x, solution
 
 
@@ -92,9 +92,9 @@ def test_direct_only_over_trajectories_agrees_with_the_direct_part_of_another_es
     """Two independent samples of `E[∂l/∂x]`; their difference has the standard error of both."""
     problem, x, solution = preferences(noisy=False)
     own = bl.hypergradient_estimator("direct-only", groups=50_000, blocks=50)
-    hyper = own.estimate(problem, x, solution, None, bl.stream(0, "estimator"))
+    hyper = own.estimate(problem, x, solution, None, bl.randomness.stream(0, "estimator"))
     other = bl.hypergradient_estimator("sobirl", groups=50_000, truncation=1, blocks=50)
-    reference = other.estimate(problem, x, solution, None, bl.stream(1, "estimator"))
+    reference = other.estimate(problem, x, solution, None, bl.randomness.stream(1, "estimator"))
     # The implicit part of a reward of the state alone is zero after one step: sobirl's error is its direct part's.
     np.testing.assert_allclose(reference.implicit, 0, atol=1e-12)
     z = (hyper.gradient - reference.direct) / np.hypot(hyper.standard_error, reference.standard_error)
@@ -112,7 +112,7 @@ def test_direct_only_serves_a_follower_that_has_a_model_and_no_simulator():
     hidden = attrs.evolve(problem, lower=ModelOnly())
     estimator = bl.hypergradient_estimator("direct-only", groups=5)
     first, second = (
-        estimator.estimate(each, x, solution, None, bl.stream(0, "estimator")) for each in (problem, hidden)
+        estimator.estimate(each, x, solution, None, bl.randomness.stream(0, "estimator")) for each in (problem, hidden)
     )
     np.testing.assert_array_equal(first.gradient, second.gradient)
 
@@ -120,7 +120,7 @@ def test_direct_only_serves_a_follower_that_has_a_model_and_no_simulator():
 def test_direct_only_has_no_standard_error_from_one_block():
     problem, x, solution = preferences()
     estimator = bl.hypergradient_estimator("direct-only", groups=4, blocks=1)
-    assert estimator.estimate(problem, x, solution, None, bl.stream(0, "estimator")).standard_error is None
+    assert estimator.estimate(problem, x, solution, None, bl.randomness.stream(0, "estimator")).standard_error is None
 
 
 # --- itd
@@ -145,7 +145,7 @@ def test_itd_from_zero_is_the_derivative_of_the_unrolled_objective(drawn, kind, 
 def strength_bound(exact, backups):
     """`Σ π|G|` at the policy after the backups from zero."""
     mdp = exact.solution.model
-    policy = bl.soft_backup(mdp, bl.soft_bellman(mdp, np.zeros(mdp.states), backups)).policy
+    policy = bl.mdp.soft_backup(mdp, bl.mdp.soft_bellman(mdp, np.zeros(mdp.states), backups)).policy
     _, _, gradient = exact.objective.value_and_gradients(exact.drawn.x, policy)
     return float((policy * np.abs(gradient)).sum())
 
@@ -179,7 +179,7 @@ def test_itds_residual_is_the_mismatch_of_the_adjoint_equation(drawn, kind, seed
     hyper = estimate(exact, "itd", backups=3)
     mdp, policy = exact.solution.model, exact.policy
     gradient = exact.by_policy - (policy * exact.by_policy).sum(axis=1, keepdims=True)
-    inflow = drawn.discount * mdp.transitions.transpose_expectation(bl.policy_cotangent(mdp, policy, gradient))
+    inflow = drawn.discount * mdp.transitions.transpose_expectation(bl.mdp.policy_cotangent(mdp, policy, gradient))
     adjoint, term = np.zeros(mdp.states), inflow
     for _ in range(3):
         adjoint, term = adjoint + term, drawn.discount * mdp.transitions.transpose_expectation(policy * term[:, None])
@@ -335,14 +335,14 @@ def test_aid_reports_the_indefiniteness_it_meets(drawn, kind, seed):
 def far_from_optimal():
     """A four-state problem and a policy so bad that the lower level's Hessian has negative eigenvalues."""
     rng = np.random.default_rng(0)
-    rewards = bl.TabularReward(np.zeros((4, 3)))
+    rewards = bl.parametric.TabularReward(np.zeros((4, 3)))
     lower = bl.ParametricMDP(rng.dirichlet(np.ones(4), size=(4, 3)), rewards, 0.9, 0.05)
-    problem = bl.BilevelProblem(lower, bl.QuadraticObjective(0.0, 1.0, policy_target=rng.random((4, 3))))
+    problem = bl.BilevelProblem(lower, bl.objectives.QuadraticObjective(0.0, 1.0, policy_target=rng.random((4, 3))))
     x = rng.normal(size=12)
     mdp = lower.model(x)
     policy = drawn_policy(np.random.default_rng(3), 4, 3) * 0.9 + 0.1 / 3
-    values = bl.policy_values(mdp, policy)
-    bad = bl.TabularSolution(mdp, policy, values, np.zeros((4, 3)), 1.0, 1, bl.Status.BUDGET_SPENT, bl.Cost())
+    values = bl.mdp.policy_values(mdp, policy)
+    bad = bl.mdp.TabularSolution(mdp, policy, values, np.zeros((4, 3)), 1.0, 1, bl.Status.BUDGET_SPENT, bl.Cost())
     return problem, x, bad
 
 
@@ -377,9 +377,9 @@ def test_heavy_damping_does_not_hide_the_indefiniteness():
 def test_an_unreached_state_is_told_and_left_out():
     """With ρ in state 0 and nothing leading out of it, aid cannot see the other state; with uniform ρ it can."""
     kernel = np.broadcast_to(np.eye(2)[:, None], (2, 2, 2))
-    lower = bl.ParametricMDP(kernel, bl.TabularReward(np.zeros((2, 2))), 0.5, 1.0, np.array([1.0, 0.0]))
+    lower = bl.ParametricMDP(kernel, bl.parametric.TabularReward(np.zeros((2, 2))), 0.5, 1.0, np.array([1.0, 0.0]))
     target = np.array([[1.0, 0.0], [0.0, 1.0]])
-    problem = bl.BilevelProblem(lower, bl.QuadraticObjective(0.0, 1.0, policy_target=target))
+    problem = bl.BilevelProblem(lower, bl.objectives.QuadraticObjective(0.0, 1.0, policy_target=target))
     x = np.zeros(4)
     solution, rng = solved(lower.model(x)), np.random.default_rng(0)
     exact = bl.hypergradient_estimator("implicit").estimate(problem, x, solution, None, rng).gradient
@@ -437,11 +437,13 @@ def test_aids_tags_follow_its_options():
 def moving_problem():
     """Rewards, transitions and start of four states depend on one x, and the leader's objective on π and x."""
     rng = np.random.default_rng(5)
-    rewards = bl.LinearReward(rng.normal(size=(4, 3)), rng.normal(size=(4, 3, 2)))
-    kernel = bl.SoftmaxTransitions(rng.dirichlet(np.ones(4), size=(4, 3)), rng.normal(size=(48, 2)))
-    start = bl.SoftmaxInitial(np.full(4, 0.25), rng.normal(size=(4, 2)))
+    rewards = bl.parametric.LinearReward(rng.normal(size=(4, 3)), rng.normal(size=(4, 3, 2)))
+    kernel = bl.parametric.SoftmaxTransitions(rng.dirichlet(np.ones(4), size=(4, 3)), rng.normal(size=(48, 2)))
+    start = bl.parametric.SoftmaxInitial(np.full(4, 0.25), rng.normal(size=(4, 2)))
     lower = bl.ParametricMDP(kernel, rewards, 0.8, 0.7, start)
-    return bl.BilevelProblem(lower, bl.QuadraticObjective(policy_target=rng.random((4, 3)))), np.array([0.3, -0.2])
+    return bl.BilevelProblem(lower, bl.objectives.QuadraticObjective(policy_target=rng.random((4, 3)))), np.array(
+        [0.3, -0.2]
+    )
 
 
 def penalised(problem, x, calls=60, **options):
@@ -459,7 +461,7 @@ def penalised_objective(problem, x, hyper, penalty, initial):
     policy /= policy.sum(axis=1, keepdims=True)
     mdp = problem.lower.model(x)
     start = mdp.initial if initial == "own" else np.full(4, 0.25)
-    gap = start @ (solved(mdp).values - bl.policy_values(mdp, policy))
+    gap = start @ (solved(mdp).values - bl.mdp.policy_values(mdp, policy))
     assert hyper.carry["gap"] == pytest.approx(gap, rel=1e-9)
     return problem.objective.value_and_gradients(x, policy)[0] + penalty * gap
 
@@ -512,7 +514,7 @@ def test_pbrl_descends_in_the_policy_and_goes_on_where_it_stopped():
 def test_pbrl_keeps_to_the_follower_where_the_leader_does_not_care():
     """Without a part of f in π the best penalised policy is the follower's own; nothing is left to differentiate."""
     problem, x = moving_problem()
-    indifferent = attrs.evolve(problem, objective=bl.QuadraticObjective(policy_weight=0.0))
+    indifferent = attrs.evolve(problem, objective=bl.objectives.QuadraticObjective(policy_weight=0.0))
     hyper = penalised(indifferent, x, calls=3)
     np.testing.assert_allclose(hyper.implicit, 0, atol=1e-10)  # rounding of V, times σ = 30
     np.testing.assert_array_equal(hyper.direct, x)
@@ -522,8 +524,8 @@ def test_pbrl_keeps_to_the_follower_where_the_leader_does_not_care():
 def test_pbrl_answers_the_follower_alone_where_the_followers_start_does_not_lead():
     """With ρ in state 0 and nothing leading out of it the penalty cannot see the other state; π follows π* there."""
     kernel = np.broadcast_to(np.eye(2)[:, None], (2, 2, 2))
-    lower = bl.ParametricMDP(kernel, bl.TabularReward(np.zeros((2, 2))), 0.5, 1.0, np.array([1.0, 0.0]))
-    problem = bl.BilevelProblem(lower, bl.QuadraticObjective(0.0, 1.0, policy_target=np.eye(2)))
+    lower = bl.ParametricMDP(kernel, bl.parametric.TabularReward(np.zeros((2, 2))), 0.5, 1.0, np.array([1.0, 0.0]))
+    problem = bl.BilevelProblem(lower, bl.objectives.QuadraticObjective(0.0, 1.0, policy_target=np.eye(2)))
     for initial in ("own", "uniform"):
         hyper = penalised(problem, np.zeros(4), initial=initial)
         estimator = bl.hypergradient_estimator("pbrl", initial=initial)
@@ -569,8 +571,8 @@ def test_bad_options_are_told_with_field_value_and_expectation(name, options, to
 @pytest.mark.parametrize("name", ["direct-only", "itd", "amd", "aid", "pbrl"])
 def test_an_objective_that_is_not_finite_is_a_status_and_no_exception(name):
     """A demonstrated action of probability zero makes the log-likelihood infinite."""
-    lower = bl.ParametricMDP(np.ones((1, 2, 1)), bl.TabularReward(np.zeros((1, 2))), 0.5, 1.0)
-    problem = bl.BilevelProblem(lower, bl.LogLikelihoodObjective([[1.0, 1.0]]))
+    lower = bl.ParametricMDP(np.ones((1, 2, 1)), bl.parametric.TabularReward(np.zeros((1, 2))), 0.5, 1.0)
+    problem = bl.BilevelProblem(lower, bl.objectives.LogLikelihoodObjective([[1.0, 1.0]]))
     x = np.array([1e4, 0.0])
     with np.errstate(all="ignore"):
         hyper = bl.hypergradient_estimator(name).estimate(

@@ -28,7 +28,7 @@ def leaders_return():
     preferences = bl.problem("gridworld-preferences", size=3)
     table = np.zeros((9, 4))
     table[8] = 1.0
-    objective = bl.TrajectoryReturnObjective(table, horizon=15, discount=0.9)
+    objective = bl.objectives.TrajectoryReturnObjective(table, horizon=15, discount=0.9)
     return bl.BilevelProblem(preferences.lower, objective, name="leader's return")
 
 

@@ -100,7 +100,7 @@ class Steps:
 def sampled_problem():
     kernel = np.array([[[0.8, 0.2], [0.3, 0.7]], [[0.4, 0.6], [0.9, 0.1]]])
     features = np.array([[[-1.0, -1.0], [1.0, 0.0]], [[-1.0, 0.0], [1.0, 1.0]]])
-    lower = bl.ParametricMDP(kernel, bl.LinearReward(np.zeros((2, 2)), features), 0.5, 0.8)
+    lower = bl.ParametricMDP(kernel, bl.parametric.LinearReward(np.zeros((2, 2)), features), 0.5, 0.8)
     problem, x = bl.BilevelProblem(lower, Steps()), np.array([0.4, -0.3])
     solution = bl.lower_level_solver("soft-policy-iteration").solve(problem, x, None, np.random.default_rng(0))
     return problem, x, solution
@@ -150,10 +150,12 @@ def test_the_same_stream_gives_the_same_zero_order_estimate():
 
 def test_a_follower_that_cannot_be_solved_on_one_side_is_told_in_the_status():
     """x − δu makes a reward overflow: the status says so, nothing is raised."""
-    reward = bl.CallableReward(
+    reward = bl.parametric.CallableReward(
         lambda x: np.array([[np.exp(x[0]), 0.0]]), lambda x, c: np.array([c[0, 0] * np.exp(x[0])]), 1
     )
-    problem = bl.BilevelProblem(bl.ParametricMDP(np.ones((1, 2, 1)), reward, 0.5, 1.0), bl.QuadraticObjective())
+    problem = bl.BilevelProblem(
+        bl.ParametricMDP(np.ones((1, 2, 1)), reward, 0.5, 1.0), bl.objectives.QuadraticObjective()
+    )
     x = np.zeros(1)
     solution = bl.lower_level_solver("soft-policy-iteration").solve(problem, x, None, np.random.default_rng(0))
     with np.errstate(all="ignore"):
@@ -181,18 +183,18 @@ def test_hpgd_tells_its_bias():
 
 def test_a_leaders_return_along_trajectories():
     """By hand: two trajectories of two steps, γ̄ = 1/2, r̄_sa = x_s + 10a."""
-    reward = bl.StateReward(np.array([[0.0, 10.0], [0.0, 10.0]]))
+    reward = bl.parametric.StateReward(np.array([[0.0, 10.0], [0.0, 10.0]]))
     x = np.array([1.0, 2.0])
-    paths = bl.Trajectories(np.array([[0, 1, 0], [1, 1, 0]]), np.array([[1, 0], [0, 1]]), np.zeros((2, 2)))
-    objective = bl.TrajectoryReturnObjective(reward, horizon=2, discount=0.5)
+    paths = bl.sampling.Trajectories(np.array([[0, 1, 0], [1, 1, 0]]), np.array([[1, 0], [0, 1]]), np.zeros((2, 2)))
+    objective = bl.objectives.TrajectoryReturnObjective(reward, horizon=2, discount=0.5)
     steps, gradient = objective.step_losses_and_gradient(x, paths, None)
     np.testing.assert_allclose(steps, [[-11.0, -1.0], [-2.0, -6.0]])
     np.testing.assert_allclose(objective.loss_and_gradient(x, paths, None)[0], [-12.0, -8.0])
     np.testing.assert_allclose(gradient, [-0.5, -(0.5 + 1.0 + 0.5) / 2])
-    table = bl.TrajectoryReturnObjective([[1.0, 11.0], [2.0, 12.0]], horizon=2, discount=0.5)
+    table = bl.objectives.TrajectoryReturnObjective([[1.0, 11.0], [2.0, 12.0]], horizon=2, discount=0.5)
     np.testing.assert_allclose(table.step_losses_and_gradient(x, paths, None)[0], steps)
     assert (table.loss_and_gradient(x, paths, None)[1] == 0).all()
-    assert isinstance(objective, bl.StepwiseObjective)
+    assert isinstance(objective, bl.objectives.StepwiseObjective)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,7 @@ def test_a_leaders_return_along_trajectories():
 )
 def test_a_leaders_return_rejects_what_it_cannot_be_of(options, told):
     with pytest.raises(bl.InputError, match=told):
-        bl.TrajectoryReturnObjective(**options)
+        bl.objectives.TrajectoryReturnObjective(**options)
 
 
 @pytest.mark.parametrize(

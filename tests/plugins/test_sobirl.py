@@ -30,10 +30,10 @@ class Forbidden:
         raise AssertionError("a model-free component asked for the transition model")
 
     @property
-    def transitions(self) -> bl.Transitions:
+    def transitions(self) -> bl.mdp.Transitions:
         raise AssertionError("a model-free component asked for the transitions")
 
-    def pullback(self, x: bl.Array, occupancy: bl.Occupancy) -> bl.Array:
+    def pullback(self, x: bl.Array, occupancy: bl.occupancy.Occupancy) -> bl.Array:
         return self._lower.pullback(x, occupancy)
 
 
@@ -71,7 +71,7 @@ def test_preferences_are_learnt_from_through_step_alone(environment: str) -> Non
     run = algorithm.run(problem, iterations=2)
     assert run.status is bl.Status.BUDGET_SPENT
     assert np.isfinite(run.gradient).all()
-    assert not isinstance(problem.lower, bl.SupportsModel)
+    assert not isinstance(problem.lower, bl.mdp.SupportsModel)
 
 
 @pytest.mark.parametrize(("name", "exponent"), [("sobirl", 2.0), ("stoc-sobirl", 4 / 3)])
@@ -94,9 +94,11 @@ def test_dataset_of_labelled_pairs_serves_a_follower_that_can_only_be_simulated(
     """Its loss does not depend on the follower: the implicit part is exactly zero, the direct part the dataset's."""
     problem = bl.problem("gridworld-preferences", size=3, horizon=6)
     simulator, uniform = problem.lower.simulator(np.zeros(9)), np.full((9, 4), 0.25)
-    first, second = (simulator.rollout(uniform, 50, 6, bl.stream(seed, "collect")) for seed in (1, 2))
-    dataset = bl.PreferenceDataset(first, second, problem.objective.labeller(first, second, bl.stream(3, "labels")))
-    objective = bl.PreferenceDatasetObjective(problem.objective.rewards, dataset)
+    first, second = (simulator.rollout(uniform, 50, 6, bl.randomness.stream(seed, "collect")) for seed in (1, 2))
+    dataset = bl.objectives.PreferenceDataset(
+        first, second, problem.objective.labeller(first, second, bl.randomness.stream(3, "labels"))
+    )
+    objective = bl.objectives.PreferenceDatasetObjective(problem.objective.rewards, dataset)
     offline = attrs.evolve(problem, lower=Forbidden(problem), objective=objective, measures=None, picture=None)
     run = bl.algorithm("sobirl", **RECIPES["sobirl"], step_size=0.1).run(offline, iterations=20)
     assert run.history["implicit_norm"].max() == 0.0
@@ -127,15 +129,15 @@ def test_direct_and_implicit_parts_are_recorded_for_every_iteration() -> None:
 @pytest.mark.parametrize("noisy", [False, True])
 def test_labellers_answers_have_the_bradley_terry_mean(noisy: bool) -> None:
     hidden = np.array([[0.0, 1.0], [2.0, -1.0]])
-    paths = bl.Trajectories(np.array([[0, 1, 0]]), np.array([[1, 0]]), np.zeros((1, 2)))
-    other = bl.Trajectories(np.array([[1, 0, 0]]), np.array([[1, 0]]), np.zeros((1, 2)))
+    paths = bl.sampling.Trajectories(np.array([[0, 1, 0]]), np.array([[1, 0]]), np.zeros((1, 2)))
+    other = bl.sampling.Trajectories(np.array([[1, 0, 0]]), np.array([[1, 0]]), np.zeros((1, 2)))
     many = 40_000
     first, second = (
-        bl.Trajectories(*(np.repeat(part, many, axis=0) for part in (p.observations, p.actions, p.rewards)))
+        bl.sampling.Trajectories(*(np.repeat(part, many, axis=0) for part in (p.observations, p.actions, p.rewards)))
         for p in (paths, other)
     )
-    labeller = bl.RewardLabeller(hidden, noisy=noisy, steepness=0.5, discount=0.9)
-    answers = labeller(first, second, bl.stream(0, "labels"))
+    labeller = bl.objectives.RewardLabeller(hidden, noisy=noisy, steepness=0.5, discount=0.9)
+    answers = labeller(first, second, bl.randomness.stream(0, "labels"))
     gain = (1.0 + 0.9 * 2.0) - (-1.0 + 0.9 * 0.0)
     expected = 1 / (1 + np.exp(-0.5 * gain))
     # Five standard deviations of a binomial share.
@@ -146,14 +148,16 @@ def test_labellers_answers_have_the_bradley_terry_mean(noisy: bool) -> None:
 def test_preference_losses_direct_gradient_is_the_derivative_of_the_loss() -> None:
     """Central differences of the mean loss with trajectories and answers fixed."""
     rng = np.random.default_rng(0)
-    reward = bl.LinearReward(np.zeros((4, 2)), rng.standard_normal((4, 2, 3)))
+    reward = bl.parametric.LinearReward(np.zeros((4, 2)), rng.standard_normal((4, 2, 3)))
     lower = bl.ParametricMDP(rng.dirichlet(np.ones(4), size=(4, 2)), reward, 0.9, 1.0)
-    objective = bl.PreferenceObjective(reward, bl.RewardLabeller(rng.standard_normal((4, 2)), noisy=False), 5, 0.95)
+    objective = bl.objectives.PreferenceObjective(
+        reward, bl.objectives.RewardLabeller(rng.standard_normal((4, 2)), noisy=False), 5, 0.95
+    )
     x = np.array([0.3, -0.2, 0.5])
-    paths = lower.simulator(x).rollout(np.full((4, 2), 0.5), 40, 5, bl.stream(0, "paths"))
+    paths = lower.simulator(x).rollout(np.full((4, 2), 0.5), 40, 5, bl.randomness.stream(0, "paths"))
 
     def loss(x: bl.Array) -> tuple[Any, bl.Array]:
-        losses, gradient = objective.loss_and_gradient(x, paths, bl.stream(0, "labels"))
+        losses, gradient = objective.loss_and_gradient(x, paths, bl.randomness.stream(0, "labels"))
         return losses.mean(), gradient
 
     for k, step in enumerate(1e-5 * np.eye(3)):
@@ -169,19 +173,21 @@ def test_stochastic_gradients_reach_the_exact_methods_objective() -> None:
     """
     rng = np.random.default_rng(1)
     kernel, hidden = rng.dirichlet(np.ones(4), size=(4, 2)), rng.standard_normal((4, 2))
-    reward = bl.TabularReward(np.zeros((4, 2)))
+    reward = bl.parametric.TabularReward(np.zeros((4, 2)))
     lower = bl.ParametricMDP(kernel, reward, 0.7, 0.5)
     horizon, ridge = 6, 0.05
 
-    def losses(x: bl.Array, paths: bl.Trajectories, _: np.random.Generator) -> tuple[bl.Array, bl.Array]:
+    def losses(x: bl.Array, paths: bl.sampling.Trajectories, _: np.random.Generator) -> tuple[bl.Array, bl.Array]:
         gains = hidden[paths.observations[:, :-1], paths.actions].sum(axis=1)
         return -gains + ridge * (x @ x), 2 * ridge * x
 
-    problem = bl.BilevelProblem(lower, bl.CallableTrajectoryObjective(losses, horizon), name="ridge")
+    problem = bl.BilevelProblem(lower, bl.objectives.CallableTrajectoryObjective(losses, horizon), name="ridge")
     run = bl.algorithm("stoc-sobirl", step_size=0.05, batch=32, samples=5000).run(problem, iterations=150)
 
     def exact_loss(x: bl.Array) -> float:
-        policy = bl.lower_level_solver("soft-policy-iteration").solve(problem, x, None, bl.stream(0, "l")).policy
+        policy = (
+            bl.lower_level_solver("soft-policy-iteration").solve(problem, x, None, bl.randomness.stream(0, "l")).policy
+        )
         states, total = lower.model(x).initial, 0.0
         for _ in range(horizon):
             visits = states[:, None] * policy

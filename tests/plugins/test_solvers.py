@@ -19,13 +19,13 @@ def random_problem(
     kernel /= kernel.sum(axis=2, keepdims=True)
     transitions = scipy.sparse.csr_array(kernel.reshape(-1, states)) if sparse else kernel
     lower = bl.ParametricMDP(
-        transitions, bl.TabularReward(rng.standard_normal((states, actions))), discount, temperature
+        transitions, bl.parametric.TabularReward(rng.standard_normal((states, actions))), discount, temperature
     )
-    return bl.BilevelProblem(lower, bl.QuadraticObjective())
+    return bl.BilevelProblem(lower, bl.objectives.QuadraticObjective())
 
 
-def solve(solver: bl.LowerLevelSolver, problem: bl.BilevelProblem, warm_start=None) -> bl.TabularSolution:
-    return solver.solve(problem, np.zeros(problem.dimension), warm_start, bl.stream(0, "lower"))
+def solve(solver: bl.LowerLevelSolver, problem: bl.BilevelProblem, warm_start=None) -> bl.mdp.TabularSolution:
+    return solver.solve(problem, np.zeros(problem.dimension), warm_start, bl.randomness.stream(0, "lower"))
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -37,7 +37,7 @@ def test_value_iteration_is_as_accurate_as_it_promises(sparse: bool, discount: f
     best = solve(bl.lower_level_solver("soft-policy-iteration", tolerance=1e-13), problem)
     found = solve(bl.lower_level_solver("soft-value-iteration", tolerance=tolerance), problem)
     assert found.status is bl.Status.CONVERGED
-    assert bl.maximum_norm(found.values - best.values) <= tolerance
+    assert bl.validation.maximum_norm(found.values - best.values) <= tolerance
     assert found.residual <= (1 - discount) * tolerance
 
 
@@ -59,7 +59,7 @@ def test_linearization_of_newtons_last_step_solves_the_system_of_the_answer(spar
     solution = solve(bl.lower_level_solver("soft-policy-iteration"), problem)
     kept = solution.linearization.factorization
     assert kept is not None
-    fresh = bl.Linearization(solution.model.transitions, solution.model.discount, solution.policy)
+    fresh = bl.mdp.Linearization(solution.model.transitions, solution.model.discount, solution.policy)
     b = RNG.standard_normal(20)
     for reused, exact in (
         (solution.linearization.solve(b), fresh.solve(b)),
@@ -76,7 +76,7 @@ def test_unreachable_tolerance_is_reported_as_stagnation(name: str) -> None:
     problem = random_problem(discount=0.99)
     found = solve(bl.lower_level_solver(name, tolerance=1e-18), problem)
     assert found.status is bl.Status.STAGNATED
-    assert found.residual <= 1e-13 * max(1.0, bl.maximum_norm(found.values))
+    assert found.residual <= 1e-13 * max(1.0, bl.validation.maximum_norm(found.values))
 
 
 @pytest.mark.parametrize("name", ["soft-value-iteration", "soft-policy-iteration"])
@@ -95,12 +95,12 @@ def test_fixed_sweeps_are_exactly_that_many_backups() -> None:
     model = problem.lower.model(np.zeros(problem.dimension))
     values = np.zeros(model.states)
     for _ in range(7):
-        values = bl.soft_backup(model, values).values
+        values = bl.mdp.soft_backup(model, values).values
     found = solve(bl.lower_level_solver("soft-value-iteration", sweeps=7), problem)
     np.testing.assert_allclose(found.values, values, atol=1e-13)
     assert found.iterations == 7
     assert found.cost.backups == 8  # the eighth gives policy and residual at the seventh's values
-    assert found.residual == pytest.approx(bl.maximum_norm(bl.soft_bellman(model, values) - values))
+    assert found.residual == pytest.approx(bl.validation.maximum_norm(bl.mdp.soft_bellman(model, values) - values))
     assert found.status is bl.Status.BUDGET_SPENT
 
 
@@ -119,12 +119,12 @@ def test_rewards_that_are_not_finite_become_a_status(name: str, bad: float) -> N
     """A model may leave float64 on the way; the solver reports it instead of raising or claiming convergence."""
     lower = bl.ParametricMDP(
         np.full((2, 1, 2), 0.5),
-        bl.CallableReward(
+        bl.parametric.CallableReward(
             lambda x: np.zeros((2, 1)) if not x.any() else np.full((2, 1), bad), lambda x, r: r.sum(0), 1
         ),
         0.9,
         1.0,
     )
-    problem = bl.BilevelProblem(lower, bl.QuadraticObjective())
-    solution = bl.lower_level_solver(name).solve(problem, np.ones(1), None, bl.stream(0, "lower"))
+    problem = bl.BilevelProblem(lower, bl.objectives.QuadraticObjective())
+    solution = bl.lower_level_solver(name).solve(problem, np.ones(1), None, bl.randomness.stream(0, "lower"))
     assert solution.status is bl.Status.NON_FINITE

@@ -21,7 +21,7 @@ FOLLOWER = np.array([[1.0, 0.0], [0.0, 1.0]])
 def matrix_game(temperature: float, discount: float = 0.6, leader_discount: float = 0.8) -> bl.BilevelProblem:
     """The game in one state, played for ever. r (B, S, A) is listed by the leader's choice."""
     return markov_game(
-        bl.SoftmaxPolicy(1, 2),
+        bl.parametric.SoftmaxPolicy(1, 2),
         np.ones((2, 1, 2, 1)),
         FOLLOWER[:, None, :],
         LEADER[:, None, :],
@@ -59,7 +59,7 @@ def test_optimum_of_the_matrix_game_is_that_of_a_grid_over_commitments(temperatu
     answer = scipy.optimize.minimize(
         lambda x: bl.value_and_gradient(problem, x), np.zeros(2), jac=True, method="BFGS", options={"gtol": 1e-9}
     )
-    assert bl.SoftmaxPolicy(1, 2)(answer.x)[0, 0] == pytest.approx(best, abs=2e-5)
+    assert bl.parametric.SoftmaxPolicy(1, 2)(answer.x)[0, 0] == pytest.approx(best, abs=2e-5)
     assert -answer.fun * 0.2 == pytest.approx(by_hand(best, temperature), abs=1e-8)
 
 
@@ -84,7 +84,7 @@ def two_state_game(rng: np.random.Generator) -> tuple[bl.BilevelProblem, bl.Arra
     kernels = rng.dirichlet(np.ones(2), size=(2, 2, 2))
     follower, leader = rng.standard_normal((2, 2, 2, 2))
     problem = markov_game(
-        bl.SoftmaxPolicy(2, 2, features),
+        bl.parametric.SoftmaxPolicy(2, 2, features),
         kernels,
         follower,
         leader,

@@ -40,22 +40,26 @@ class PathLoss:
 
     horizon, trajectories = HORIZON, 1
 
-    def loss_and_gradient(self, x: bl.Array, paths: bl.Trajectories, rng: Any) -> tuple[bl.Array, bl.Array]:
+    def loss_and_gradient(self, x: bl.Array, paths: bl.sampling.Trajectories, rng: Any) -> tuple[bl.Array, bl.Array]:
         return path_loss(x, paths.actions), path_loss_gradient(x, paths.actions).mean(axis=0)
 
-    def step_losses_and_gradient(self, x: bl.Array, paths: bl.Trajectories, rng: Any) -> tuple[bl.Array, bl.Array]:
+    def step_losses_and_gradient(
+        self, x: bl.Array, paths: bl.sampling.Trajectories, rng: Any
+    ) -> tuple[bl.Array, bl.Array]:
         return step_losses(x, paths.actions), path_loss_gradient(x, paths.actions).mean(axis=0)
 
 
 @functools.cache
 def problem() -> bl.BilevelProblem:
-    lower = bl.ParametricMDP(KERNEL, bl.LinearReward(np.zeros((2, 2)), FEATURES), DISCOUNT, 0.8, np.array([0.5, 0.5]))
+    lower = bl.ParametricMDP(
+        KERNEL, bl.parametric.LinearReward(np.zeros((2, 2)), FEATURES), DISCOUNT, 0.8, np.array([0.5, 0.5])
+    )
     return bl.BilevelProblem(lower, PathLoss(), name="tiny")
 
 
-def follower(x: bl.Array = X) -> bl.TabularSolution:
+def follower(x: bl.Array = X) -> bl.mdp.TabularSolution:
     solver = bl.lower_level_solver("soft-policy-iteration", tolerance=1e-13)
-    return solver.solve(problem(), x, None, bl.stream(0, "lower"))
+    return solver.solve(problem(), x, None, bl.randomness.stream(0, "lower"))
 
 
 def expectation(policy: bl.Array, function: Any) -> Any:
@@ -102,7 +106,7 @@ def expected_estimate(policy: bl.Array, truncation: int | None) -> bl.Array:
         series = DISCOUNT * series @ step
     from_state = np.einsum("sa,sak->sk", policy, total.reshape(2, 2, 4))
     occupancy = np.einsum("sa,sak->k", weights, total.reshape(2, 2, 4) - from_state[:, None, :]).reshape(2, 2)
-    implicit = problem().lower.pullback(X, bl.DenseOccupancy(occupancy))
+    implicit = problem().lower.pullback(X, bl.occupancy.DenseOccupancy(occupancy))
     return expectation(policy, lambda _, actions: path_loss_gradient(X, actions)) + implicit
 
 
@@ -125,7 +129,7 @@ COARSE = {
 def estimate(name: str, policy: bl.Array | None = None, seed: int = 0, **options: Any) -> bl.HyperGradient:
     estimator = bl.hypergradient_estimator(name, **({"blocks": 100} | options))
     solution = follower() if policy is None else attrs.evolve(follower(), policy=policy)
-    return estimator.estimate(problem(), X, solution, None, bl.stream(seed, "estimator"))
+    return estimator.estimate(problem(), X, solution, None, bl.randomness.stream(seed, "estimator"))
 
 
 def worst_z(hyper: bl.HyperGradient, expected: bl.Array) -> float:
@@ -203,10 +207,10 @@ def test_common_random_numbers_cancel_continuations_that_meet() -> None:
     forgetful = np.broadcast_to([0.5, 0.5], (2, 2, 2))
     lower = attrs.evolve(problem().lower, transitions=forgetful, discount=0.9)
     merging = attrs.evolve(problem(), lower=lower)
-    answer = bl.lower_level_solver("soft-policy-iteration").solve(merging, X, None, bl.stream(0, "lower"))
+    answer = bl.lower_level_solver("soft-policy-iteration").solve(merging, X, None, bl.randomness.stream(0, "lower"))
     common, independent = (
         bl.hypergradient_estimator("stoc-sobirl", batch=20_000, truncation=30, blocks=50, common_random_numbers=flag)
-        .estimate(merging, X, answer, None, bl.stream(0, "estimator"))
+        .estimate(merging, X, answer, None, bl.randomness.stream(0, "estimator"))
         .standard_error
         for flag in (True, False)
     )
@@ -261,14 +265,14 @@ def test_same_stream_gives_the_same_estimate_and_the_reported_samples_are_the_dr
 @pytest.mark.parametrize("name", ["stoc-sobirl", "hpgd"])
 def test_continuations_that_meet_are_drawn_no_further_and_the_samples_say_so(name: str, monkeypatch: Any) -> None:
     """What the simulator says it drew for continuations, and the trajectories themselves; fewer than T steps each."""
-    told, original = [], bl.TabularSimulator.signed_visits
+    told, original = [], bl.sampling.TabularSimulator.signed_visits
 
     def watched(*arguments: Any, **options: Any) -> Any:
         answer = original(*arguments, **options)
         told.append(answer[1])
         return answer
 
-    monkeypatch.setattr(bl.TabularSimulator, "signed_visits", watched)
+    monkeypatch.setattr(bl.sampling.TabularSimulator, "signed_visits", watched)
     samples = estimate(name, batch=50, truncation=7).cost.samples
     assert samples == 50 * HORIZON + sum(told)
     assert samples < 50 * HORIZON * (1 + 2 * 7)
@@ -280,7 +284,7 @@ def test_batch_and_truncation_grow_with_the_calls() -> None:
     )
     previous, samples = None, []
     for _ in range(3):
-        previous = estimator.estimate(problem(), X, follower(), previous, bl.stream(0, "estimator"))
+        previous = estimator.estimate(problem(), X, follower(), previous, bl.randomness.stream(0, "estimator"))
         samples.append(previous.cost.samples)
     # γ = 1/2: each doubling of k + 1 takes one step a unit of growth, two here.
     lengths = [3, 3 + 2, 3 + int(np.ceil(2 * np.log2(3)))]
@@ -292,20 +296,22 @@ def test_simulator_without_restarts_is_named_where_the_estimator_needs_them() ->
     x = np.zeros(world.dimension)
     solution = attrs.make_class("Answer", {"policy": attrs.field(default=np.full((16, 4), 0.25))})()
     with pytest.raises(bl.IncompatibleError, match=r"SupportsRestart.*gymnasium-preferences.*restarts=False"):
-        bl.hypergradient_estimator("stoc-sobirl").estimate(world, x, solution, None, bl.stream(0, "e"))
+        bl.hypergradient_estimator("stoc-sobirl").estimate(world, x, solution, None, bl.randomness.stream(0, "e"))
     hyper = bl.hypergradient_estimator("sobirl", groups=4, truncation=3, restarts=False).estimate(
-        world, x, solution, None, bl.stream(0, "e")
+        world, x, solution, None, bl.randomness.stream(0, "e")
     )
     assert np.isfinite(hyper.gradient).all()
 
 
 def test_transitions_that_depend_on_x_are_named_where_the_estimator_differentiates_rewards_only() -> None:
     lower = bl.ParametricMDP(
-        bl.SoftmaxTransitions(KERNEL, np.ones((8, 2))), np.zeros((2, 2)), DISCOUNT, 0.8, np.array([0.5, 0.5])
+        bl.parametric.SoftmaxTransitions(KERNEL, np.ones((8, 2))), np.zeros((2, 2)), DISCOUNT, 0.8, np.array([0.5, 0.5])
     )
     moving = bl.BilevelProblem(lower, problem().objective, name="moving")
     with pytest.raises(bl.InputError, match="transitions depend on x and this occupancy differentiates rewards only"):
-        bl.hypergradient_estimator("sobirl", groups=4).estimate(moving, X, follower(), None, bl.stream(0, "e"))
+        bl.hypergradient_estimator("sobirl", groups=4).estimate(
+            moving, X, follower(), None, bl.randomness.stream(0, "e")
+        )
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def _owners(directory: Path, parent: int) -> list[int]:
 def _told(call: Callable[[], Any]) -> tuple[Any, Exception | None]:
     """What a call gives, and the error that it tells of; warnings about checkpoints are expected."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", bl.CheckpointWarning)
+        warnings.simplefilter("ignore", bl.storage.CheckpointWarning)
         try:
             return call(), None
         except (bl.InputError, ZeroDivisionError) as error:

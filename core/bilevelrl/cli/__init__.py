@@ -15,7 +15,7 @@ import click
 
 import bilevelrl
 from bilevelrl.cli.exit_statuses import BAD_INPUT, FAILED, INTERRUPTED
-from bilevelrl.notices import Notice
+from bilevelrl.validation.notices import Notice
 
 COMMANDS = {
     "check": ("check", "Hold a component, a problem or an algorithm to its laws."),
@@ -70,10 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cli.main(args=arguments, prog_name="bilevelrl")
     except SystemExit:
         raise
-    except bilevelrl.WorkerLost as error:
+    except bilevelrl.validation.WorkerLost as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(FAILED)
-    except (bilevelrl.InputError, bilevelrl.StepFailed) as error:
+    except (bilevelrl.InputError, bilevelrl.outer_loop.StepFailed) as error:
         click.echo("\n".join([f"Error: {error}", *getattr(error, "__notes__", [])]), err=True)
         sys.exit(BAD_INPUT)
 

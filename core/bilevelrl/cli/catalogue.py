@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 import attrs
 import click
 
-from bilevelrl.component_registry import Kind, Registered
-from bilevelrl.configuration import option_fields, type_words
-from bilevelrl.plugins import registry
-from bilevelrl.validation import UnknownNameError
+from bilevelrl.plugins.components import Kind, Registered
+from bilevelrl.plugins.configuration import option_fields, type_words
+from bilevelrl.plugins.discovery import registry
+from bilevelrl.validation.errors import UnknownNameError
 
 SECTIONS = {
     "solvers": Kind.LOWER_LEVEL_SOLVER,

@@ -11,9 +11,10 @@ import click
 from bilevelrl.cli.catalogue import named
 from bilevelrl.cli.exit_statuses import FAILED
 from bilevelrl.cli.options import parse_option
-from bilevelrl.component_registry import Registered
-from bilevelrl.plugins import registry
-from bilevelrl.validation import InputError, check_count
+from bilevelrl.plugins.components import Registered
+from bilevelrl.plugins.discovery import registry
+from bilevelrl.validation.errors import InputError
+from bilevelrl.validation.fields import check_count
 
 
 @click.command("check")

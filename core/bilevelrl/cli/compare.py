@@ -7,15 +7,15 @@ from typing import Any
 
 import click
 
-from bilevelrl import comparison_report as report
 from bilevelrl.cli.options import parse_option
 from bilevelrl.cli.reports import runs_progress
-from bilevelrl.comparison import DEFAULT_CHECKPOINTS, DEFAULT_GRID, compare
-from bilevelrl.comparison_picture import CENTRES
-from bilevelrl.experiment import ROLES, Experiment
-from bilevelrl.run_directory import writable
-from bilevelrl.standings import Comparison
-from bilevelrl.validation import InputError, UnknownNameError
+from bilevelrl.comparison import results as report
+from bilevelrl.comparison.contest import DEFAULT_CHECKPOINTS, DEFAULT_GRID, compare
+from bilevelrl.comparison.picture import CENTRES
+from bilevelrl.comparison.results import Comparison
+from bilevelrl.storage.experiment import ROLES, Experiment
+from bilevelrl.storage.run_directory import writable
+from bilevelrl.validation.errors import InputError, UnknownNameError
 
 EXAMPLE = "NAME.KEY=VALUE, such as m-sobirl.sweeps=20"
 

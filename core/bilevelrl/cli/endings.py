@@ -13,15 +13,15 @@ from typing import Any
 
 import click
 
-from bilevelrl.certificate import Certificate
+from bilevelrl.certificates.certificate import Certificate
 from bilevelrl.cli.exit_statuses import FAILED, INTERRUPTED, TERMINATED
 from bilevelrl.cli.reports import report, report_seeds
-from bilevelrl.directory_lock import directory_words
 from bilevelrl.protocols import Status
-from bilevelrl.run import Run
-from bilevelrl.run_directory import PICTURE, SEED_PREFIX, SUMMARY, holds_run, seeds_in, writable
-from bilevelrl.seeds import TABLE
-from bilevelrl.validation import InputError
+from bilevelrl.runs.run import Run
+from bilevelrl.runs.seeds import TABLE
+from bilevelrl.storage.directory_lock import directory_words
+from bilevelrl.storage.run_directory import PICTURE, SEED_PREFIX, SUMMARY, holds_run, seeds_in, writable
+from bilevelrl.validation.errors import InputError
 
 WRITTEN = "experiment.toml, environment.json, history.csv, summary.json, state.npz, checkpoint"
 

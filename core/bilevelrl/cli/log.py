@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from bilevelrl.callbacks import Callback
-from bilevelrl.tensorboard_log import TensorBoard
-from bilevelrl.validation import InputError, UnknownNameError
+from bilevelrl.integrations.tensorboard import TensorBoard
+from bilevelrl.runs.callbacks import Callback
+from bilevelrl.validation.errors import InputError, UnknownNameError
 
 LOGGERS: dict[str, Callable[[Path], Callback]] = {"tensorboard": TensorBoard}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bilevelrl.validation import InputError
+from bilevelrl.validation.errors import InputError
 
 JOBS = "Processes that share seeds, sample batches and contexts. The results do not depend on it."
 

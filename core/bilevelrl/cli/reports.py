@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from bilevelrl.certificate import Certificate
-from bilevelrl.history import OuterState
-from bilevelrl.run import Run
-from bilevelrl.seeds import figures
-from bilevelrl.workers import Progress
+from bilevelrl.certificates.certificate import Certificate
+from bilevelrl.execution.workers import Progress
+from bilevelrl.outer_loop import OuterState
+from bilevelrl.runs.run import Run
+from bilevelrl.runs.seeds import figures
 
 QUIET_LINES = 10
 

@@ -11,8 +11,8 @@ from bilevelrl.cli.endings import end, end_seeds, stopped_by_signals
 from bilevelrl.cli.log import log_option, loggers
 from bilevelrl.cli.options import JOBS, certify_option, checkpoint_options, one_run_only
 from bilevelrl.cli.reports import progress, runs_progress
-from bilevelrl.run_directory import read_experiment, seeds_in
-from bilevelrl.saved_runs import resume_run, resume_seeds
+from bilevelrl.factories import resume_run, resume_seeds
+from bilevelrl.storage.run_directory import read_experiment, seeds_in
 
 
 @click.command("resume")

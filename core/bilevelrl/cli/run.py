@@ -14,12 +14,13 @@ from bilevelrl.cli.endings import end, end_seeds, stopped_by_signals
 from bilevelrl.cli.log import log_option, loggers
 from bilevelrl.cli.options import JOBS, certify_option, checkpoint_options, one_run_only, parse_option
 from bilevelrl.cli.reports import progress, runs_progress
-from bilevelrl.component_registry import Kind
-from bilevelrl.composition import compose
-from bilevelrl.experiment import INTERVALS, ROLES, SETTINGS, TABLES, Experiment, check_setting
-from bilevelrl.plugins import registry
-from bilevelrl.run_directory import EXPERIMENT, SEED_PREFIX, seeds_in
-from bilevelrl.validation import InputError, UnknownNameError, check_count, value_words
+from bilevelrl.factories import compose
+from bilevelrl.plugins.components import Kind
+from bilevelrl.plugins.discovery import registry
+from bilevelrl.storage.experiment import INTERVALS, ROLES, SETTINGS, TABLES, Experiment, check_setting
+from bilevelrl.storage.run_directory import EXPERIMENT, SEED_PREFIX, seeds_in
+from bilevelrl.validation.errors import InputError, UnknownNameError, value_words
+from bilevelrl.validation.fields import check_count
 
 
 @click.command("run")

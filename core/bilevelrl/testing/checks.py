@@ -10,25 +10,20 @@ from typing import Any
 import attrs
 from hypothesis import strategies as st
 
-from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.component_registry import Kind
-from bilevelrl.protocols import (
-    HyperGradientEstimator,
-    LowerLevelSolver,
-    StepwiseObjective,
-    SupportsModel,
-    SupportsSampling,
-    TrajectoryObjective,
-    UpperLevelOptimizer,
-)
-from bilevelrl.tags import Tags
+from bilevelrl.mdp.solution import SupportsModel
+from bilevelrl.objectives.protocols import StepwiseObjective, TrajectoryObjective
+from bilevelrl.plugins.components import Kind
+from bilevelrl.problems.bilevel_problem import BilevelProblem
+from bilevelrl.protocols import HyperGradientEstimator, LowerLevelSolver, Tags, UpperLevelOptimizer
+from bilevelrl.sampling.solution import SupportsSampling
 from bilevelrl.testing import laws as _laws
 from bilevelrl.testing.law import LAWS, OPERATOR, AnyKind, Law, name_of
 from bilevelrl.testing.precise import PRECISE, learnable_problem
 from bilevelrl.testing.report import BROKEN, EXPECTED, HOLDS, SKIPPED, UNEXPECTED, ChecksFailed, Outcome, Report
 from bilevelrl.testing.search import Found, Hung, search, try_each, within
 from bilevelrl.testing.strategies import bilevel_problems
-from bilevelrl.validation import InputError, UnknownNameError, as_float, check_count, kind_words, value_words
+from bilevelrl.validation.errors import InputError, UnknownNameError, kind_words, value_words
+from bilevelrl.validation.fields import as_float, check_count
 
 del _laws  # imported for the laws it enters
 
@@ -75,7 +70,7 @@ def check_algorithm(factory: Factory, **options: Any) -> Report:
 
 
 def check_bellman_operator(operator: Callable[[Any, Any], Any], **options: Any) -> Report:
-    """Hold a function `(mdp, v) ↦ Backup` to the laws of the soft Bellman operator, as `bilevelrl.soft_backup` obeys.
+    """Hold a function `(mdp, v) ↦ Backup` to the laws of the soft Bellman operator, such as `mdp.soft_backup`.
 
     Args:
         operator: the function.

@@ -9,11 +9,11 @@ from typing import Any
 import attrs
 import numpy as np
 
-from bilevelrl.bellman import Linearization
-from bilevelrl.simulators import FollowerSpec, Step, SupportsRestart, SupportsVisits, Trajectories
+from bilevelrl.mdp.linearization import Linearization
+from bilevelrl.mdp.transitions import DenseTransitions, SparseTransitions, Transitions
+from bilevelrl.sampling.simulators import FollowerSpec, Step, SupportsRestart, SupportsVisits, Trajectories
 from bilevelrl.testing.violation import NotApplicable
-from bilevelrl.transitions import DenseTransitions, SparseTransitions, Transitions
-from bilevelrl.validation import Array, Indices
+from bilevelrl.validation.arrays import Array, Indices
 
 
 @attrs.define

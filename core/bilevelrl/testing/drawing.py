@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 import bilevelrl as bl
 from bilevelrl.testing.drawn import DrawnParametricMDP, DrawnSoftMDP, TanhReward
-from bilevelrl.validation import Validator, value_words
+from bilevelrl.validation.errors import value_words
+from bilevelrl.validation.fields import Validator
 
 Numbers = float | st.SearchStrategy[float] | None
 Parts = Iterable[str] | None
@@ -94,16 +95,16 @@ def _as_parts(value: Any) -> tuple[str, ...] | None:
 class MDPOptions:
     """The arguments of `soft_mdps`, checked; those of `parametric_mdps` add the last three."""
 
-    max_states: int = attrs.field(validator=bl.is_integer(at_least=1))
-    max_actions: int = attrs.field(validator=bl.is_integer(at_least=1))
-    discount: Numbers = attrs.field(validator=_optional(bl.is_real(at_least=0.0, below=1.0)))
-    temperature: Numbers = attrs.field(validator=_optional(bl.is_real(above=0.0)))
+    max_states: int = attrs.field(validator=bl.validation.is_integer(at_least=1))
+    max_actions: int = attrs.field(validator=bl.validation.is_integer(at_least=1))
+    discount: Numbers = attrs.field(validator=_optional(bl.validation.is_real(at_least=0.0, below=1.0)))
+    temperature: Numbers = attrs.field(validator=_optional(bl.validation.is_real(above=0.0)))
     sparse: bool | None = attrs.field(validator=_is_flag_or_none)
     reference: bool | None = attrs.field(validator=_is_flag_or_none)
-    reachable: bool = attrs.field(validator=bl.is_flag())
+    reachable: bool = attrs.field(validator=bl.validation.is_flag())
     parts: tuple[str, ...] | None = attrs.field(default=None, converter=_as_parts)
     linear: bool | None = attrs.field(default=None, validator=_is_flag_or_none)
-    dimension: int | None = attrs.field(default=None, validator=bl.is_integer(at_least=1, optional=True))
+    dimension: int | None = attrs.field(default=None, validator=bl.validation.is_integer(at_least=1, optional=True))
 
 
 def _drawn_number(draw: st.DrawFn, given: Numbers, default: st.SearchStrategy[float]) -> float:
@@ -314,27 +315,29 @@ def _reward_part(draw: st.DrawFn, tables: Tables, linear: bool | None, room: int
     count = 1 + _index(draw, states if room is None else min(states, room))
     first = _index(draw, states - count + 1)
     if kind == "table" and _has_room(rewards.size, room):
-        return bl.TabularReward(rewards)
+        return bl.parametric.TabularReward(rewards)
     if kind in ("table", "states"):
-        return bl.StateReward(rewards, np.arange(first, first + count))
+        return bl.parametric.StateReward(rewards, np.arange(first, first + count))
     features = _drawn_features(draw, tables, room, tables.most, np.ones(tables.shape, dtype=bool))
-    return TanhReward(rewards, features) if kind == "tanh" else bl.LinearReward(rewards, features)
+    return TanhReward(rewards, features) if kind == "tanh" else bl.parametric.LinearReward(rewards, features)
 
 
 def _transitions_part(draw: st.DrawFn, tables: Tables, room: int | None) -> Any:
     kept = tables.kernel > 0
     if draw(EITHER) and _has_room(int(kept.sum()), room):
-        return bl.SoftmaxTransitions(tables.stored_kernel())
+        return bl.parametric.SoftmaxTransitions(tables.stored_kernel())
     features = _drawn_features(draw, tables, room, (*tables.most, tables.most[0]), kept)
-    return bl.SoftmaxTransitions(tables.stored_kernel(), features)
+    return bl.parametric.SoftmaxTransitions(tables.stored_kernel(), features)
 
 
 def _initial_part(draw: st.DrawFn, tables: Tables, room: int | None) -> Any:
     states = tables.shape[0]
     base = np.full(states, 1.0 / states) if tables.initial is None else tables.initial
     if draw(EITHER) and _has_room(states, room):
-        return bl.SoftmaxInitial(base)
-    return bl.SoftmaxInitial(base, _drawn_features(draw, tables, room, tables.most[:1], np.ones(states, dtype=bool)))
+        return bl.parametric.SoftmaxInitial(base)
+    return bl.parametric.SoftmaxInitial(
+        base, _drawn_features(draw, tables, room, tables.most[:1], np.ones(states, dtype=bool))
+    )
 
 
 def _placed(draw: st.DrawFn, parts: dict[str, Any], dimension: int | None) -> dict[str, Any]:
@@ -342,7 +345,10 @@ def _placed(draw: st.DrawFn, parts: dict[str, Any], dimension: int | None) -> di
     slack = draw(st.integers(0, 2)) if dimension is None else 0
     n = max(part.dimension for part in parts.values()) + slack if dimension is None else dimension
     starts = {name: _index(draw, n - part.dimension + 1) for name, part in parts.items()}
-    return {name: part if part.dimension == n else bl.Slice(part, starts[name], n) for name, part in parts.items()}
+    return {
+        name: part if part.dimension == n else bl.parametric.Slice(part, starts[name], n)
+        for name, part in parts.items()
+    }
 
 
 def drawn_lower(draw: st.DrawFn, options: MDPOptions) -> bl.ParametricMDP:

@@ -12,7 +12,7 @@ import numpy as np
 
 import bilevelrl as bl
 from bilevelrl.testing.source import source
-from bilevelrl.validation import as_array, check_shape
+from bilevelrl.validation.arrays import as_array, check_shape
 
 
 class PrintsSource:
@@ -66,10 +66,10 @@ class TanhReward(PrintsSource):
 
     base: bl.Array = attrs.field(converter=_base)
     features: Any = attrs.field()
-    _exponent: bl.LinearReward = attrs.field(init=False)
+    _exponent: bl.parametric.LinearReward = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        exponent = bl.LinearReward(np.zeros_like(self.base), self.features)
+        exponent = bl.parametric.LinearReward(np.zeros_like(self.base), self.features)
         object.__setattr__(self, "_exponent", exponent)
         object.__setattr__(self, "features", exponent.features)
 
@@ -110,12 +110,12 @@ class TableLoss(PrintsSource):
 
     table: bl.Array = attrs.field(converter=_table)
     x_weights: bl.Array = attrs.field(converter=_x_weights)
-    horizon: int = attrs.field(validator=bl.is_integer(at_least=1))
-    trajectories: int = attrs.field(default=1, validator=bl.is_integer(at_least=1))
-    curved: bool = attrs.field(default=False, validator=bl.is_flag())
+    horizon: int = attrs.field(validator=bl.validation.is_integer(at_least=1))
+    trajectories: int = attrs.field(default=1, validator=bl.validation.is_integer(at_least=1))
+    curved: bool = attrs.field(default=False, validator=bl.validation.is_flag())
 
     def loss_and_gradient(
-        self, x: bl.Array, trajectories: bl.Trajectories, rng: np.random.Generator
+        self, x: bl.Array, trajectories: bl.sampling.Trajectories, rng: np.random.Generator
     ) -> tuple[bl.Array, bl.Array]:
         """`l` of each group, and `b` times the mean of g."""
         check_shape("TableLoss.x_weights", self.x_weights, x.shape)
@@ -125,7 +125,7 @@ class TableLoss(PrintsSource):
         return (1.0 + self.x_weights @ x) * judged, self.x_weights * judged.mean()
 
     def step_losses_and_gradient(
-        self, x: bl.Array, trajectories: bl.Trajectories, rng: np.random.Generator
+        self, x: bl.Array, trajectories: bl.sampling.Trajectories, rng: np.random.Generator
     ) -> tuple[bl.Array, bl.Array]:
         """What each step adds to `l` of one trajectory (I = 1): it depends on the steps before, not on later ones."""
         _, gradient = self.loss_and_gradient(x, trajectories, rng)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from bilevelrl.bilevel_problem import BilevelProblem
+from bilevelrl.problems.bilevel_problem import BilevelProblem
 from bilevelrl.randomness import stream
-from bilevelrl.simulators import Trajectories
+from bilevelrl.sampling.simulators import Trajectories
 from bilevelrl.testing.exact import Jacobians, dense_kernel, point_of, scores, solved
 from bilevelrl.testing.violation import NotApplicable
-from bilevelrl.validation import Array, Indices
+from bilevelrl.validation.arrays import Array, Indices
 
 MOST_GROUPS = 300_000
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.mdp import SoftMDP
+from bilevelrl.mdp.soft_mdp import SoftMDP
+from bilevelrl.mdp.solution import TabularSolution
 from bilevelrl.occupancy import DenseOccupancy
-from bilevelrl.protocols import Cost, Status, TabularSolution
+from bilevelrl.problems.bilevel_problem import BilevelProblem
+from bilevelrl.protocols import Cost, Status
 from bilevelrl.randomness import stream
 from bilevelrl.testing.rounding import EPSILON, TINY, policy_error, solve_rounding, value_error
-from bilevelrl.validation import Array
+from bilevelrl.validation.arrays import Array
 
 NEWTON_STEPS = 100
 POLICY_ITERATION_SLACK = 1e-12  # relative: an action must be better by more than rounding to be chosen instead
@@ -127,8 +128,8 @@ class Jacobians:
 
     @staticmethod
     def _fixed_kernel(lower: Any) -> bool:
-        from bilevelrl.parametric import ParametricTransitions
-        from bilevelrl.parametric_mdp import ParametricMDP
+        from bilevelrl.parametric.parametric_mdp import ParametricMDP
+        from bilevelrl.parametric.parts import ParametricTransitions
 
         return isinstance(lower, ParametricMDP) and not isinstance(lower.transitions, ParametricTransitions)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 
-from bilevelrl.component_registry import Kind
-from bilevelrl.tags import Tags
+from bilevelrl.plugins.components import Kind
+from bilevelrl.protocols import Tags
 from bilevelrl.testing.source import source
 from bilevelrl.testing.violation import LawViolation, NotApplicable
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.objectives import QuadraticObjective
-from bilevelrl.parametric import LinearReward
-from bilevelrl.parametric_mdp import ParametricMDP
+from bilevelrl.objectives.policy_objectives import QuadraticObjective
+from bilevelrl.parametric.parametric_mdp import ParametricMDP
+from bilevelrl.parametric.parts import LinearReward
+from bilevelrl.problems.bilevel_problem import BilevelProblem
 from bilevelrl.testing.drawn import DrawnBilevelProblem, TableLoss
 
 

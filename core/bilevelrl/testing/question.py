@@ -7,24 +7,19 @@ from typing import Any
 import attrs
 import numpy as np
 
-from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.component_registry import Kind
-from bilevelrl.protocols import (
-    Cost,
-    HyperGradient,
-    LowerLevelSolution,
-    PolicyObjective,
-    SampledSolution,
-    Status,
-    SupportsModel,
-    TabularSolution,
-)
+from bilevelrl.mdp.solution import SupportsModel, TabularSolution
+from bilevelrl.objectives.protocols import PolicyObjective
+from bilevelrl.plugins.components import Kind
+from bilevelrl.problems.bilevel_problem import BilevelProblem
+from bilevelrl.protocols import Cost, HyperGradient, LowerLevelSolution, Status
 from bilevelrl.randomness import stream
+from bilevelrl.sampling.solution import SampledSolution
 from bilevelrl.testing.exact import Exact, solved
 from bilevelrl.testing.law import tags_of
 from bilevelrl.testing.rounding import TINY, policy_error, value_error
 from bilevelrl.testing.violation import expect, expect_close
-from bilevelrl.validation import Array, kind_words
+from bilevelrl.validation.arrays import Array
+from bilevelrl.validation.errors import kind_words
 
 # What two deterministic but inexact answers to one question in two forms may differ by, of the answer's natural size:
 # an iteration that stops at a threshold may stop a step sooner.

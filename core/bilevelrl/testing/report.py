@@ -8,7 +8,7 @@ import attrs
 
 from bilevelrl.testing.law import AnyKind
 from bilevelrl.testing.violation import LawViolation
-from bilevelrl.validation import UnknownNameError
+from bilevelrl.validation.errors import UnknownNameError
 
 HOLDS, BROKEN, EXPECTED, UNEXPECTED, SKIPPED = (
     "holds",

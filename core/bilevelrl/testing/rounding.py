@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bilevelrl.mdp import SoftMDP
-from bilevelrl.rounding import EPSILON as EPSILON
-from bilevelrl.rounding import TINY as TINY
-from bilevelrl.rounding import backup_rounding as backup_rounding
-from bilevelrl.validation import Array
+from bilevelrl.mdp.rounding import EPSILON as EPSILON
+from bilevelrl.mdp.rounding import TINY as TINY
+from bilevelrl.mdp.rounding import backup_rounding as backup_rounding
+from bilevelrl.mdp.soft_mdp import SoftMDP
+from bilevelrl.validation.arrays import Array
 
 
 def value_error(mdp: SoftMDP, values: Array, residual: float) -> float:

@@ -9,10 +9,12 @@ from typing import Any
 import attrs
 import numpy as np
 
-from bilevelrl.bellman import Linearization
-from bilevelrl.protocols import HyperGradient, SampledSolution, TabularSolution
+from bilevelrl.mdp.linearization import Linearization
+from bilevelrl.mdp.solution import TabularSolution
+from bilevelrl.protocols import HyperGradient
+from bilevelrl.sampling.solution import SampledSolution
 from bilevelrl.testing.violation import NotApplicable
-from bilevelrl.validation import Array
+from bilevelrl.validation.arrays import Array
 
 
 def arrays_of(value: Any, name: str = "", depth: int = 3) -> Iterator[tuple[str, Array]]:

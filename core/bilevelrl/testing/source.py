@@ -119,7 +119,7 @@ def _call(name: str, value: Any) -> Node:
 # Arguments that a constructor fills in itself where they are left out.
 _FILLED_IN: dict[tuple[type, str], Callable[[Any], Any]] = {
     (bl.SoftMDP, "initial"): lambda mdp: np.full(mdp.states, 1.0 / mdp.states),
-    (bl.StateReward, "states"): lambda reward: np.arange(reward.base.shape[0]),
+    (bl.parametric.StateReward, "states"): lambda reward: np.arange(reward.base.shape[0]),
 }
 
 
@@ -208,7 +208,7 @@ _WRITERS: tuple[tuple[Any, Callable[[Any], Node]], ...] = (
     (float, _float),
     (np.ndarray, _array),
     (scipy.sparse.sparray | scipy.sparse.spmatrix, _sparse),
-    (bl.Transitions, _kernel),
+    (bl.mdp.Transitions, _kernel),
     (tuple, _tuple),
     (list, lambda value: _sequence(value, "[", "]")),
     (dict, _mapping),

@@ -32,7 +32,8 @@ from bilevelrl.testing.drawing import (
     mdp_of,
 )
 from bilevelrl.testing.drawn import DrawnBilevelProblem, TableLoss
-from bilevelrl.validation import check_count, kind_words, value_words
+from bilevelrl.validation.errors import kind_words, value_words
+from bilevelrl.validation.fields import check_count
 
 T = TypeVar("T")
 
@@ -161,7 +162,7 @@ def policy_objectives(lower: Any, *, bounded: bool = False) -> st.SearchStrategy
 
 def trajectory_objectives(
     lower: Any, *, max_horizon: int = 2, max_trajectories: int = 2
-) -> st.SearchStrategy[bl.TrajectoryObjective]:
+) -> st.SearchStrategy[bl.objectives.TrajectoryObjective]:
     """The leader's objectives of a few short trajectories, whose exact expectation is a short sum: none draws noise.
 
     A `PreferenceObjective` whose labeller answers with probabilities, where the follower's rewards depend on x and
@@ -259,7 +260,7 @@ def _drawn(draw: st.DrawFn, function: Callable[[st.DrawFn], T]) -> T:
 
 
 def _check_lower(lower: object) -> None:
-    if not isinstance(lower, bl.SupportsModel):
+    if not isinstance(lower, bl.mdp.SupportsModel):
         raise bl.InputError("lower", kind_words(lower), "a follower with a model, such as a ParametricMDP")
 
 
@@ -289,25 +290,25 @@ def _drawn_policy_objective(draw: st.DrawFn, lower: Any, kinds: tuple[str, ...])
     if kind == "quadratic":
         x_target = drawn_entries(draw, (lower.dimension,), QUARTERS) if draw(EITHER) else None
         policy_target = drawn_entries(draw, shape, QUARTERS) if draw(EITHER) else None
-        return bl.QuadraticObjective(draw(_SCALES), draw(_SCALES), x_target, policy_target)
+        return bl.objectives.QuadraticObjective(draw(_SCALES), draw(_SCALES), x_target, policy_target)
     if kind == "return":
-        return bl.ReturnObjective(mdp_of(drawn_tables(draw, _TRUE_MDP, shape)), draw(EITHER))
+        return bl.objectives.ReturnObjective(mdp_of(drawn_tables(draw, _TRUE_MDP, shape)), draw(EITHER))
     if kind == "return of the shared model":
-        return bl.ReturnObjective(lower, draw(EITHER))
+        return bl.objectives.ReturnObjective(lower, draw(EITHER))
     if kind == "log-likelihood":
-        return bl.LogLikelihoodObjective(drawn_entries(draw, shape, WEIGHTS))
+        return bl.objectives.LogLikelihoodObjective(drawn_entries(draw, shape, WEIGHTS))
     kinds = _OF_A_SUM
-    return bl.WeightedSum([(draw(_SCALES), _drawn_policy_objective(draw, lower, kinds)) for _ in range(2)])
+    return bl.objectives.WeightedSum([(draw(_SCALES), _drawn_policy_objective(draw, lower, kinds)) for _ in range(2)])
 
 
 def _drawn_trajectory_objective(draw: st.DrawFn, lower: Any, max_horizon: int, max_trajectories: int) -> Any:
     horizon, shape = draw(st.integers(1, max_horizon)), _shape_of(lower)
     rewards = getattr(lower, "rewards", None)
-    if max_trajectories > 1 and isinstance(rewards, bl.ParametricArray) and draw(EITHER):
+    if max_trajectories > 1 and isinstance(rewards, bl.parametric.ParametricArray) and draw(EITHER):
         discounts = draw(_WEIGHINGS), draw(_WEIGHINGS)
         hidden = drawn_entries(draw, shape, QUARTERS)
-        labeller = bl.RewardLabeller(hidden, noisy=False, steepness=draw(_STEEPNESS), discount=discounts[0])
-        return bl.PreferenceObjective(rewards, labeller, horizon, discounts[1])
+        labeller = bl.objectives.RewardLabeller(hidden, noisy=False, steepness=draw(_STEEPNESS), discount=discounts[0])
+        return bl.objectives.PreferenceObjective(rewards, labeller, horizon, discounts[1])
     table, x_weights = drawn_entries(draw, shape, QUARTERS), drawn_entries(draw, (lower.dimension,), HALVES)
     return TableLoss(table, x_weights, horizon, draw(st.integers(1, max_trajectories)), draw(EITHER))
 

@@ -9,13 +9,14 @@ import attrs
 import numpy as np
 import scipy.sparse
 
-from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.mdp import SoftMDP
+from bilevelrl.mdp.soft_mdp import SoftMDP
 from bilevelrl.occupancy import DenseOccupancy, Occupancy
-from bilevelrl.simulators import Simulator, TabularSimulator, Trajectories
+from bilevelrl.problems.bilevel_problem import BilevelProblem
+from bilevelrl.sampling.simulators import Simulator, Trajectories
+from bilevelrl.sampling.tabular_simulator import TabularSimulator
 from bilevelrl.testing.counting import CountingSimulator, Tally
 from bilevelrl.testing.exact import dense_kernel, is_sparse
-from bilevelrl.validation import Array, Indices
+from bilevelrl.validation.arrays import Array, Indices
 
 # --- Other lower levels made from one
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bilevelrl.validation import Array
+from bilevelrl.validation.arrays import Array
 
 SHOWN_ENTRIES = 12
 

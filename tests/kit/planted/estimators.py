@@ -31,8 +31,8 @@ class AdjointEstimator:
     """`r̄ = c + π ⊙ λ`, `(I − γP^π)ᵀλ = γPᵀc − Σ_a c`, `c = π ⊙ ∂f/∂π / τ`; then one pullback."""
 
     name: ClassVar[str] = "planted-adjoint"
-    requires: ClassVar[type] = bl.SupportsModel
-    requires_objective: ClassVar[type] = bl.PolicyObjective
+    requires: ClassVar[type] = bl.mdp.SupportsModel
+    requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
     tags: ClassVar[bl.Tags] = bl.Tags(exact=True)
 
     status: ClassVar[bl.Status] = bl.Status.CONVERGED
@@ -41,7 +41,7 @@ class AdjointEstimator:
         self,
         problem: bl.BilevelProblem,
         x: bl.Array,
-        solution: bl.TabularSolution,
+        solution: bl.mdp.TabularSolution,
         previous: bl.HyperGradient | None,
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
@@ -56,7 +56,7 @@ class AdjointEstimator:
             return self.failed(by_x, objective)
         adjoint = self.adjoint(solution, target, previous)
         weights = cotangent + policy * adjoint.values[:, None]
-        occupancy = bl.DenseOccupancy(weights, self.continuation(model, solution, previous))
+        occupancy = bl.occupancy.DenseOccupancy(weights, self.continuation(model, solution, previous))
         implicit = self.implicit(problem, x, solution, occupancy)
         cost = self.cost(attrs.evolve(adjoint.cost, seconds=time.perf_counter() - began))
         carry = self.carry(solution, adjoint)
@@ -71,7 +71,7 @@ class AdjointEstimator:
             carry=carry,
         )
 
-    def policy(self, solution: bl.TabularSolution, previous: bl.HyperGradient | None) -> bl.Array:
+    def policy(self, solution: bl.mdp.TabularSolution, previous: bl.HyperGradient | None) -> bl.Array:
         return solution.policy
 
     def received(self, by_policy: bl.Array) -> bl.Array:
@@ -90,17 +90,21 @@ class AdjointEstimator:
     def finite(self, objective: float, by_x: bl.Array, target: bl.Array) -> bool:
         return bool(math.isfinite(objective) and np.isfinite(by_x).all() and np.isfinite(target).all())
 
-    def adjoint(self, solution: bl.TabularSolution, target: bl.Array, previous: bl.HyperGradient | None) -> Adjoint:
+    def adjoint(self, solution: bl.mdp.TabularSolution, target: bl.Array, previous: bl.HyperGradient | None) -> Adjoint:
         values = solution.linearization.solve_transpose(target)
         return Adjoint(values, miss(solution, values, target), bl.Cost(linear_solves=1, products=1))
 
     def continuation(
-        self, model: bl.SoftMDP, solution: bl.TabularSolution, previous: bl.HyperGradient | None
+        self, model: bl.SoftMDP, solution: bl.mdp.TabularSolution, previous: bl.HyperGradient | None
     ) -> bl.Array:
         return model.discount * solution.values
 
     def implicit(
-        self, problem: bl.BilevelProblem, x: bl.Array, solution: bl.TabularSolution, occupancy: bl.DenseOccupancy
+        self,
+        problem: bl.BilevelProblem,
+        x: bl.Array,
+        solution: bl.mdp.TabularSolution,
+        occupancy: bl.occupancy.DenseOccupancy,
     ) -> bl.Array:
         return problem.lower.pullback(x, occupancy)
 
@@ -110,26 +114,26 @@ class AdjointEstimator:
     def objective(self, value: float) -> float:
         return value
 
-    def reported(self, occupancy: bl.DenseOccupancy, cotangent: bl.Array) -> bl.DenseOccupancy:
+    def reported(self, occupancy: bl.occupancy.DenseOccupancy, cotangent: bl.Array) -> bl.occupancy.DenseOccupancy:
         return occupancy
 
     def cost(self, cost: bl.Cost) -> bl.Cost:
         return cost
 
-    def carry(self, solution: bl.TabularSolution, adjoint: Adjoint) -> dict[str, bl.Array]:
+    def carry(self, solution: bl.mdp.TabularSolution, adjoint: Adjoint) -> dict[str, bl.Array]:
         return {}
 
     def failed(self, by_x: bl.Array, objective: float) -> bl.HyperGradient:
         return bl.HyperGradient(by_x, np.full_like(by_x, np.nan), objective, None, bl.Cost(), bl.Status.NON_FINITE)
 
 
-def miss(solution: bl.TabularSolution, adjoint: bl.Array, target: bl.Array) -> float:
+def miss(solution: bl.mdp.TabularSolution, adjoint: bl.Array, target: bl.Array) -> float:
     """`‖(I − γP^π)ᵀλ − b‖∞`."""
     return float(np.abs(solution.linearization.apply_transpose(adjoint) - target).max())
 
 
 def neumann(
-    solution: bl.TabularSolution, adjoint: bl.Array, target: bl.Array, terms: int, *, transpose: bool = True
+    solution: bl.mdp.TabularSolution, adjoint: bl.Array, target: bl.Array, terms: int, *, transpose: bool = True
 ) -> bl.Array:
     """`λ ← λ + (b − (I − γP^π)ᵀλ)`, which is `λ ← b + γ(P^π)ᵀλ`, so many times."""
     system = solution.linearization
@@ -183,15 +187,15 @@ class ForwardEstimator:
     """`(I − γP^π) D = Σ_a π ∂_xq`, `Σ c (∂_xq + γPD − D)`: one linear solve for each coordinate of x."""
 
     name: ClassVar[str] = "planted-forward"
-    requires: ClassVar[type] = bl.SupportsModel
-    requires_objective: ClassVar[type] = bl.PolicyObjective
+    requires: ClassVar[type] = bl.mdp.SupportsModel
+    requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
     tags: ClassVar[bl.Tags] = bl.Tags(exact=True)
 
     def estimate(
         self,
         problem: bl.BilevelProblem,
         x: bl.Array,
-        solution: bl.TabularSolution,
+        solution: bl.mdp.TabularSolution,
         previous: bl.HyperGradient | None,
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
@@ -203,7 +207,7 @@ class ForwardEstimator:
             return bl.HyperGradient(by_x, nothing, objective, None, bl.Cost(), bl.Status.NON_FINITE)
         worth = model.discount * solution.values
         units = np.eye(policy.size).reshape(-1, *policy.shape)
-        rows = [problem.lower.pullback(x, bl.DenseOccupancy(unit, worth)) for unit in units]
+        rows = [problem.lower.pullback(x, bl.occupancy.DenseOccupancy(unit, worth)) for unit in units]
         by_action = np.array(rows).reshape(*policy.shape, x.size)
         cotangent = policy * by_policy / model.temperature
         through_values = model.discount * model.transitions.transpose_expectation(cotangent) - cotangent.sum(axis=1)
@@ -240,7 +244,7 @@ class KernelNotTransposed(AdjointEstimator):
 class DiscountSquaredInTheAdjoint(AdjointEstimator):
     def adjoint(self, solution, target, previous):
         model = solution.model
-        system = bl.Linearization(model.transitions, model.discount**2, solution.policy)
+        system = bl.mdp.Linearization(model.transitions, model.discount**2, solution.policy)
         values = system.solve_transpose(target)
         residual = float(np.abs(system.apply_transpose(values) - target).max())
         return Adjoint(values, residual, bl.Cost(linear_solves=1, products=1))
@@ -362,7 +366,7 @@ class WorthWithoutTheEntropy(AdjointEstimator):
     """The true return of the policy, where its regularised value belongs."""
 
     def continuation(self, model, solution, previous):
-        return model.discount * bl.policy_values(model, solution.policy, regularized=False)
+        return model.discount * bl.mdp.policy_values(model, solution.policy, regularized=False)
 
     def cost(self, cost):
         return attrs.evolve(cost, linear_solves=cost.linear_solves + 1)

@@ -64,9 +64,9 @@ class Follower:
         return bl.SoftMDP(self.kernel(x), self.rewards(x), DISCOUNT, TEMPERATURE, self.initial(x), REFERENCE)
 
     def simulator(self, x: bl.Array) -> Any:
-        return bl.TabularSimulator(self.model(x))
+        return bl.sampling.TabularSimulator(self.model(x))
 
-    def pullback(self, x: bl.Array, occupancy: bl.Occupancy) -> bl.Array:
+    def pullback(self, x: bl.Array, occupancy: bl.occupancy.Occupancy) -> bl.Array:
         measure = occupancy.dense(*SHAPE)
         gradient = self.rewards_pullback(x, measure.weights)
         if measure.continuation is not None:
@@ -134,7 +134,7 @@ class TrajectoryLeader:
     trajectories: int = 2
 
     def loss_and_gradient(
-        self, x: bl.Array, trajectories: bl.Trajectories, rng: np.random.Generator
+        self, x: bl.Array, trajectories: bl.sampling.Trajectories, rng: np.random.Generator
     ) -> tuple[bl.Array, bl.Array]:
         paid = COSTS[trajectories.observations[:, :-1], trajectories.actions].sum(axis=1)
         costs = paid.reshape(-1, self.trajectories).sum(axis=1)
@@ -154,7 +154,7 @@ def mean_value(x: bl.Array, solution: Any) -> dict[str, float]:
 
 def judged_by_policy(lower: Any = None, objective: Any = None, **fields: Any) -> bl.BilevelProblem:
     """A problem of a leader who judges policies."""
-    given = {"start": START, "feasible_set": bl.Ball(2.0), "measures": mean_value, "name": "planted"} | fields
+    given = {"start": START, "feasible_set": bl.problems.Ball(2.0), "measures": mean_value, "name": "planted"} | fields
     return bl.BilevelProblem(lower or Follower(), objective or PolicyLeader(), **given)
 
 
@@ -248,7 +248,7 @@ class ModelDraws(Follower):
 class KernelRowsAboveOne(Follower):
     def model(self, x):
         model = super().model(x)
-        return model.replace(transitions=bl.DenseTransitions.trusted(1.001 * self.kernel(x)))
+        return model.replace(transitions=bl.mdp.DenseTransitions.trusted(1.001 * self.kernel(x)))
 
 
 class KernelWithANegativeEntry(Follower):
@@ -256,7 +256,7 @@ class KernelWithANegativeEntry(Follower):
         kernel = self.kernel(x)
         kernel[0, 0, 0] -= 1.0
         kernel[0, 0, 1] += 1.0
-        return super().model(x).replace(transitions=bl.DenseTransitions.trusted(kernel))
+        return super().model(x).replace(transitions=bl.mdp.DenseTransitions.trusted(kernel))
 
 
 class RewardsNotFinite(Follower):
@@ -283,32 +283,32 @@ class SimulatorSlips(FixedKernelFollower):
     def simulator(self, x):
         slipping = BASE_KERNEL.copy()
         slipping[:-1] = 0.7 * slipping[:-1] + 0.3 / STATES
-        return bl.TabularSimulator(attrs.evolve(self.model(x), transitions=slipping))
+        return bl.sampling.TabularSimulator(attrs.evolve(self.model(x), transitions=slipping))
 
 
 class SimulatorStartsInStateZero(FixedKernelFollower):
     def simulator(self, x):
-        return bl.TabularSimulator(self.model(x).replace(initial=np.eye(STATES)[0]))
+        return bl.sampling.TabularSimulator(self.model(x).replace(initial=np.eye(STATES)[0]))
 
 
 class SimulatorOfAnotherX(FixedKernelFollower):
     def simulator(self, x):
-        return bl.TabularSimulator(self.model(np.zeros_like(x)))
+        return bl.sampling.TabularSimulator(self.model(np.zeros_like(x)))
 
 
 class SimulatorOfAnotherDiscount(FixedKernelFollower):
     def simulator(self, x):
-        return bl.TabularSimulator(attrs.evolve(self.model(x), discount=0.95))
+        return bl.sampling.TabularSimulator(attrs.evolve(self.model(x), discount=0.95))
 
 
 class SimulatorOfAnotherTemperature(FixedKernelFollower):
     def simulator(self, x):
-        return bl.TabularSimulator(attrs.evolve(self.model(x), temperature=1.0))
+        return bl.sampling.TabularSimulator(attrs.evolve(self.model(x), temperature=1.0))
 
 
 class SimulatorForgetsTheReference(FixedKernelFollower):
     def simulator(self, x):
-        return bl.TabularSimulator(attrs.evolve(self.model(x), reference=None))
+        return bl.sampling.TabularSimulator(attrs.evolve(self.model(x), reference=None))
 
 
 class _Changed:
@@ -316,16 +316,16 @@ class _Changed:
 
     def __init__(self, mdp: bl.SoftMDP) -> None:
         self.mdp = mdp
-        self.within = bl.TabularSimulator(mdp)
+        self.within = bl.sampling.TabularSimulator(mdp)
         self.spec = self.within.spec
 
     def generator(self, rng: np.random.Generator) -> np.random.Generator:
         return rng
 
-    def stepped(self, step: bl.Step, actions: bl.Array) -> bl.Step:
+    def stepped(self, step: bl.sampling.Step, actions: bl.Array) -> bl.sampling.Step:
         return step
 
-    def rolled(self, paths: bl.Trajectories) -> bl.Trajectories:
+    def rolled(self, paths: bl.sampling.Trajectories) -> bl.sampling.Trajectories:
         return paths
 
     def reset(self, count, rng):
@@ -365,7 +365,7 @@ class _KeepsItsGenerator(_Changed):
         return self.kept
 
 
-class _VisitsTooLarge(bl.TabularSimulator):
+class _VisitsTooLarge(bl.sampling.TabularSimulator):
     """Its sums of visits are too large."""
 
     def signed_visits(self, *arguments, **options):
@@ -373,7 +373,7 @@ class _VisitsTooLarge(bl.TabularSimulator):
         return 1.3 * table, drawn
 
 
-class _VisitsWithoutTheRest(bl.TabularSimulator):
+class _VisitsWithoutTheRest(bl.sampling.TabularSimulator):
     """Where it should draw a random length it takes two steps."""
 
     def signed_visits(self, *arguments, truncation, common_random_numbers):
@@ -382,7 +382,7 @@ class _VisitsWithoutTheRest(bl.TabularSimulator):
         )
 
 
-class _VisitsByItsOwnGenerator(bl.TabularSimulator):
+class _VisitsByItsOwnGenerator(bl.sampling.TabularSimulator):
     def signed_visits(self, observations, actions, weights, policy, rng, **options):
         return super().signed_visits(observations, actions, weights, policy, np.random.default_rng(), **options)
 
@@ -495,7 +495,7 @@ class HalfWay:
     """Goes only half of the way back into the ball."""
 
     def project(self, x: bl.Array) -> bl.Array:
-        return 0.5 * (x + bl.Ball(1.0).project(x))
+        return 0.5 * (x + bl.problems.Ball(1.0).project(x))
 
 
 @attrs.frozen

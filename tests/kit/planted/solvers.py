@@ -45,7 +45,7 @@ class ExactSolver:
     """`v ← Tv` until `‖Tv − v‖∞ ≤ (1−γ)·tolerance`."""
 
     name: ClassVar[str] = "planted-exact"
-    requires: ClassVar[type] = bl.SupportsModel
+    requires: ClassVar[type] = bl.mdp.SupportsModel
 
     tolerance: float = 1e-9
     most: int = 100_000
@@ -58,9 +58,9 @@ class ExactSolver:
         self,
         problem: bl.BilevelProblem,
         x: bl.Array,
-        warm_start: bl.TabularSolution | None,
+        warm_start: bl.mdp.TabularSolution | None,
         rng: np.random.Generator,
-    ) -> bl.TabularSolution:
+    ) -> bl.mdp.TabularSolution:
         began = time.perf_counter()
         model = self.model(problem, x, warm_start)
         with np.errstate(all="ignore"):
@@ -70,10 +70,10 @@ class ExactSolver:
                 previous, sweep, backups = sweep, self.backup(model, sweep.backed_up), backups + 1
             return self.answer(model, sweep, previous, backups, time.perf_counter() - began)
 
-    def model(self, problem: bl.BilevelProblem, x: bl.Array, warm_start: bl.TabularSolution | None) -> bl.SoftMDP:
+    def model(self, problem: bl.BilevelProblem, x: bl.Array, warm_start: bl.mdp.TabularSolution | None) -> bl.SoftMDP:
         return problem.lower.model(x)
 
-    def start(self, model: bl.SoftMDP, warm_start: bl.TabularSolution | None) -> bl.Array:
+    def start(self, model: bl.SoftMDP, warm_start: bl.mdp.TabularSolution | None) -> bl.Array:
         usable = warm_start is not None and warm_start.values.shape == (model.states,)
         return warm_start.values if usable else np.zeros(model.states)
 
@@ -117,8 +117,8 @@ class ExactSolver:
 
     def answer(
         self, model: bl.SoftMDP, sweep: Sweep, previous: Sweep, backups: int, seconds: float
-    ) -> bl.TabularSolution:
-        return bl.TabularSolution(
+    ) -> bl.mdp.TabularSolution:
+        return bl.mdp.TabularSolution(
             model,
             sweep.policy,
             sweep.values,
@@ -473,7 +473,7 @@ class CountingSolver:
     """Counts transitions from everywhere, and solves the world as it was counted."""
 
     name: ClassVar[str] = "planted-counting"
-    requires: ClassVar[type] = bl.SupportsSampling
+    requires: ClassVar[type] = bl.sampling.SupportsSampling
     tags: ClassVar[bl.Tags] = bl.Tags(stochastic=True, biased=True, tolerance=0.02)
 
     samples: int = 1_000_000
@@ -481,7 +481,7 @@ class CountingSolver:
 
     def solve(
         self, problem: bl.BilevelProblem, x: bl.Array, warm_start: Any | None, rng: np.random.Generator
-    ) -> bl.SampledSolution:
+    ) -> bl.sampling.SampledSolution:
         began = time.perf_counter()
         simulator = problem.lower.simulator(x)
         spec = simulator.spec
@@ -504,31 +504,33 @@ class CountingSolver:
             policy = softmax(self.preferences(spec, action_values))
         status = bl.Status.BUDGET_SPENT if math.isfinite(residual) else self.not_finite
         cost = bl.Cost(samples=self.counted(paths.samples), seconds=time.perf_counter() - began)
-        return bl.SampledSolution(simulator, policy, action_values, residual, status, cost)
+        return bl.sampling.SampledSolution(simulator, policy, action_values, residual, status, cost)
 
     not_finite: ClassVar[bl.Status] = bl.Status.NON_FINITE
 
-    def paths(self, simulator: Any, policy: bl.Array, rng: np.random.Generator) -> bl.Trajectories:
+    def paths(self, simulator: Any, policy: bl.Array, rng: np.random.Generator) -> bl.sampling.Trajectories:
         return self.drawn(simulator, policy, self.samples, rng)
 
-    def drawn(self, simulator: Any, policy: bl.Array, samples: int, rng: np.random.Generator) -> bl.Trajectories:
+    def drawn(
+        self, simulator: Any, policy: bl.Array, samples: int, rng: np.random.Generator
+    ) -> bl.sampling.Trajectories:
         """Single steps from all (s, a) in turn; trajectories where the simulator only starts where it starts."""
-        if not isinstance(simulator, bl.SupportsRestart):
+        if not isinstance(simulator, bl.sampling.SupportsRestart):
             return simulator.rollout(policy, samples // self.horizon, self.horizon, rng)
         pairs = np.arange(samples) % policy.size
         return simulator.rollout_from(pairs // policy.shape[1], pairs % policy.shape[1], policy, 1, rng)
 
-    def discount(self, spec: bl.FollowerSpec) -> float:
+    def discount(self, spec: bl.sampling.FollowerSpec) -> float:
         return spec.discount
 
     def sweeps(self, discount: float) -> int:
         """Until γ^N = 1e-6, far below what sampling leaves."""
         return math.ceil(math.log(1e-6) / math.log(discount)) + 1 if discount else 1
 
-    def preferences(self, spec: bl.FollowerSpec, action_values: bl.Array) -> bl.Array:
+    def preferences(self, spec: bl.sampling.FollowerSpec, action_values: bl.Array) -> bl.Array:
         return action_values / spec.temperature + (0.0 if spec.reference is None else np.log(spec.reference))
 
-    def maximum(self, spec: bl.FollowerSpec, action_values: bl.Array) -> bl.Array:
+    def maximum(self, spec: bl.sampling.FollowerSpec, action_values: bl.Array) -> bl.Array:
         preferences = self.preferences(spec, action_values)
         largest = preferences.max(axis=1)
         return spec.temperature * (largest + np.log(np.exp(preferences - largest[:, None]).sum(axis=1)))

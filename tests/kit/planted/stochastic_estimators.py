@@ -38,8 +38,8 @@ class BatchEstimator:
     """
 
     name: ClassVar[str] = "planted-batch"
-    requires: ClassVar[type] = bl.SupportsSampling
-    requires_objective: ClassVar[type] = bl.TrajectoryObjective
+    requires: ClassVar[type] = bl.sampling.SupportsSampling
+    requires_objective: ClassVar[type] = bl.objectives.TrajectoryObjective
 
     blocks: int = 8
     groups: int = 16
@@ -71,7 +71,7 @@ class BatchEstimator:
             direct,
             implicit,
             objective,
-            bl.DenseOccupancy(np.mean([block.weights for block in blocks], axis=0)),
+            bl.occupancy.DenseOccupancy(np.mean([block.weights for block in blocks], axis=0)),
             bl.Cost(samples=sum(block.samples for block in blocks), seconds=time.perf_counter() - began),
             bl.Status.BUDGET_SPENT if finite else self.not_finite,
             standard_error=self.standard_error(np.array([block.direct + block.implicit for block in blocks])),
@@ -100,7 +100,7 @@ class BatchEstimator:
         by_action, some = self.continue_from(simulator, policy, states, taken, weights, rng)
         by_state, more = self.continue_from(simulator, policy, states, self.first_actions(taken), weights, rng)
         table = by_action - by_state
-        implicit = self.implicit(problem.lower.pullback(x, bl.DenseOccupancy(table)))
+        implicit = self.implicit(problem.lower.pullback(x, bl.occupancy.DenseOccupancy(table)))
         return Block(
             self.direct(direct), implicit, float(losses.mean()), table, self.counted(batch.samples, some + more)
         )
@@ -110,7 +110,7 @@ class BatchEstimator:
         others = (losses.sum() - losses) / (losses.size - 1)
         return losses - others
 
-    def temperature(self, spec: bl.FollowerSpec) -> float:
+    def temperature(self, spec: bl.sampling.FollowerSpec) -> float:
         return spec.temperature
 
     def visit_weights(self, scaled: bl.Array, objective: Any) -> bl.Array:
@@ -361,5 +361,5 @@ class PeeksAtTheModel(BatchEstimator):
     def policy(self, problem, x, solution):
         model, values = problem.lower.model(x), np.zeros(solution.policy.shape[0])
         for _ in range(2000):
-            values = bl.soft_bellman(model, values)
-        return bl.soft_backup(model, values).policy
+            values = bl.mdp.soft_bellman(model, values)
+        return bl.mdp.soft_backup(model, values).policy

@@ -9,9 +9,9 @@ from typing import Any
 import attrs
 import numpy as np
 
-from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.component_registry import Kind
 from bilevelrl.outer_loop import StepFailed
+from bilevelrl.plugins.components import Kind
+from bilevelrl.problems.bilevel_problem import BilevelProblem
 from bilevelrl.testing.law import Law, law
 from bilevelrl.testing.snapshots import saved_and_restored, through_a_file
 from bilevelrl.testing.violation import NotApplicable, expect, expect_same

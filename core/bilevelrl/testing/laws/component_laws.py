@@ -9,9 +9,9 @@ from typing import Any
 import attrs
 import numpy as np
 
-from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.component_registry import Kind
-from bilevelrl.mdp import SoftMDP
+from bilevelrl.mdp.soft_mdp import SoftMDP
+from bilevelrl.plugins.components import Kind
+from bilevelrl.problems.bilevel_problem import BilevelProblem
 from bilevelrl.protocols import HyperGradient
 from bilevelrl.testing.counting import Tally, counted_transitions, counting_linear_algebra
 from bilevelrl.testing.exact import point_of
@@ -29,7 +29,7 @@ from bilevelrl.testing.variations import (
     with_lower,
 )
 from bilevelrl.testing.violation import NotApplicable, expect, expect_close, expect_same
-from bilevelrl.validation import Array, Indices
+from bilevelrl.validation.arrays import Array, Indices
 
 BOTH = (Kind.LOWER_LEVEL_SOLVER, Kind.HYPERGRADIENT_ESTIMATOR)
 
@@ -243,7 +243,7 @@ def cost_is_true(subject: Any, problem: BilevelProblem) -> None:
 
 
 def _over(solution: Any, model: SoftMDP) -> Any:
-    from bilevelrl.bellman import Linearization
+    from bilevelrl.mdp.linearization import Linearization
 
     system = Linearization(model.transitions, model.discount, solution.policy)
     return attrs.evolve(solution, model=model, linearization=system)

@@ -7,11 +7,12 @@ from typing import Any
 import attrs
 import numpy as np
 
-from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.component_registry import Kind
-from bilevelrl.mdp import SoftMDP
-from bilevelrl.objectives import LogLikelihoodObjective
-from bilevelrl.protocols import HyperGradient, PolicyObjective
+from bilevelrl.mdp.soft_mdp import SoftMDP
+from bilevelrl.objectives.policy_objectives import LogLikelihoodObjective
+from bilevelrl.objectives.protocols import PolicyObjective
+from bilevelrl.plugins.components import Kind
+from bilevelrl.problems.bilevel_problem import BilevelProblem
+from bilevelrl.protocols import HyperGradient
 from bilevelrl.testing.exact import Exact, occupancy_of, point_of
 from bilevelrl.testing.law import deterministic, exact, law, tags_of, tracking
 from bilevelrl.testing.laws.solver_laws import shaping
@@ -19,7 +20,7 @@ from bilevelrl.testing.question import INEXACT, ask, needs_model, rng_of
 from bilevelrl.testing.rounding import TINY, solve_rounding
 from bilevelrl.testing.variations import Altered, ChangedObjective, extended, with_lower
 from bilevelrl.testing.violation import NotApplicable, expect, expect_close, expect_same
-from bilevelrl.validation import Array
+from bilevelrl.validation.arrays import Array
 
 ESTIMATOR = Kind.HYPERGRADIENT_ESTIMATOR
 MOST_CALLS = 3000

@@ -1,6 +1,6 @@
 """What a soft Bellman operator obeys (MATH.md 2), whoever computes it: for those who write a faster one.
 
-The subject is a function `(mdp, v) ↦ Backup`, as `bilevelrl.soft_backup` is.
+The subject is a function `(mdp, v) ↦ Backup`, as `bilevelrl.mdp.soft_backup` is.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from typing import Any
 import attrs
 import numpy as np
 
-from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.mdp import SoftMDP
-from bilevelrl.passes import Backup
+from bilevelrl.mdp.passes import Backup
+from bilevelrl.mdp.soft_mdp import SoftMDP
+from bilevelrl.problems.bilevel_problem import BilevelProblem
 from bilevelrl.testing.exact import backed_up, dense_kernel, point_of
 from bilevelrl.testing.law import OPERATOR, law
 from bilevelrl.testing.question import rng_of
 from bilevelrl.testing.rounding import EPSILON, backup_rounding
 from bilevelrl.testing.violation import expect, expect_close
-from bilevelrl.validation import Array, kind_words
+from bilevelrl.validation.arrays import Array
+from bilevelrl.validation.errors import kind_words
 
 
 @attrs.frozen

@@ -8,15 +8,16 @@ from typing import Any
 import attrs
 import numpy as np
 
-from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.component_registry import Kind
+from bilevelrl.plugins.components import Kind
+from bilevelrl.problems.bilevel_problem import BilevelProblem
 from bilevelrl.protocols import Cost, HyperGradient, OptimizerState, Status
 from bilevelrl.testing.exact import point_of
 from bilevelrl.testing.law import law
 from bilevelrl.testing.question import rng_of
 from bilevelrl.testing.snapshots import arrays_of, through_a_file
 from bilevelrl.testing.violation import expect, expect_close, expect_same
-from bilevelrl.validation import Array, kind_words
+from bilevelrl.validation.arrays import Array
+from bilevelrl.validation.errors import kind_words
 
 OPTIMIZER = Kind.UPPER_LEVEL_OPTIMIZER
 STEPS = 5

@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.component_registry import Kind
+from bilevelrl.mdp.solution import SupportsModel
+from bilevelrl.objectives.protocols import PolicyObjective, TrajectoryObjective
 from bilevelrl.occupancy import DenseOccupancy
-from bilevelrl.protocols import PolicyObjective, SupportsModel, SupportsSampling, TrajectoryObjective
+from bilevelrl.plugins.components import Kind
+from bilevelrl.problems.bilevel_problem import BilevelProblem
+from bilevelrl.sampling.solution import SupportsSampling
 from bilevelrl.testing.exact import point_of, solved
 from bilevelrl.testing.law import law
 from bilevelrl.testing.question import rng_of
 from bilevelrl.testing.violation import NotApplicable, expect, expect_close, expect_same
-from bilevelrl.validation import Array
+from bilevelrl.validation.arrays import Array
 
 PROBLEM = Kind.PROBLEM
 CONFIDENCE = 5.0
@@ -71,7 +73,7 @@ def _unit(rng: np.random.Generator, n: int) -> Array:
 @law(PROBLEM, with_model)
 def model_is_valid(subject: Any, problem: Any = None) -> None:
     """At feasible points P's rows and ρ are distributions, r is finite, γ < 1 and τ > 0: a validated `SoftMDP`."""
-    from bilevelrl.mdp import SoftMDP
+    from bilevelrl.mdp.soft_mdp import SoftMDP
 
     for x in _points(subject):
         mdp = subject.lower.model(x)

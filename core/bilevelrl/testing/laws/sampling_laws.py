@@ -13,9 +13,11 @@ from typing import Any
 import attrs
 import numpy as np
 
-from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.component_registry import Kind
-from bilevelrl.protocols import HyperGradient, StepwiseObjective, SupportsSampling, TrajectoryObjective
+from bilevelrl.objectives.protocols import StepwiseObjective, TrajectoryObjective
+from bilevelrl.plugins.components import Kind
+from bilevelrl.problems.bilevel_problem import BilevelProblem
+from bilevelrl.protocols import HyperGradient
+from bilevelrl.sampling.solution import SupportsSampling
 from bilevelrl.testing.enumeration import Enumeration
 from bilevelrl.testing.exact import Exact
 from bilevelrl.testing.law import law, stochastic, tags_of
@@ -24,7 +26,7 @@ from bilevelrl.testing.precise import PRECISE
 from bilevelrl.testing.question import given_answer, rng_of
 from bilevelrl.testing.variations import OnlySampling
 from bilevelrl.testing.violation import NotApplicable, expect, expect_close
-from bilevelrl.validation import Array
+from bilevelrl.validation.arrays import Array
 
 ESTIMATOR = Kind.HYPERGRADIENT_ESTIMATOR
 CONFIDENCE = 5.0

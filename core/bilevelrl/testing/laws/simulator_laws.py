@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from bilevelrl.bellman import Linearization, adjoint_occupancy, adjoint_right_hand_side
-from bilevelrl.component_registry import Kind
-from bilevelrl.mdp import SoftMDP
-from bilevelrl.simulators import SupportsVisits
+from bilevelrl.mdp.bellman import adjoint_occupancy, adjoint_right_hand_side
+from bilevelrl.mdp.linearization import Linearization
+from bilevelrl.mdp.soft_mdp import SoftMDP
+from bilevelrl.plugins.components import Kind
+from bilevelrl.sampling.simulators import SupportsVisits
 from bilevelrl.testing.exact import dense_kernel, point_of
 from bilevelrl.testing.law import law
 from bilevelrl.testing.laws.problem_laws import policies_at, with_model, with_simulator
 from bilevelrl.testing.question import rng_of
 from bilevelrl.testing.snapshots import arrays_of
 from bilevelrl.testing.violation import expect, expect_close, expect_same
-from bilevelrl.validation import Array
+from bilevelrl.validation.arrays import Array
 
 PROBLEM = Kind.PROBLEM
 CONFIDENCE = 5.0

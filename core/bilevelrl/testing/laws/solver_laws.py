@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from bilevelrl.bilevel_problem import BilevelProblem
-from bilevelrl.component_registry import Kind
-from bilevelrl.mdp import SoftMDP
-from bilevelrl.protocols import Status, TabularSolution
+from bilevelrl.mdp.soft_mdp import SoftMDP
+from bilevelrl.mdp.solution import TabularSolution
+from bilevelrl.plugins.components import Kind
+from bilevelrl.problems.bilevel_problem import BilevelProblem
+from bilevelrl.protocols import Status
 from bilevelrl.testing.exact import (
     POLICY_ITERATION_SLACK,
     backed_up,
@@ -25,7 +26,7 @@ from bilevelrl.testing.question import ask, needs_model, rng_of, solution_tolera
 from bilevelrl.testing.rounding import EPSILON, TINY, backup_rounding, policy_error, solve_rounding, value_error
 from bilevelrl.testing.variations import Altered, with_lower
 from bilevelrl.testing.violation import NotApplicable, expect, expect_close
-from bilevelrl.validation import Array, Mask
+from bilevelrl.validation.arrays import Array, Mask
 
 SOLVER = Kind.LOWER_LEVEL_SOLVER
 MOST_CALLS = 5000

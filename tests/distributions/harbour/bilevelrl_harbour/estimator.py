@@ -27,16 +27,16 @@ class RichardsonAdjoint:
     """
 
     name: ClassVar[str] = "richardson-adjoint"
-    requires: ClassVar[type] = bl.SupportsModel
-    requires_objective: ClassVar[type] = bl.PolicyObjective
+    requires: ClassVar[type] = bl.mdp.SupportsModel
+    requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
 
-    sweeps: int = attrs.field(default=10, validator=bl.is_integer(at_least=1))
+    sweeps: int = attrs.field(default=10, validator=bl.validation.is_integer(at_least=1))
 
     def estimate(
         self,
         problem: bl.BilevelProblem,
         x: bl.Array,
-        solution: bl.TabularSolution,
+        solution: bl.mdp.TabularSolution,
         previous: bl.HyperGradient | None,
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
@@ -44,13 +44,13 @@ class RichardsonAdjoint:
         began = time.perf_counter()
         model, policy, system = solution.model, solution.policy, solution.linearization
         objective, by_x, by_policy = problem.objective.value_and_gradients(x, policy)
-        cotangent = bl.policy_cotangent(model, policy, by_policy)
-        target = bl.adjoint_right_hand_side(model, cotangent)
+        cotangent = bl.mdp.policy_cotangent(model, policy, by_policy)
+        target = bl.mdp.adjoint_right_hand_side(model, cotangent)
         adjoint = np.zeros(model.states) if previous is None else previous.carry["adjoint"]
         for _ in range(self.sweeps):
             adjoint = adjoint + target - system.apply_transpose(adjoint)
         residual = float(np.abs(system.apply_transpose(adjoint) - target).max())
-        occupancy = bl.adjoint_occupancy(model, policy, solution.values, cotangent, adjoint)
+        occupancy = bl.mdp.adjoint_occupancy(model, policy, solution.values, cotangent, adjoint)
         return bl.HyperGradient(
             direct=by_x,
             implicit=problem.lower.pullback(x, occupancy),

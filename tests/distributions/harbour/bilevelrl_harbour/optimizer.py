@@ -22,7 +22,7 @@ class SignDescent:
 
     name: ClassVar[str] = "sign-descent"
 
-    step_size: float = attrs.field(default=0.1, validator=bl.is_real(above=0.0))
+    step_size: float = attrs.field(default=0.1, validator=bl.validation.is_real(above=0.0))
 
     def init(self, x: bl.Array) -> bl.OptimizerState:
         """No step taken."""

@@ -31,20 +31,25 @@ class HarbourTolls:
 
     name: ClassVar[str] = "harbour-tolls"
 
-    berths: int = attrs.field(default=8, validator=bl.is_integer(at_least=3))
-    cap: float = attrs.field(default=2.0, validator=bl.is_real(above=0.0))
-    effort: float = attrs.field(default=0.1, validator=bl.is_real(at_least=0.0))
-    discount: float = attrs.field(default=0.9, validator=bl.is_real(at_least=0.0, below=1.0))
-    temperature: float = attrs.field(default=0.5, validator=bl.is_real(above=0.0))
+    berths: int = attrs.field(default=8, validator=bl.validation.is_integer(at_least=3))
+    cap: float = attrs.field(default=2.0, validator=bl.validation.is_real(above=0.0))
+    effort: float = attrs.field(default=0.1, validator=bl.validation.is_real(at_least=0.0))
+    discount: float = attrs.field(default=0.9, validator=bl.validation.is_real(at_least=0.0, below=1.0))
+    temperature: float = attrs.field(default=0.5, validator=bl.validation.is_real(above=0.0))
 
     def build(self) -> bl.BilevelProblem:
         """The harbour of these options."""
         transitions = self._transitions()
         goal = bl.SoftMDP(transitions, self._reward_at(self.berths // 2), self.discount, self.temperature)
         return bl.BilevelProblem(
-            lower=bl.ParametricMDP(transitions, bl.StateReward(self._reward_at(0)), self.discount, self.temperature),
-            objective=bl.WeightedSum(
-                ((1.0, bl.ReturnObjective(goal)), (self.effort, bl.QuadraticObjective(policy_weight=0.0)))
+            lower=bl.ParametricMDP(
+                transitions, bl.parametric.StateReward(self._reward_at(0)), self.discount, self.temperature
+            ),
+            objective=bl.objectives.WeightedSum(
+                (
+                    (1.0, bl.objectives.ReturnObjective(goal)),
+                    (self.effort, bl.objectives.QuadraticObjective(policy_weight=0.0)),
+                )
             ),
             feasible_set=bl.Box(-self.cap, self.cap),
         )

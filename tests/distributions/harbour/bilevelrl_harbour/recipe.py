@@ -23,8 +23,8 @@ class Harbour:
 
     name: ClassVar[str] = "harbour"
 
-    step_size: float = attrs.field(default=0.1, validator=bl.is_real(above=0.0))
-    sweeps: int = attrs.field(default=10, validator=bl.is_integer(at_least=1))
+    step_size: float = attrs.field(default=0.1, validator=bl.validation.is_real(above=0.0))
+    sweeps: int = attrs.field(default=10, validator=bl.validation.is_integer(at_least=1))
 
     def build(self) -> bl.Algorithm:
         """The composition. A component of another plugin would be asked for by name, `bl.lower_level_solver("…")`."""

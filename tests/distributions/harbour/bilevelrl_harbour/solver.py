@@ -26,18 +26,18 @@ class AnchoredValueIteration:
     """
 
     name: ClassVar[str] = "anchored-value-iteration"
-    requires: ClassVar[type] = bl.SupportsModel
+    requires: ClassVar[type] = bl.mdp.SupportsModel
 
-    tolerance: float = attrs.field(default=1e-8, validator=bl.is_real(above=0.0))
-    maximum_sweeps: int = attrs.field(default=10_000, validator=bl.is_integer(at_least=1))
+    tolerance: float = attrs.field(default=1e-8, validator=bl.validation.is_real(above=0.0))
+    maximum_sweeps: int = attrs.field(default=10_000, validator=bl.validation.is_integer(at_least=1))
 
     def solve(
         self,
         problem: bl.BilevelProblem,
         x: bl.Array,
-        warm_start: bl.TabularSolution | None,
+        warm_start: bl.mdp.TabularSolution | None,
         rng: np.random.Generator,
-    ) -> bl.TabularSolution:
+    ) -> bl.mdp.TabularSolution:
         """`V` with the policy and the residual of one backup from it; anchored at the last answer."""
         began = time.perf_counter()
         model = problem.lower.model(x)
@@ -45,7 +45,7 @@ class AnchoredValueIteration:
         values, weight = anchor, 1.0
         status = bl.Status.BUDGET_SPENT
         for sweeps in range(1, self.maximum_sweeps + 1):
-            backup = bl.soft_backup(model, values)
+            backup = bl.mdp.soft_backup(model, values)
             residual = float(np.abs(backup.values - values).max())
             if not math.isfinite(residual):
                 status = bl.Status.NON_FINITE
@@ -59,4 +59,6 @@ class AnchoredValueIteration:
                 weight /= 1.0 + weight
                 values = weight * anchor + (1.0 - weight) * backup.values
         cost = bl.Cost(backups=sweeps, seconds=time.perf_counter() - began)
-        return bl.TabularSolution(model, backup.policy, values, backup.action_values, residual, sweeps, status, cost)
+        return bl.mdp.TabularSolution(
+            model, backup.policy, values, backup.action_values, residual, sweeps, status, cost
+        )

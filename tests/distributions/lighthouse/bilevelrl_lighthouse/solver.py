@@ -26,18 +26,18 @@ class GaussSeidel:
     """
 
     name: ClassVar[str] = "gauss-seidel"
-    requires: ClassVar[type] = bl.SupportsModel
+    requires: ClassVar[type] = bl.mdp.SupportsModel
     tags: ClassVar[bl.Tags] = bl.Tags(tracking=True)
 
-    sweeps: int = attrs.field(default=3, validator=bl.is_integer(at_least=1))
+    sweeps: int = attrs.field(default=3, validator=bl.validation.is_integer(at_least=1))
 
     def solve(
         self,
         problem: bl.BilevelProblem,
         x: bl.Array,
-        warm_start: bl.TabularSolution | None,
+        warm_start: bl.mdp.TabularSolution | None,
         rng: np.random.Generator,
-    ) -> bl.TabularSolution:
+    ) -> bl.mdp.TabularSolution:
         """V after some sweeps, with the policy and the residual of one backup from it."""
         began = time.perf_counter()
         model = problem.lower.model(x)
@@ -45,16 +45,16 @@ class GaussSeidel:
         kernel = dense(model.transitions)
         for _ in range(self.sweeps):
             sweep(model, kernel, values)
-        backup = bl.soft_backup(model, values)
-        residual = bl.maximum_norm(backup.values - values)
+        backup = bl.mdp.soft_backup(model, values)
+        residual = bl.validation.maximum_norm(backup.values - values)
         status = bl.Status.BUDGET_SPENT if math.isfinite(residual) else bl.Status.NON_FINITE
         cost = bl.Cost(backups=self.sweeps + 1, seconds=time.perf_counter() - began)
-        return bl.TabularSolution(
+        return bl.mdp.TabularSolution(
             model, backup.policy, values, backup.action_values, residual, self.sweeps, status, cost
         )
 
 
-def dense(transitions: bl.Transitions) -> bl.Array:
+def dense(transitions: bl.mdp.Transitions) -> bl.Array:
     """P as one array (S·A, S), however it is stored."""
     rows, successors, probabilities = transitions.stored()
     kernel = np.zeros((transitions.states * transitions.actions, transitions.states))

@@ -13,7 +13,7 @@ class Impostor:
     """Calls itself what the first-party solver is called, and does nothing."""
 
     name: ClassVar[str] = "soft-policy-iteration"
-    requires: ClassVar[type] = bl.SupportsModel
+    requires: ClassVar[type] = bl.mdp.SupportsModel
 
     def solve(self, problem: bl.BilevelProblem, x: bl.Array, warm_start: Any, rng: np.random.Generator) -> Any:
         """Not to be reached."""

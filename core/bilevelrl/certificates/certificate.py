@@ -1,0 +1,235 @@
+"""Certificates: a proven bound of how far a computed hyper-gradient is from `∇φ(x)`, by the residuals it leaves."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bilevelrl.certificates import objective_bounds, part_norms  # noqa: F401  # they register their bounds
+from bilevelrl.certificates.derivative_bounds import Unbounded
+from bilevelrl.certificates.gradient_error import ComputedGradient, FollowerError, error_bound
+from bilevelrl.mdp.bellman import adjoint_occupancy, adjoint_right_hand_side, linearized_backup, policy_cotangent
+from bilevelrl.mdp.linearization import Linearization
+from bilevelrl.mdp.passes import Backup
+from bilevelrl.mdp.rounding import EPSILON, backup_rounding, length, row_defect
+from bilevelrl.mdp.soft_mdp import SoftMDP
+from bilevelrl.mdp.solution import SupportsModel
+from bilevelrl.objectives.protocols import PolicyObjective
+from bilevelrl.occupancy import DenseOccupancy
+from bilevelrl.problems.bilevel_problem import BilevelProblem
+from bilevelrl.protocols import Cost, HyperGradient
+from bilevelrl.validation.arrays import Array, check_shape
+from bilevelrl.validation.errors import InputError, kind_words
+from bilevelrl.validation.fields import check_count
+
+# What the residual of a system solved by iteration may be: a correction need not be exact, since what it leaves is
+# measured, and the adjoint's is part of the bound.
+CORRECTION, ADJOINT = 1e-6, 1e-12
+PARTS = ("measured", "follower", "objective", "adjoint", "rounding")
+# A residual that no longer falls, and is this near to rounding, is not going to.
+NEAR_ROUNDING = 100.0
+
+
+@attrs.frozen
+class Certificate:
+    """A proven bound of `‖gradient − ∇φ(x)‖₂`, for the tables of r, P and ρ that the model at x has.
+
+    Args:
+        bound: the bound; infinite where there is none.
+        measured: how far the gradient is from a better one, which the certificate computed, in the Euclidean norm. The
+            other parts bound the error of that better one; they sum up to `bound`.
+        follower: what is left of the follower's error, through his policy and values.
+        objective: what it can do through the leader's objective.
+        adjoint: what is left of the adjoint's error.
+        rounding: what rounding can have done.
+        corrections: the Newton steps that made the better one.
+        cost: what the certificate cost.
+        reason: why there is no bound, in a sentence; empty where there is one.
+    """
+
+    bound: float
+    measured: float = math.nan
+    follower: float = math.nan
+    objective: float = math.nan
+    adjoint: float = math.nan
+    rounding: float = math.nan
+    corrections: int = 0
+    cost: Cost = attrs.field(factory=Cost)
+    reason: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is a bound."""
+        return not self.reason
+
+    def summary(self) -> dict[str, Any]:
+        """The bound, its parts, and the reason where there is none, for JSON: None stands for what is not finite."""
+        figures = {name: getattr(self, name) for name in ("bound", *PARTS)}
+        finite = {name: figure if math.isfinite(figure) else None for name, figure in figures.items()}
+        return {**finite, "corrections": self.corrections, "reason": self.reason}
+
+    def __str__(self) -> str:
+        if not self.holds:
+            return f"no bound: {self.reason}"
+        parts = ", ".join(f"{name} {getattr(self, name):.3g}" for name in PARTS)
+        return f"‖gradient − ∇φ(x)‖₂ ≤ {self.bound:.3g} ({parts})"
+
+
+def certify(
+    problem: BilevelProblem, x: object, solution: Any, hyper: HyperGradient, *, corrections: int = 10
+) -> Certificate:
+    """Bound `‖hyper.gradient − ∇φ(x)‖₂`, whatever computed it, from the residuals at the follower's answer.
+
+    Newton's method first corrects the follower's values, and one adjoint solve the occupancy; the distance to the
+    gradient made of these is measured, and the theorem of `gradient_error` bounds the error of that. Without
+    corrections the theorem bounds the error of `hyper` as it is: one backup and two passes over P, and no system is
+    solved, but the bound is looser by orders of magnitude.
+
+    Args:
+        problem: with a transition model and an objective of the policy.
+        x: (n,), where the gradient was computed.
+        solution: the follower's answer there. Of an answer without values (a model-free solver's) nothing is used.
+        hyper: the estimate.
+        corrections: the most Newton steps; they end where rounding leaves nothing to correct. 0: no system is solved;
+            the solution must then have values, and the estimate an occupancy.
+
+    Returns:
+        A `Certificate`. Where there is no bound (the objective or a part does not say how far it can move, γ is so near
+        one that rounding leaves nothing, a value is not finite) it says why in `reason`.
+
+    Raises:
+        InputError: where x is not a point of the problem, the estimate is none, or the gradient has another length.
+    """
+    check_count("corrections", corrections, at_least=0)
+    for field, value, kind in (("problem", problem, BilevelProblem), ("hyper", hyper, HyperGradient)):
+        if not isinstance(value, kind):
+            raise InputError(field, kind_words(value), f"a {kind.__name__}")
+    point = problem.point(x)
+    check_shape("hyper.gradient", hyper.gradient, point.shape)
+    began = time.perf_counter()
+    with np.errstate(all="ignore"):
+        try:
+            certificate = _certificate(problem, point, solution, hyper, corrections)
+        except _NoBound as reason:
+            certificate = Certificate(math.inf, reason=str(reason))
+    return attrs.evolve(certificate, cost=attrs.evolve(certificate.cost, seconds=time.perf_counter() - began))
+
+
+class _NoBound(Exception):
+    """Nothing can be proven; the message says why."""
+
+
+def _certificate(
+    problem: BilevelProblem, x: Array, solution: Any, hyper: HyperGradient, corrections: int
+) -> Certificate:
+    if not isinstance(problem.lower, SupportsModel):
+        raise _NoBound(f"problem {problem.name!r} has no transition model (SupportsModel)")
+    if not isinstance(problem.objective, PolicyObjective):
+        raise _NoBound(f"the objective of problem {problem.name!r} is not one of the policy (PolicyObjective)")
+    model = problem.lower.model(x)
+    point, steps, cost = _corrected(_Point.at(model, _values(solution, model, corrections)), corrections)
+    follower = FollowerError.of(model, point.values, point.backup, row_defect(model.transitions))
+    if not follower.growth < 1.0:
+        raise _NoBound(f"discount {model.discount!r} is so near to 1 that rounding leaves nothing of 1 − γ")
+    computed, spent = _computed(problem, x, point, None if corrections else hyper)
+    measured = length(hyper.gradient - computed.gradient) * (1.0 + (x.size + 8) * EPSILON)
+    try:
+        error = error_bound(problem, x, computed, follower)
+    except Unbounded as missing:
+        raise _NoBound(str(missing)) from None
+    bound = (measured + error.total) * (1.0 + 16.0 * EPSILON)
+    parts = (measured, error.follower, error.objective, error.adjoint, error.rounding)
+    if not math.isfinite(bound):
+        raise _NoBound(_not_finite(parts))
+    return Certificate(bound, *parts, steps, cost + spent)
+
+
+def _values(solution: Any, model: SoftMDP, corrections: int) -> Array:
+    """The follower's values, or zeros where the answer has none and Newton's method may find them."""
+    values = getattr(solution, "values", None)
+    if isinstance(values, np.ndarray) and values.shape == (model.states,) and np.isfinite(values).all():
+        return values
+    if not corrections:
+        raise _NoBound("the follower's answer has no finite table of values; allow corrections")
+    return np.zeros(model.states)
+
+
+@attrs.frozen(eq=False)
+class _Point:
+    """Where Newton's method is: v, its backup, and `I − γP^π(v)`."""
+
+    model: SoftMDP
+    values: Array
+    backup: Backup
+    system: Linearization
+
+    @classmethod
+    def at(cls, model: SoftMDP, values: Array) -> _Point:
+        return cls(model, values, *linearized_backup(model, values))
+
+    @property
+    def span(self) -> float:
+        """`max δ − min δ` for `δ = Tv − v`: a constant moves no policy."""
+        change = self.backup.values - self.values
+        return float(change.max() - change.min())
+
+    def step(self) -> _Point:
+        correction = self.system.solve(self.backup.values - self.values, tolerance=CORRECTION)
+        return _Point.at(self.model, self.values + correction)
+
+
+def _corrected(start: _Point, corrections: int) -> tuple[_Point, int, Cost]:
+    """The best of the points that Newton's method visits, the steps taken, and their cost."""
+    best = point = start
+    steps, cost = 0, Cost(backups=1)
+    while steps < corrections and not point.span <= (floor := backup_rounding(point.model, point.values)):
+        after = point.step()
+        iterated = point.system.iterated
+        steps, cost = steps + 1, cost + Cost(backups=1, linear_solves=0 if iterated else 1, products=iterated)
+        if not math.isfinite(after.span) or point.span <= min(after.span, NEAR_ROUNDING * floor):
+            break
+        point = after
+        best = min(best, point, key=lambda each: each.span)
+    return best, steps, cost
+
+
+def _computed(
+    problem: BilevelProblem, x: Array, point: _Point, hyper: HyperGradient | None
+) -> tuple[ComputedGradient, Cost]:
+    """The gradient at v of the estimate's own occupancy; where none is given, of one that is solved for here."""
+    model, values, policy = point.model, point.values, point.backup.policy
+    _, direct, by_policy = problem.objective.value_and_gradients(x, policy)
+    if hyper is None:
+        occupancy, cost = _solved_occupancy(point, by_policy)
+    elif hyper.occupancy is None:
+        raise _NoBound("the estimate has no occupancy; allow corrections")
+    else:
+        own = hyper.occupancy.dense(model.states, model.actions)
+        occupancy, cost = DenseOccupancy(own.weights, model.discount * values), Cost(products=2)
+    implicit = problem.lower.pullback(x, occupancy)
+    return ComputedGradient(model, values, point.backup, occupancy.weights, by_policy, direct, implicit), cost
+
+
+def _solved_occupancy(point: _Point, by_policy: Array) -> tuple[DenseOccupancy, Cost]:
+    model, policy, system = point.model, point.backup.policy, point.system
+    centred = by_policy - (policy * by_policy).sum(axis=1, keepdims=True)
+    cotangent = policy_cotangent(model, policy, centred)
+    before = system.iterated
+    adjoint = system.solve_transpose(adjoint_right_hand_side(model, cotangent), tolerance=ADJOINT)
+    iterated = system.iterated - before
+    cost = Cost(linear_solves=0 if iterated else 1, products=2 + iterated)
+    return adjoint_occupancy(model, policy, point.values, cotangent, adjoint), cost
+
+
+def _not_finite(parts: tuple[float, ...]) -> str:
+    name = next((name for name, part in zip(PARTS, parts, strict=True) if part == math.inf), None)
+    if name is None:
+        return "a value is not finite"
+    return (
+        f"the part named {name} has no finite bound: the follower's answer is too far from optimal, or one of its "
+        "probabilities too near to zero"
+    )

@@ -1,0 +1,150 @@
+"""Budgets: what a run may spend, in one unit, and what other kinds of work are worth in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+import scipy.sparse
+
+from bilevelrl.linear.factorization import factorization_work
+from bilevelrl.mdp.linearization import can_be_factored
+from bilevelrl.mdp.solution import SupportsModel
+from bilevelrl.mdp.transitions import DenseTransitions, Transitions
+from bilevelrl.outer_loop import OuterState
+from bilevelrl.problems.bilevel_problem import BilevelProblem
+from bilevelrl.protocols import Cost
+from bilevelrl.validation.arrays import Array
+from bilevelrl.validation.errors import InputError, UnknownNameError, value_words
+from bilevelrl.validation.fields import as_float, is_real
+
+DEFAULT_AMOUNTS = {"backups": 5_000.0, "samples": 1_000_000.0, "seconds": 10.0, "iterations": 500.0}
+EXAMPLE = "UNIT=AMOUNT, such as backups=2000 or seconds=20"
+
+# Checkpoints are spread evenly on a logarithmic scale over this part of the budget.
+FIRST_CHECKPOINT = 1e-3
+
+
+@attrs.frozen
+class Budget:
+    """What a run may spend.
+
+    Args:
+        unit: "backups", passes over P, other work converted by `ExchangeRates`; "samples", transitions drawn;
+            "seconds", of the components' own; "iterations", updates of x.
+        amount: how many, above zero.
+    """
+
+    unit: str = attrs.field()
+    amount: float = attrs.field()
+
+    @unit.validator
+    def _check_unit(self, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, str):
+            raise InputError("the unit of the budget", value_words(value), "a string")
+        if value not in DEFAULT_AMOUNTS:
+            raise UnknownNameError("the unit of the budget", value, DEFAULT_AMOUNTS)
+
+    @amount.validator
+    def _check_amount(self, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not (math.isfinite(as_float(value)) and value > 0):
+            raise InputError(f"the budget's {self.unit}", value_words(value), "a finite number above 0")
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """`backups=2000`, or `backups` alone for a usual amount."""
+        unit, separator, amount = text.partition("=")
+        if not separator and unit.strip() in DEFAULT_AMOUNTS:
+            return cls(unit.strip(), DEFAULT_AMOUNTS[unit.strip()])
+        if not separator and unit.strip().isalpha():
+            raise UnknownNameError("the unit of the budget", unit.strip(), DEFAULT_AMOUNTS)
+        try:
+            return cls(unit.strip(), float(amount))
+        except InputError:
+            raise
+        except ValueError:
+            raise InputError("the budget", value_words(text), EXAMPLE) from None
+
+    def __str__(self) -> str:
+        return f"{self.amount:,.10g} {self.unit}"
+
+    def spent(self, cost: Cost, iteration: int, rates: ExchangeRates) -> float:
+        """How much of it a run has used, after so many iterations at this cost."""
+        if self.unit == "iterations":
+            return float(iteration)
+        return rates.backups(cost) if self.unit == "backups" else float(getattr(cost, self.unit))
+
+    def checkpoints(self, count: int) -> tuple[float, ...]:
+        """Where along it a run is looked at: `count` amounts, evenly on a logarithmic scale, the last the whole."""
+        if count == 1:
+            return (float(self.amount),)
+        marks = np.geomspace(FIRST_CHECKPOINT, 1.0, count) * self.amount
+        if self.unit == "iterations":
+            marks = np.unique(np.append(np.floor(marks), self.amount))
+        marks[-1] = self.amount
+        return tuple(float(mark) for mark in marks)
+
+    def enough(self, needed: float) -> str:
+        """`needed` rounded up, as it would be asked for: `backups=24`."""
+        if self.unit != "seconds":
+            return f"{self.unit}={math.ceil(needed)}"
+        scale = 10.0 ** (math.floor(math.log10(max(needed, 1e-9))) - 1)
+        return f"{self.unit}={math.ceil(needed / scale) * scale:.2g}"
+
+
+@attrs.frozen
+class ExchangeRates:
+    """What linear solves and products are worth in backups, that is in passes over P.
+
+    Multiplications are what is counted. A pass takes one for each stored entry of P: S²A for a dense kernel. A product
+    with `P^π` takes one for each entry of `P^π`: 1/A of a pass for a dense kernel. A linear solve is priced with
+    everything that it may need: `P^π` from P and π (a pass), an LU factorisation (S³/3 for a dense matrix; for a sparse
+    one what SuperLU's own factors say), and two triangular solves. Where an algorithm solves twice with one
+    factorisation it pays for two: an upper bound, and the reason why the rates can be set.
+
+    Args:
+        linear_solve: backups a linear solve is worth, at least 0.
+        product: backups a product with `P^π` or its transpose is worth, at least 0.
+    """
+
+    linear_solve: float = attrs.field(default=0.0, validator=is_real(at_least=0.0))
+    product: float = attrs.field(default=0.0, validator=is_real(at_least=0.0))
+
+    @classmethod
+    def of(cls, problem: BilevelProblem, x: Array, given: Mapping[str, float] | None = None) -> ExchangeRates:
+        """The rates of a problem's kernel at x, but for those `given`; zero where it has no model."""
+        known = [field.name for field in attrs.fields(cls)]
+        for name in given or {}:
+            if name not in known:
+                raise UnknownNameError("an exchange rate", name, known)
+        own = cls._of_kernel(problem.lower.model(x).transitions) if isinstance(problem.lower, SupportsModel) else cls()
+        return attrs.evolve(own, **(given or {}))
+
+    @classmethod
+    def _of_kernel(cls, kernel: Transitions) -> ExchangeRates:
+        states, actions = kernel.states, kernel.actions
+        if isinstance(kernel, DenseTransitions):
+            return cls(states / (3.0 * actions) + 1.0 + 1.0 / actions, 1.0 / actions)
+        # The pattern of P^π, and so the fill of its factors, is the same for every policy that takes all actions.
+        chain = scipy.sparse.csr_array(kernel.under(np.full((states, actions), 1.0 / actions)))
+        entries = max(1, len(kernel.stored()[2]))
+        # What is too large to be factored is solved by iteration, which counts products; this price is for who insists.
+        work = factorization_work(chain) if can_be_factored(kernel) else states**3 / 3.0
+        return cls(work / entries + 1.0, chain.nnz / entries)
+
+    def backups(self, cost: Cost) -> float:
+        """A cost in passes over P; samples and seconds have no part in it."""
+        return cost.backups + self.linear_solve * cost.linear_solves + self.product * cost.products
+
+
+def uncounted_cost(state: OuterState, estimator: object) -> Cost:
+    """What an iteration's estimate cost beyond its `Cost`, as the estimator's `uncounted(hyper)` tells.
+
+    `Cost` counts backups that end in `T v`, and a product of n columns once. An estimator that makes other passes over
+    P may say so in a method `uncounted(hyper) -> Cost`, so that comparisons price it as it deserves.
+    """
+    uncounted = getattr(estimator, "uncounted", None)
+    return Cost() if uncounted is None else uncounted(state.hyper)

@@ -1,0 +1,11 @@
+"""The public names of this package: read by type checkers, and by `__init__.py` to import each at its first use."""
+
+from .compilation import (
+    compiled as compiled,
+)
+from .workers import (
+    parallel_map as parallel_map,
+)
+from .workers import (
+    use_jobs as use_jobs,
+)

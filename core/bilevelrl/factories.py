@@ -1,0 +1,218 @@
+"""From a directory back to a run: to look at, and to go on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bilevelrl.execution.workers import Progress
+from bilevelrl.plugins import discovery
+from bilevelrl.problems.bilevel_problem import BilevelProblem
+from bilevelrl.runs.algorithm import Algorithm
+from bilevelrl.runs.run import Run
+from bilevelrl.runs.seeds import Plan, run_seeds
+from bilevelrl.storage.experiment import Experiment
+from bilevelrl.storage.run_directory import SEED_PREFIX, read_checkpoint, read_experiment, seeds_in
+from bilevelrl.validation.errors import InputError, as_path
+
+if TYPE_CHECKING:
+    from bilevelrl.execution.workers import Jobs
+
+
+import warnings
+from collections.abc import Mapping
+
+from bilevelrl.mdp.solution import TabularSolution
+from bilevelrl.plugins.components import Kind, Registry
+from bilevelrl.plugins.configuration import build, options_of
+from bilevelrl.protocols import HyperGradientEstimator, LowerLevelSolver, UpperLevelOptimizer
+from bilevelrl.storage.experiment import ROLES
+from bilevelrl.validation.arrays import Array
+from bilevelrl.validation.notices import AccuracyWarning
+
+
+def load_run(
+    directory: str | Path, *, problem: BilevelProblem | None = None, algorithm: Algorithm | None = None
+) -> Run:
+    """The run in a directory, finished or not, as its last good checkpoint has it.
+
+    Args:
+        directory: what `Run.save`, `Algorithm.run(out=…)` or `bilevelrl run --out` wrote.
+        problem: for a problem composed in Python, of which the directory knows the name only.
+        algorithm: for components that no plugin has registered.
+
+    Raises:
+        InputError: where there is no run, or it is damaged.
+    """
+    path = as_path("directory", directory)
+    experiment = read_experiment(path)
+    problem, algorithm = _rebuilt(experiment, problem, algorithm)
+    found, _ = read_checkpoint(path, problem)
+    if found is None:
+        raise InputError(f"the directory {str(path)!r}", "without a checkpoint", "one that a run was saved to")
+    return Run.restored(problem, algorithm, experiment.settings, found)
+
+
+def resume_run(directory: str | Path, **options: Any) -> Run:
+    """Go on with the run in a directory; problem and algorithm are those of its `experiment.toml`.
+
+    Args:
+        directory: what `Algorithm.run(out=…)` or `bilevelrl run --out` wrote.
+        options: those of `Algorithm.resume`, such as `iterations`.
+    """
+    path = as_path("directory", directory)
+    problem, algorithm = _rebuilt(read_experiment(path), None, None)
+    return algorithm.resume(problem, path, **options)
+
+
+def resume_seeds(
+    directory: str | Path,
+    *,
+    iterations: int | None = None,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float | None = None,
+    jobs: Jobs | None = None,
+    progress: Progress | None = None,
+) -> list[Run]:
+    """Go on with all the runs in a directory of several seeds; those that have ended are only read.
+
+    Args:
+        directory: what `Algorithm.run_seeds(out=…)` or `bilevelrl run --seeds N --out` wrote.
+        iterations: see `Algorithm.resume`.
+        checkpoint_every: see `Algorithm.run`; None: as before.
+        checkpoint_seconds: see `Algorithm.run`; None: as before.
+        jobs: who does the runs; see `use_jobs`.
+        progress: see `Algorithm.run_seeds`.
+
+    Raises:
+        InputError: where there are no runs, one of them cannot go on, or has made more iterations than asked for.
+    """
+    path = as_path("directory", directory)
+    seeds = seeds_in(path)
+    if not seeds:
+        raise InputError(f"the directory {str(path)!r}", "without runs", "one that several seeds were saved to")
+    plan = Plan(iterations, None, 0.0, path, checkpoint_every, checkpoint_seconds, begun=True)
+    problem, algorithm = _rebuilt(read_experiment(path / f"{SEED_PREFIX}{seeds[0]}"), None, None)
+    return run_seeds(algorithm, problem, seeds, plan, jobs, progress)
+
+
+def _rebuilt(
+    experiment: Experiment, problem: BilevelProblem | None, algorithm: Algorithm | None
+) -> tuple[BilevelProblem, Algorithm]:
+    if problem is None or algorithm is None:
+        known = discovery.registry()
+        problem = compose_problem(experiment, known) if problem is None else problem
+        algorithm = compose_algorithm(experiment, known) if algorithm is None else algorithm
+    return problem, algorithm
+
+
+# An error of the values moves log π by twice as much over τ at most: from here on the policy's fourth digit is open.
+ROUGH = 1e-4
+
+
+def problem(name: str, **options: Any) -> BilevelProblem:
+    """The registered problem of that name, with its options; `bilevelrl list problems` shows them."""
+    made: BilevelProblem = discovery.registry().create(Kind.PROBLEM, name, options)
+    return made
+
+
+def algorithm(name: str, **options: Any) -> Algorithm:
+    """The registered recipe of that name, with its options, as an `Algorithm`."""
+    made: Algorithm = discovery.registry().create(Kind.ALGORITHM, name, options)
+    return made
+
+
+def lower_level_solver(name: str, **options: Any) -> LowerLevelSolver:
+    """The registered lower-level solver of that name, configured."""
+    made: LowerLevelSolver = discovery.registry().create(Kind.LOWER_LEVEL_SOLVER, name, options)
+    return made
+
+
+def hypergradient_estimator(name: str, **options: Any) -> HyperGradientEstimator:
+    """The registered hyper-gradient estimator of that name, configured."""
+    made: HyperGradientEstimator = discovery.registry().create(Kind.HYPERGRADIENT_ESTIMATOR, name, options)
+    return made
+
+
+def upper_level_optimizer(name: str, **options: Any) -> UpperLevelOptimizer:
+    """The registered upper-level optimizer of that name, configured."""
+    made: UpperLevelOptimizer = discovery.registry().create(Kind.UPPER_LEVEL_OPTIMIZER, name, options)
+    return made
+
+
+def value_and_gradient(problem: BilevelProblem, x: object, *, tolerance: float = 1e-12) -> tuple[float, Array]:
+    """`φ(x) = f(x, π*(x))` and the exact `∇φ(x)`, for `scipy.optimize.minimize(..., jac=True)` or a second opinion.
+
+    Soft policy iteration to `‖V − V*‖∞ ≤ tolerance` (or to rounding), then one adjoint solve. For γ so near one that
+    rounding may move the follower's policy, an `AccuracyWarning` says what is guaranteed.
+
+    Args:
+        problem: any problem with a transition model and an objective of the policy.
+        x: (n,).
+        tolerance: the follower's accuracy.
+
+    Raises:
+        InputError: where x is not a finite vector of length n, or the problem offers no model.
+        StepFailed: where a value is not finite.
+    """
+    exact = Algorithm(
+        lower=lower_level_solver("soft-policy-iteration", tolerance=tolerance),
+        estimator=hypergradient_estimator("implicit"),
+        upper=upper_level_optimizer("gradient-descent"),
+        name="exact",
+    )
+    exact.check_compatible(problem)
+    state = exact.evaluate(problem, x)
+    solution = state.solution
+    if isinstance(solution, TabularSolution) and solution.error_bound > max(
+        tolerance, ROUGH * solution.model.temperature
+    ):
+        bound = f"the follower's values are within {solution.error_bound:.2g} of V*, not within {tolerance:g}"
+        warnings.warn(f"{bound}; {solution.status.advice}", AccuracyWarning, stacklevel=2)
+    return state.hyper.objective, state.hyper.gradient
+
+
+def compose(experiment: Experiment, registry: Registry | None = None) -> tuple[BilevelProblem, Algorithm]:
+    """The problem and the algorithm that the experiment's tables name, from this process's registry by default.
+
+    Raises:
+        InputError: for a name that is missing or not registered, and for an option that its component rejects.
+    """
+    known = discovery.registry() if registry is None else registry
+    return compose_problem(experiment, known), compose_algorithm(experiment, known)
+
+
+def compose_problem(experiment: Experiment, registry: Registry) -> BilevelProblem:
+    """The problem that the experiment's table names."""
+    name, options = experiment.entries("problem")
+    if name is None:
+        raise InputError("problem.name", "missing", "the name of a problem; see `bilevelrl list problems`")
+    problem: BilevelProblem = registry.create(Kind.PROBLEM, name, options)
+    return problem
+
+
+def compose_algorithm(experiment: Experiment, registry: Registry) -> Algorithm:
+    """The recipe with the roles' changes, or the three roles composed."""
+    recipe, options = experiment.entries("algorithm")
+    base: Algorithm | None = None
+    if recipe is not None:
+        base = registry.create(Kind.ALGORITHM, recipe, options)
+    elif options:
+        raise InputError(f"option {next(iter(options))!r} of the algorithm", "given", "an algorithm's name too")
+    components: dict[str, Any] = {}
+    for role, kind in ROLES.items():
+        name, changes = experiment.entries(role)
+        if name is not None:
+            components[role] = registry.create(kind, name, changes)
+        elif base is not None:
+            component = getattr(base, role)
+            components[role] = build(type(component), options_of(component) | changes) if changes else component
+        else:
+            raise InputError(f"{role}.name", "missing", "the name of an algorithm, or of all three components")
+    return Algorithm(**components, name=_algorithm_name(base, components))
+
+
+def _algorithm_name(base: Algorithm | None, components: Mapping[str, Any]) -> str:
+    if base is not None and all(type(getattr(base, role)) is type(components[role]) for role in ROLES):
+        return base.name
+    return " + ".join(component.name for component in components.values())

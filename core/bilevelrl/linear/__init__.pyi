@@ -1,0 +1,5 @@
+"""The public names of this package: read by type checkers, and by `__init__.py` to import each at its first use."""
+
+from .factorization import (
+    Factorization as Factorization,
+)

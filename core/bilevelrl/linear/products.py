@@ -1,0 +1,43 @@
+"""Products of a matrix and a vector, dense or sparse, large or small."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+# From so many entries on what comes after a product matters; smaller ones are NumPy's, which begins sooner.
+LARGE = 1 << 16
+
+
+def times(matrix: Any, vector: Any) -> Any:
+    """`matrix · vector` for an ndarray or a scipy sparse array.
+
+    NumPy and SciPy each bring a BLAS of their own, whose threads go on spinning for a tenth of a second after each
+    call: on two processors, a factorisation by SciPy's takes twice as long after a product by NumPy's. Large products
+    are therefore SciPy's too.
+    """
+    if not isinstance(matrix, np.ndarray) or matrix.size < LARGE or not _are_plain(matrix, vector):
+        return matrix.dot(vector)
+    from scipy.linalg.blas import dgemv
+
+    if matrix.flags.c_contiguous:
+        return dgemv(1.0, matrix.T, vector, trans=1)
+    return dgemv(1.0, matrix, vector) if matrix.flags.f_contiguous else matrix.dot(vector)
+
+
+def minus_discounted(chain: Any, discount: float, vector: Any) -> Any:
+    """`(I − γ·chain) · vector`."""
+    product = times(chain, vector)
+    product *= -discount
+    product += vector
+    return product
+
+
+def _are_plain(matrix: Any, vector: Any) -> bool:
+    fit = matrix.ndim == 2 and vector.ndim == 1 and matrix.shape[1] == vector.size
+    return bool(fit and matrix.dtype == vector.dtype == np.float64)
+
+
+Chain: TypeAlias = Any
+"""A Markov chain (S, S): an ndarray (dense) or a scipy CSR array (sparse)."""

@@ -1,0 +1,95 @@
+"""The follower's problem at one x: an entropy-regularised Markov decision process."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bilevelrl.mdp.transitions import Transitions, as_transitions
+from bilevelrl.validation.arrays import Array, as_array, as_distribution, read_only
+from bilevelrl.validation.errors import InputError
+from bilevelrl.validation.fields import is_real
+
+SMALLEST_TEMPERATURE = 1e-300
+"""Below it no reward of ordinary size could be divided by the temperature."""
+
+
+@attrs.frozen(slots=False, eq=False, repr=False)
+class SoftMDP:
+    """An entropy-regularised MDP `M_τ = (S, A, P, r, γ, τ)` with initial distribution ρ and reference measure μ.
+
+    The follower maximises `E[Σ_t γ^t (r(s_t, a_t) − τ log(π(a_t|s_t)/μ(a_t|s_t)))]`, `s_0 ~ ρ`.
+
+    Validated once, here; every component may then rely on it.
+
+    Args:
+        transitions: P, an array (S, A, S), a scipy sparse array (S·A, S), or a `Transitions`.
+        rewards: r, (S, A), finite.
+        discount: γ in [0, 1).
+        temperature: τ ≥ 1e-300, in the units of the reward.
+        initial: ρ, (S,), sums to one. Default: uniform.
+        reference: μ, (S, A), strictly positive. None means μ = 1 (Shannon entropy, as in Yang, Gao and Yuan 2025);
+            a policy gives the KL divergence to that policy. It need not be normalised.
+
+    Raises:
+        InputError: naming the field, the value and what was expected.
+    """
+
+    transitions: Transitions = attrs.field(converter=as_transitions)
+    rewards: Array
+    discount: float = attrs.field(validator=is_real(at_least=0.0, below=1.0))
+    temperature: float = attrs.field(validator=[is_real(above=0.0), is_real(at_least=SMALLEST_TEMPERATURE)])
+    initial: Array = attrs.field(default=None)
+    reference: Array | None = None
+
+    def __attrs_post_init__(self) -> None:
+        shape = (self.transitions.states, self.transitions.actions)
+        fields = self.__dict__
+        fields["rewards"] = read_only(as_array("rewards", self.rewards, shape))
+        if self.initial is None:
+            fields["initial"] = np.full(shape[0], 1.0 / shape[0])
+        fields["initial"] = read_only(as_distribution("initial", self.initial, shape[0]))
+        if self.reference is not None:
+            fields["reference"] = read_only(as_array("reference", self.reference, shape))
+            if not (self.reference > 0).all():
+                s, a = (int(i) for i in np.unravel_index(self.reference.argmin(), shape))
+                raise InputError(f"reference[{s}, {a}]", str(self.reference[s, a]), "a positive number")
+
+    @property
+    def states(self) -> int:
+        """S."""
+        return self.transitions.states
+
+    @property
+    def actions(self) -> int:
+        """A."""
+        return self.transitions.actions
+
+    @cached_property
+    def scaled_rewards(self) -> Array:
+        """`r/τ + log μ` (S, A): a reference measure is entropy with the reward `r + τ log μ`."""
+        return self._scaled(self.rewards)
+
+    def _scaled(self, rewards: Array) -> Array:
+        scaled = rewards / self.temperature
+        return scaled if self.reference is None else scaled + np.log(self.reference)
+
+    def replace(self, **fields: Any) -> SoftMDP:
+        """A copy with some of `transitions`, `rewards`, `initial`, `reference` replaced, not validated again.
+
+        For models that are valid by construction, on the path that runs once an iteration. Non-finite rewards
+        surface as `Status.NON_FINITE` from the solver.
+        """
+        copy: SoftMDP = object.__new__(SoftMDP)
+        values = copy.__dict__
+        values |= self.__dict__
+        values |= fields
+        values["scaled_rewards"] = copy._scaled(copy.rewards)
+        return copy
+
+    def __repr__(self) -> str:
+        kl = "" if self.reference is None else ", reference=given"
+        return f"SoftMDP({self.transitions!r}, discount={self.discount:g}, temperature={self.temperature:g}{kl})"

@@ -1,0 +1,158 @@
+"""Callbacks: what watches a run, and what becomes of one that fails."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from bilevelrl.outer_loop import OuterLoop, OuterState
+from bilevelrl.problems.bilevel_problem import BilevelProblem
+from bilevelrl.storage.environment import environment_of
+from bilevelrl.storage.experiment import Experiment
+from bilevelrl.storage.history import History
+from bilevelrl.validation.errors import InputError, kind_words, value_words
+from bilevelrl.validation.notices import Notice
+
+if TYPE_CHECKING:
+    from bilevelrl.runs.run import Run
+
+
+EXPECTED = "a Callback, a function of the state, or several of them"
+
+
+class CallbackWarning(Notice):
+    """A callback failed and was left out; the run went on."""
+
+
+@attrs.frozen(eq=False)
+class RunFacts:
+    """What a callback is told before the first state.
+
+    Args:
+        problem: what is solved.
+        algorithm: with what.
+        settings: iterations, seed and tolerance.
+        iteration: that of the first state that will be shown: 0 in a new run, more in one that goes on.
+        history: a row an iteration, those before that state included; it grows as the run goes.
+        directory: where the run is written; None: nowhere.
+    """
+
+    problem: BilevelProblem
+    algorithm: OuterLoop
+    settings: Mapping[str, Any]
+    iteration: int
+    history: History
+    directory: Path | None
+
+    @property
+    def experiment(self) -> Experiment:
+        """The effective configuration: every component with all its options."""
+        return Experiment.describe(self.problem, self.algorithm, **self.settings)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, plugins, seed and machine, as in `environment.json`."""
+        return environment_of(self.problem, self.algorithm, self.settings["seed"])
+
+
+class Callback:
+    """Watches runs: `begin`, then `see` for every state, then `end`. Each does nothing unless overridden.
+
+    A run that goes on begins anew here, and shows the state of its checkpoint once more. A callback that raises an
+    error is left out from then on, with a `CallbackWarning`: it may not cost the run.
+    """
+
+    def begin(self, facts: RunFacts) -> None:
+        """A run begins or goes on; nothing has been shown yet."""
+
+    def see(self, state: OuterState, row: Mapping[str, float]) -> None:
+        """One state, the first included, and its row of the history, by column."""
+
+    def end(self, run: Run) -> None:
+        """The run ended: as it was asked to, by a failure, by Ctrl-C or by a component's error."""
+
+
+class _Function(Callback):
+    """A function of the state as a callback."""
+
+    def __init__(self, function: Callable[[OuterState], object]) -> None:
+        self.function = function
+
+    def see(self, state: OuterState, row: Mapping[str, float]) -> None:
+        self.function(state)
+
+
+Watching = Callback | Callable[[OuterState], object]
+Callbacks = Watching | Iterable[Watching] | None
+"""What `Algorithm.run` takes: one callback, one function of the state, several of either, or None."""
+
+
+class Watchers:
+    """The callbacks of one run, of which those that fail are left out.
+
+    Raises:
+        InputError: for anything but callbacks and functions.
+    """
+
+    def __init__(self, callbacks: Callbacks) -> None:
+        self._watching = _listed(callbacks)
+        self._errors = np.geterr()
+
+    def begin(self, facts: RunFacts) -> None:
+        """Tell all that the run begins."""
+        self._tell("as the run began", lambda callback: callback.begin(facts))
+
+    def see(self, state: OuterState, history: History) -> None:
+        """Show all the newest state."""
+        if self._watching:
+            row = history.row(-1)
+            self._tell(f"at iteration {state.iteration}", lambda callback: callback.see(state, row))
+
+    def end(self, run: Run) -> None:
+        """Tell all that the run ended."""
+        self._tell("as the run ended", lambda callback: callback.end(run))
+
+    def _tell(self, when: str, call: Callable[[Callback], None]) -> None:
+        for callback in tuple(self._watching):
+            try:
+                with np.errstate(**self._errors):  # as they were where the run was asked for
+                    call(callback)
+            except Exception as error:
+                self._watching.remove(callback)
+                text = f"callback {_name(callback)} failed {when}: {_words(error)}; the run goes on without it"
+                warnings.warn(text, CallbackWarning, stacklevel=4)
+
+
+def _listed(callbacks: Callbacks) -> list[Callback]:
+    if callbacks is None:
+        return []
+    several = isinstance(callbacks, Iterable) and not callable(callbacks) and not isinstance(callbacks, Callback)
+    return [_checked(callback) for callback in (callbacks if several else [callbacks])]  # type: ignore[union-attr]
+
+
+def _checked(callback: Any) -> Callback:
+    if isinstance(callback, type):
+        raise InputError("callback", f"the class {callback.__name__}", f"an instance, such as {callback.__name__}()")
+    if isinstance(callback, Callback):
+        return callback
+    if not callable(callback):
+        raise InputError("callback", f"{value_words(callback)}, {kind_words(callback)}", EXPECTED)
+    return _Function(callback)
+
+
+def _name(callback: Callback) -> str:
+    named = callback.function if isinstance(callback, _Function) else type(callback)
+    return repr(getattr(named, "__qualname__", None) or type(named).__name__)
+
+
+def _words(error: Exception) -> str:
+    """An error with the place that raised it: `KeyError: 'x' (plots.py, line 12)`."""
+    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{text} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"

@@ -1,0 +1,267 @@
+"""Run: what a run saw and where it ended — printed, plotted, saved."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bilevelrl.certificates.certificate import Certificate, certify
+from bilevelrl.mdp.solution import TabularSolution
+from bilevelrl.outer_loop import OuterLoop, OuterState
+from bilevelrl.problems.bilevel_problem import BilevelProblem
+from bilevelrl.protocols import Cost, Status, Tags
+from bilevelrl.storage.checkpoint import Checkpoint, CheckpointWarning, can_be_saved
+from bilevelrl.storage.experiment import Experiment
+from bilevelrl.storage.files import write_atomically
+from bilevelrl.storage.history import COLUMNS as COLUMNS
+from bilevelrl.storage.history import COUNTS, History
+from bilevelrl.storage.run_directory import ARRAYS, PICTURE, SUMMARY, RunDirectory, writable
+from bilevelrl.validation.arrays import Array
+from bilevelrl.validation.errors import InputError, as_path
+
+
+@attrs.frozen(eq=False, repr=False)
+class Run:
+    """A finished run: `print` it, `plot` it, `save` it, or read its parts.
+
+    Args:
+        problem: what was solved.
+        algorithm: with what.
+        iterations: the updates of x that were allowed.
+        seed: the seed of its random streams.
+        tolerance: the stationarity it was asked for; 0 for none.
+        first: the state it began with.
+        last: the last good state.
+        history: figures for every iteration.
+        status: how it ended.
+        stopped_by: what failed, and when; empty where nothing did.
+        seconds: wall-clock time, everything included.
+    """
+
+    problem: BilevelProblem
+    algorithm: OuterLoop
+    iterations: int
+    seed: int
+    tolerance: float
+    first: OuterState
+    last: OuterState
+    history: History
+    status: Status
+    stopped_by: str
+    seconds: float
+
+    @classmethod
+    def restored(
+        cls, problem: BilevelProblem, algorithm: OuterLoop, settings: Mapping[str, Any], found: Checkpoint
+    ) -> Run:
+        """The run that a checkpoint is of, with its settings: iterations, seed and tolerance."""
+        return cls(
+            problem=problem,
+            algorithm=algorithm,
+            **settings,
+            first=found.first,
+            last=found.last,
+            history=found.history,
+            status=found.status,
+            stopped_by=found.stopped_by,
+            seconds=found.seconds,
+        )
+
+    @property
+    def x(self) -> Array:
+        """The leader's last decision (n,)."""
+        return self.last.x
+
+    @property
+    def objective(self) -> float:
+        """The leader's objective there, by the algorithm's own estimate."""
+        return self.last.hyper.objective
+
+    @property
+    def gradient(self) -> Array:
+        """The hyper-gradient there (n,)."""
+        return self.last.hyper.gradient
+
+    @property
+    def solution(self) -> Any:
+        """The follower's answer there."""
+        return self.last.solution
+
+    @property
+    def cost(self) -> Cost:
+        """What the run cost."""
+        return self.last.cost
+
+    def comparison(self) -> list[tuple[str, float, float]]:
+        """Figures (label, at the first state, at the last): the problem's own measures, objective, gradient."""
+        rows = []
+        if self.problem.measures is not None:
+            before = self.problem.measures(self.first.x, self.first.solution)
+            after = self.problem.measures(self.last.x, self.last.solution)
+            rows += [(label, float(before[label]), float(after[label])) for label in before]
+        for label, column in (
+            ("objective", "objective"),
+            ("gradient norm", "gradient_norm"),
+            ("  direct part", "direct_norm"),
+            ("  implicit part", "implicit_norm"),
+            ("distance to stationarity", "stationarity"),
+        ):
+            values = self.history[column]
+            rows.append((label, float(values[0]), float(values[-1])))
+        return rows
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What else a report tells, in words: iterations, status, cost, time."""
+        cost = self.cost
+        spent = [
+            f"{count:,} {unit}"
+            for count, unit in (
+                (cost.backups, "Bellman backups"),
+                (cost.linear_solves, "linear solves"),
+                (cost.products, "products with P^π"),
+                (cost.samples, "samples"),
+            )
+            if count
+        ]
+        status = self.status.advice + (f" ({self.stopped_by})" if self.stopped_by else "")
+        return [
+            ("iterations", f"{self.last.iteration:,} of {self.iterations:,}"),
+            ("status", status),
+            *self._reservations(),
+            ("cost", ", ".join(spent) or "nothing counted"),
+            ("time", f"{self.seconds:.2f} s"),
+        ]
+
+    def _reservations(self) -> list[tuple[str, str]]:
+        """What the last answers of the components say of themselves, where that is not that all went as asked."""
+        solution, hyper = self.last.solution, self.last.hyper
+        told = []
+        if not _is_as_asked(self.algorithm.lower, solution.status):
+            bound = f" (‖V − V*‖∞ ≤ {solution.error_bound:.2g})" if isinstance(solution, TabularSolution) else ""
+            told.append(("follower", solution.status.advice + bound))
+        if not _is_as_asked(self.algorithm.estimator, hyper.status):
+            told.append(("gradient", hyper.status.advice))
+        return told
+
+    def __str__(self) -> str:
+        lines = [f"{self.algorithm.name} on {self.problem.name}", f"{'':26}{'start':>12}{'end':>14}"]
+        lines += [f"{label:26}{before:>12.6g}{after:>14.6g}" for label, before, after in self.comparison()]
+        lines += [f"{label:26}{text}" for label, text in self.facts()]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Run of {self.algorithm.name!r} on {self.problem.name!r}: {self.last.iteration} iterations, "
+            f"objective {self.objective:.6g}, {self.status.name}>"
+        )
+
+    def experiment(self) -> Experiment:
+        """What this run was asked to do; `bilevelrl.factories.compose` builds it again."""
+        return Experiment.describe(
+            self.problem, self.algorithm, iterations=self.iterations, seed=self.seed, tolerance=self.tolerance
+        )
+
+    def certificate(self, *, corrections: int = 10) -> Certificate:
+        """A proven bound of `‖gradient − ∇φ(x)‖₂` at the run's end; see `certify`."""
+        return certify(self.problem, self.x, self.solution, self.last.hyper, corrections=corrections)
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw the problem's picture and the curves of the run into a file (needs the extra `plot`)."""
+        from bilevelrl.runs.plotting import plot_run
+
+        return plot_run(self, as_path("path", path))
+
+    def to_pandas(self) -> Any:
+        """The history as a `pandas.DataFrame`, a row an iteration (needs the extra `pandas`)."""
+        try:
+            import pandas
+        except ImportError:
+            raise InputError("pandas", "not installed", "pip install 'bilevelrl[pandas]'") from None
+        return pandas.DataFrame({c: self.history[c].astype(int if c in COUNTS else float) for c in COLUMNS})
+
+    def save(self, directory: str | Path, *, picture: bool = True) -> Path:
+        """Write the run to a directory, which is made where it does not exist.
+
+        `experiment.toml` (`bilevelrl run` takes it), `history.csv` (one row an iteration), `summary.json`,
+        `state.npz` (x, the gradient's parts, and the follower's policy and values where they are tables),
+        `environment.json` (what made it) and, where the follower's answer can be saved, `checkpoint`, from which
+        `load_run` and `resume` start; with `picture`, and where the extra `plot` is installed, `run.png`.
+        """
+        settings = {"iterations": self.iterations, "seed": self.seed, "tolerance": self.tolerance}
+        target = RunDirectory(as_path("directory", directory), self.problem, self.algorithm, settings)
+        target.create(replacing=True)
+        try:
+            target.first, target.spent = self.first, self.seconds
+            with writable(target.path):
+                self._write(target)
+        finally:
+            target.close()
+        if picture and importlib.util.find_spec("matplotlib") is not None:
+            with writable(target.path):
+                self.plot(target.path / PICTURE)
+        return target.path
+
+    def write_end(self, directory: RunDirectory) -> None:
+        """Write what is known at a run's end; where that fails, warn: the run itself is still good."""
+        try:
+            self._write(directory)
+        except OSError as error:
+            text = f"the end of the run could not be written to {directory.path} ({error.strerror})"
+            warnings.warn(f"{text}; its last good checkpoint is kept", CheckpointWarning, stacklevel=2)
+
+    def save_certificate(self, directory: str | Path, certificate: Certificate) -> None:
+        """Write a certificate of the run's end into the `summary.json` of a directory that the run is saved in."""
+        path = as_path("directory", directory)
+        with writable(path):
+            self._write_summary(path, {"certificate": certificate.summary()})
+
+    def _write(self, directory: RunDirectory) -> None:
+        if can_be_saved(self.last):
+            directory.finish(self.last, self.history, self.status, self.stopped_by)
+        else:
+            directory.write_history(self.history)
+        arrays: dict[str, Any] = self._arrays()
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_atomically(directory.path / ARRAYS, buffer.getvalue())
+        self._write_summary(directory.path, {})
+
+    def _write_summary(self, path: Path, more: Mapping[str, Any]) -> None:
+        summary = json.dumps(self._summary() | dict(more), indent=2, ensure_ascii=False) + "\n"
+        write_atomically(path / SUMMARY, summary.encode())
+
+    def _summary(self) -> dict[str, Any]:
+        return {
+            "problem": self.problem.name,
+            "algorithm": self.algorithm.name,
+            "status": self.status.name,
+            "advice": self.status.advice,
+            "stopped_by": self.stopped_by,
+            "iterations": self.last.iteration,
+            "seconds": self.seconds,
+            "cost": attrs.asdict(self.cost),
+            "figures": {label.strip(): [before, after] for label, before, after in self.comparison()},
+        }
+
+    def _arrays(self) -> dict[str, Array]:
+        arrays = {"x": self.x, "direct": self.last.hyper.direct, "implicit": self.last.hyper.implicit}
+        for name in ("policy", "values", "action_values"):
+            table = getattr(self.solution, name, None)
+            if isinstance(table, np.ndarray):
+                arrays[name] = table
+        return arrays
+
+
+def _is_as_asked(component: object, status: Status) -> bool:
+    """Whether a component has done what it promises: the iterations of an exact one must not run out."""
+    tags = getattr(component, "tags", None)
+    exact = isinstance(tags, Tags) and tags.exact
+    return status is Status.CONVERGED or (status is Status.BUDGET_SPENT and not exact)

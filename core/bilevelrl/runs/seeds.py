@@ -1,0 +1,227 @@
+"""Several runs of one algorithm that differ in their seed: done by workers, back as complete runs."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from bilevelrl.execution.workers import Progress, completed, done_here, use_jobs
+from bilevelrl.outer_loop import OuterLoop
+from bilevelrl.problems.bilevel_problem import BilevelProblem
+from bilevelrl.protocols import Status
+from bilevelrl.runs import driver
+from bilevelrl.runs.run import Run
+from bilevelrl.storage.checkpoint import Checkpoint, CheckpointWarning, can_be_saved, decode, encode
+from bilevelrl.storage.directory_lock import directory_words
+from bilevelrl.storage.experiment import Experiment
+from bilevelrl.storage.files import write_atomically
+from bilevelrl.storage.run_directory import (
+    EXPERIMENT,
+    SEED_PREFIX,
+    SUMMARY,
+    RunDirectory,
+    check_enough,
+    differences,
+    is_unfinished,
+    read_checkpoint,
+    read_experiment,
+    seeds_in,
+    writable,
+)
+from bilevelrl.validation.errors import InputError, value_words
+from bilevelrl.validation.fields import check_count
+
+if TYPE_CHECKING:
+    from bilevelrl.execution.workers import Jobs
+
+
+TABLE = "seeds.csv"
+
+
+@attrs.frozen(eq=False)
+class Plan:
+    """What all the runs have in common; see `Algorithm.run`.
+
+    Args:
+        iterations: the largest number of updates of x; None: as before, for runs that go on.
+        x: where to begin.
+        tolerance: the stationarity at which to stop.
+        out: the directory of the seeds' directories.
+        checkpoint_every: iterations from one checkpoint to the next.
+        checkpoint_seconds: time from one checkpoint to the next; None: as before, for runs that go on.
+        begun: whether the runs have begun before, and go on.
+    """
+
+    iterations: int | None
+    x: object
+    tolerance: float
+    out: str | Path | None
+    checkpoint_every: int | None
+    checkpoint_seconds: float | None
+    begun: bool = False
+
+    def directory(self, seed: int) -> Path | None:
+        """That of one seed."""
+        return None if self.out is None else Path(self.out) / f"{SEED_PREFIX}{seed}"
+
+
+def as_seeds(given: int | Sequence[int]) -> tuple[int, ...]:
+    """The seeds meant by their number or by themselves; raises `InputError` for none, and for one twice."""
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        for seed in given:
+            check_count("a seed", seed, at_least=0)
+        if not given or len(set(given)) < len(given):
+            raise InputError("seeds", value_words(list(given)), "at least one seed, and none twice")
+        return tuple(int(seed) for seed in given)
+    check_count("seeds", given)
+    return tuple(range(int(given)))
+
+
+def run_seeds(
+    algorithm: OuterLoop,
+    problem: BilevelProblem,
+    seeds: Sequence[int],
+    plan: Plan,
+    jobs: Jobs | None,
+    progress: Progress | None,
+) -> list[Run]:
+    """A run for each seed, in their order; see `Algorithm.run_seeds`."""
+    if not plan.begun:
+        _take_directories(algorithm, problem, seeds, plan)
+    elif plan.iterations is not None and plan.out is not None:
+        check_count("iterations", plan.iterations, at_least=0)
+        _check_enough(problem, seeds, Path(plan.out), plan.iterations)
+    runs: dict[int, Run] = {}
+    with use_jobs(jobs), contextlib.suppress(KeyboardInterrupt):
+        alone = done_here(seeds)
+        for index, told in completed(_run_one, (problem, algorithm, plan), seeds, patient=True):
+            runs[index] = run = _restored(told, problem, algorithm)
+            _keep(run, plan)
+            if progress is not None:
+                progress(len(runs), len(seeds))
+            if alone and run.status is Status.INTERRUPTED:  # it took the Ctrl-C that was meant for all
+                break
+    ended = [runs[index] for index in sorted(runs)]
+    if plan.out is not None and ended:
+        with writable(Path(plan.out)):
+            lines = [",".join(row) for row in table(ended)]
+            write_atomically(Path(plan.out) / TABLE, ("\n".join(lines) + "\n").encode())
+    return ended
+
+
+def figures(runs: Sequence[Run]) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+    """What reports tell of each run at its end, by label: the problem's measures, the objective, norms."""
+    each = [{label: end for label, _, end in run.comparison()} for run in runs]
+    return {label: np.array([figure[label] for figure in each]) for label in each[0]}
+
+
+def table(runs: Sequence[Run]) -> list[list[str]]:
+    """A header and a row for each run: seed, iterations, status, figures with all digits."""
+    columns = figures(runs)
+    rows = [["seed", "iterations", "status", *(f'"{label.strip()}"' for label in columns)]]
+    for index, run in enumerate(runs):
+        told = [repr(float(values[index])) for values in columns.values()]
+        rows.append([str(run.seed), str(run.last.iteration), run.status.name, *told])
+    return rows
+
+
+def _take_directories(algorithm: OuterLoop, problem: BilevelProblem, seeds: Sequence[int], plan: Plan) -> None:
+    """Make all directories before the first run: one that cannot be written must not cost hours of computing.
+
+    All are looked at and taken before the first is changed: one that is refused must not cost what is in the others.
+    """
+    if plan.out is None:
+        return
+    out = Path(plan.out)
+    if (out / EXPERIMENT).exists():
+        expected = "another one for several seeds, which would hide it"
+        raise InputError(directory_words(out), "that of a single run", expected)
+    assert plan.checkpoint_seconds is not None
+    often: dict[str, Any] = {"every": plan.checkpoint_every, "seconds": plan.checkpoint_seconds}
+    each = []
+    for seed in seeds:
+        settings = {"iterations": plan.iterations, "seed": seed, "tolerance": plan.tolerance}
+        each.append(RunDirectory(out / f"{SEED_PREFIX}{seed}", problem, algorithm, settings, **often))
+    _check_others(each[0].experiment, problem, [seed for seed in seeds_in(out) if seed not in seeds], out)
+    with contextlib.ExitStack() as held:
+        # Those that are there first: where one of them is refused, no new one has been made.
+        for directory in sorted(each, key=lambda directory: not directory.path.exists()):
+            directory.claim()
+            held.callback(directory.close)
+        for directory in each:
+            directory.create(begins_elsewhere=plan.x is not None)
+
+
+def _check_others(asked: Experiment, problem: BilevelProblem, others: Sequence[int], out: Path) -> None:
+    """Raise `InputError` where seeds that stay in the directory are not those of the same problem and algorithm."""
+    tables = asked.comparable()
+    for seed in others:
+        path = out / f"{SEED_PREFIX}{seed}"
+        if not (path / EXPERIMENT).exists():
+            continue
+        saved = read_experiment(path).tables
+        names = {table: {"name": entries["name"]} for table, entries in tables.items()}
+        there = {table: {"name": saved.get(table, {}).get("name")} for table in names}
+        different = next(differences(names, there), None)
+        if different is None:
+            found, _ = read_checkpoint(path, problem)
+            different = None if found is None else next(differences(tables, found.tables), None)
+        if different is not None:
+            option, wanted, has = different
+            told = f"that of {SEED_PREFIX}{seed}, whose {option} is {value_words(has)}"
+            raise InputError(directory_words(out), told, f"another one for seeds with {value_words(wanted)}")
+
+
+def _check_enough(problem: BilevelProblem, seeds: Sequence[int], out: Path, iterations: int) -> None:
+    """Raise `InputError` where one of the runs has made more iterations than that, before any goes on."""
+    for seed in seeds:
+        path, found = out / f"{SEED_PREFIX}{seed}", None
+        with contextlib.suppress(InputError), warnings.catch_warnings():  # the run itself tells what is damaged
+            warnings.simplefilter("ignore", CheckpointWarning)
+            found, _ = read_checkpoint(path, problem)
+        if found is not None:
+            check_enough(path, iterations, found)
+
+
+def _run_one(shared: tuple[BilevelProblem, OuterLoop, Plan], seed: int) -> Any:
+    """One run; where a worker died of it, it goes on from its last checkpoint."""
+    problem, algorithm, plan = shared
+    path = plan.directory(seed)
+    often: dict[str, Any] = {"checkpoint_every": plan.checkpoint_every, "checkpoint_seconds": plan.checkpoint_seconds}
+    if path is not None and (plan.begun or is_unfinished(path)):
+        return _told(driver.resume(algorithm, problem, path, iterations=plan.iterations, **often))
+    assert plan.iterations is not None
+    return _told(
+        driver.begin(
+            algorithm, problem, plan.iterations, seed, plan.tolerance, x=plan.x, callback=None, directory=path, **often
+        )
+    )
+
+
+def _told(run: Run) -> Any:
+    """The run without what its reader has: as a checkpoint, or in pieces where no checkpoint holds its answers."""
+    settings = {"iterations": run.iterations, "seed": run.seed, "tolerance": run.tolerance}
+    tables = {"problem": {"name": run.problem.name}}
+    pieces = Checkpoint(run.first, run.last, run.history, settings, tables, {}, run.status, run.stopped_by, run.seconds)
+    with contextlib.suppress(InputError):
+        if can_be_saved(run.first) and can_be_saved(run.last):
+            return encode(pieces)
+    return pieces
+
+
+def _restored(told: Any, problem: BilevelProblem, algorithm: OuterLoop) -> Run:
+    found = decode(told, "a worker's answer", problem) if isinstance(told, bytes) else told
+    return Run.restored(problem, algorithm, found.settings, found)
+
+
+def _keep(run: Run, plan: Plan) -> None:
+    """Where a worker has written to a disk of its own, write the run here as well."""
+    path = plan.directory(run.seed)
+    if path is not None and not (path / SUMMARY).exists():
+        run.save(path)

@@ -1,0 +1,280 @@
+"""The hyper-gradient from trajectories: score weights on visits, continuations, one pullback.
+
+For `f(x, π) = E[l(d_1, …, d_I; x)]` over trajectories of H steps,
+
+    ∇φ = E[∂l/∂x] + τ⁻¹ E[ l · Σ_i Σ_h (∇Q − ∇V)(s^i_h, a^i_h) ]
+
+and `∇Q − ∇V` at (s, a) is the pullback of `d_(s,a) − d_s` (Yang, Gao and Yuan, AISTATS 2025, section 4).
+
+The batch is cut into blocks, each with a random stream of its own, and each block is a task, twice: its trajectories
+are drawn and judged; then, with the baseline of all blocks, it is continued and pulled back. Where another process does
+the second, the trajectories do not travel: they are drawn again from the block's stream.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bilevelrl.execution.workers import parallel_map
+from bilevelrl.occupancy import DenseOccupancy
+from bilevelrl.protocols import Cost, HyperGradient, Problem, Status
+from bilevelrl.randomness import Key, keyed, split
+from bilevelrl.sampling.occupancies import first_visit_occupancy, restarted_occupancy
+from bilevelrl.sampling.simulators import Simulator, SupportsRestart, Trajectories, draw_groups
+from bilevelrl.validation.arrays import Array
+from bilevelrl.validation.errors import IncompatibleError
+
+
+def trajectory_gradient(
+    problem: Problem,
+    x: Array,
+    policy: Array,
+    rng: np.random.Generator,
+    *,
+    groups: int,
+    truncation: int | None,
+    restarts: bool,
+    baseline: bool,
+    common_random_numbers: bool,
+    blocks: int,
+    label: str,
+    reward_to_go: bool = False,
+) -> HyperGradient:
+    """An estimate of `∇φ(x)` from `groups` groups of I trajectories, with a standard error.
+
+    Args:
+        problem: its objective is a `TrajectoryObjective`, a `StepwiseObjective` for `reward_to_go`; only its simulator
+            and reward pullback are used.
+        x: (n,).
+        policy: (S, A) the follower's answer.
+        rng: the generator.
+        groups: G ≥ 1, losses drawn.
+        truncation: T, steps of a continuation; None for a geometric random length.
+        restarts: True: two fresh continuations from each visit. False: remainders of other trajectories of the batch.
+        baseline: subtract from each loss the mean of the others: no bias, less variance.
+        common_random_numbers: see `restarted_occupancy`.
+        blocks: the batch is cut into this many blocks, whose spread gives the standard error. Each is a task for the
+            workers in force (see `use_jobs`): for many workers, take more blocks than workers.
+        label: how messages call the estimator.
+        reward_to_go: weigh a visit with what its own step and the later ones add to the loss, and not with what came
+            before: no bias, less variance (Sutton et al. 2000). The baseline is then one for each step.
+    """
+    began = time.perf_counter()
+    horizon, size = int(problem.objective.horizon), int(problem.objective.trajectories)
+    sampling = _Sampling(
+        x, policy, horizon, size, groups, truncation, restarts, common_random_numbers, reward_to_go, label
+    )
+    edges = np.linspace(0, groups, min(blocks, groups) + 1).round().astype(int)
+    counts = [int(high - low) for low, high in itertools.pairwise(edges)]
+    keys = iter(split(rng, 2 * len(counts)))
+    cut = [_Block(count, next(keys), next(keys)) for count in counts]
+    drawn = parallel_map(_draw, (problem, sampling), cut)
+    losses = np.concatenate([part.losses for part in drawn])
+    to_go = np.cumsum(losses[:, ::-1], axis=1)[:, ::-1] if reward_to_go else losses[:, None]
+    advantages = _leave_one_out(to_go) if baseline and groups > 1 else to_go
+    spans = [slice(int(low), int(high)) for low, high in itertools.pairwise(edges)]
+    if restarts:
+        weighed = [(block, part.batch, advantages[span]) for block, part, span in zip(cut, drawn, spans, strict=True)]
+        parts = parallel_map(_continue, (problem, sampling), weighed)
+    else:
+        parts = _compare_visits(problem, sampling, cut, drawn, advantages, spans)
+    total, samples = np.zeros(policy.shape), sum(part.samples for part in drawn)
+    for part in parts:
+        total += part.occupancy
+        samples += part.samples
+    shares = np.array(counts) / groups
+    directs, implicits = np.array([part.direct for part in drawn]), np.array([part.implicit for part in parts])
+    direct = np.asarray(shares @ directs)
+    return HyperGradient(
+        direct,
+        np.sum(list(implicits), axis=0),
+        float(to_go[:, 0].mean()),
+        DenseOccupancy(total),
+        Cost(samples=samples, seconds=time.perf_counter() - began),
+        Status.BUDGET_SPENT if np.isfinite(losses).all() and np.isfinite(direct).all() else Status.NON_FINITE,
+        standard_error=_standard_error(directs + implicits / shares[:, None], shares),
+    )
+
+
+@attrs.frozen(eq=False, slots=False)
+class _Sampling:
+    """What the blocks of an estimate share, besides the problem; see `trajectory_gradient`."""
+
+    x: Array
+    policy: Array
+    horizon: int
+    size: int
+    groups: int
+    truncation: int | None
+    restarts: bool
+    common_random_numbers: bool
+    reward_to_go: bool
+    label: str
+
+    def simulator(self, problem: Problem) -> Simulator:
+        """The simulator at x, made once a process; raises `IncompatibleError` where it cannot be restarted and must."""
+        made: Simulator | None = self.__dict__.get("_simulator")
+        if made is None:
+            made = problem.lower.simulator(self.x)
+            if self.restarts and not isinstance(made, SupportsRestart):
+                raise IncompatibleError(
+                    f"{self.label} needs a simulator that can be put into any state (SupportsRestart); that of problem "
+                    f"{problem.name!r} offers only reset and step. Use 'sobirl' with restarts=False"
+                )
+            self.__dict__["_simulator"] = made
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_simulator"}
+
+    def draw(self, problem: Problem, count: int, rng: np.random.Generator) -> Trajectories:
+        """`count` groups of trajectories, long enough for what is done with them."""
+        length = self.horizon if self.restarts or self.truncation is None else self.horizon + self.truncation
+        return draw_groups(self.simulator(problem), self.policy, count, self.size, length, rng)
+
+
+@attrs.frozen
+class _Block:
+    """A part of the batch: its number of groups, and the keys of its streams: of trajectories, of continuations."""
+
+    groups: int
+    trajectories: Key
+    continuations: Key
+
+
+@attrs.frozen(eq=False, slots=False)
+class _Batch:
+    """A block's trajectories, which are left behind where they can be drawn again.
+
+    Args:
+        trajectories: None where another process drew them.
+        travels: whether they are sent from one process to another.
+    """
+
+    trajectories: Trajectories | None
+    travels: bool
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ if self.travels else {**self.__dict__, "trajectories": None}
+
+
+@attrs.frozen(eq=False)
+class _Drawn:
+    """A block's trajectories, judged.
+
+    Args:
+        losses: of its groups (B,), or of their steps (B, H).
+        direct: (n,) the mean of `∂l/∂x`.
+        samples: transitions drawn.
+        batch: the trajectories.
+    """
+
+    losses: Array
+    direct: Array
+    samples: int
+    batch: _Batch
+
+
+@attrs.frozen(eq=False)
+class _Part:
+    """A block's share of the implicit part: signed occupancy (S, A), its pullback (n,), transitions drawn for it."""
+
+    occupancy: Array
+    implicit: Array
+    samples: int
+
+
+def _draw(shared: tuple[Problem, _Sampling], block: _Block) -> _Drawn:
+    """Draw a block's trajectories and judge them."""
+    problem, sampling = shared
+    rng = keyed(block.trajectories)
+    trajectories = sampling.draw(problem, block.groups, rng)
+    objective = problem.objective
+    judge = objective.step_losses_and_gradient if sampling.reward_to_go else objective.loss_and_gradient
+    losses, direct = judge(sampling.x, trajectories.first_steps(sampling.horizon), rng)
+    return _Drawn(losses, direct, trajectories.samples, _Batch(trajectories, travels=not sampling.restarts))
+
+
+def _continue(shared: tuple[Problem, _Sampling], task: tuple[_Block, _Batch, Array]) -> _Part:
+    """Continue a block's trajectories from every visit, weighed by what they turned out to be worth."""
+    (problem, sampling), (block, batch, advantages) = shared, task
+    drawn = batch.trajectories or sampling.draw(problem, block.groups, keyed(block.trajectories))
+    simulator: Any = sampling.simulator(problem)
+    measure, samples = restarted_occupancy(
+        simulator,
+        sampling.policy,
+        drawn.observations[:, : sampling.horizon].reshape(-1),
+        drawn.actions[:, : sampling.horizon].reshape(-1),
+        _per_visit(sampling, simulator.spec.temperature, advantages).reshape(-1),
+        keyed(block.continuations),
+        truncation=sampling.truncation,
+        common_random_numbers=sampling.common_random_numbers,
+    )
+    return _Part(measure.weights, problem.lower.pullback(sampling.x, DenseOccupancy(measure.weights)), samples)
+
+
+def _per_visit(sampling: _Sampling, temperature: float, advantages: Array) -> Array:
+    """The weight of each visit (N, H) of groups of `size` trajectories."""
+    scale = 1.0 / (temperature * sampling.groups)
+    weights: Array = np.repeat(advantages * scale, sampling.size, axis=0) * np.ones(sampling.horizon)
+    return weights
+
+
+def _compare_visits(
+    problem: Problem,
+    sampling: _Sampling,
+    cut: list[_Block],
+    drawn: list[_Drawn],
+    advantages: Array,
+    spans: list[slice],
+) -> list[_Part]:
+    """Without restarts: the remainders of all blocks' trajectories serve every block, so this is done in one place."""
+    batch = _joined([part.batch.trajectories for part in drawn if part.batch.trajectories is not None])
+    spec, parts = sampling.simulator(problem).spec, []
+    weights = _per_visit(sampling, spec.temperature, advantages)
+    assert sampling.truncation is not None
+    for block, span in zip(cut, spans, strict=True):
+        own, rows = np.zeros_like(weights), slice(span.start * sampling.size, span.stop * sampling.size)
+        own[rows] = weights[rows]
+        measure = first_visit_occupancy(
+            batch,
+            own,
+            sampling.policy,
+            keyed(block.continuations),
+            discount=spec.discount,
+            truncation=sampling.truncation,
+        )
+        pulled = problem.lower.pullback(sampling.x, DenseOccupancy(measure.weights))
+        parts.append(_Part(measure.weights, pulled, 0))
+    return parts
+
+
+def _joined(batches: list[Trajectories]) -> Trajectories:
+    """The trajectories of all blocks, one after another."""
+    paid = [batch.environment_rewards for batch in batches]
+    return Trajectories(
+        np.concatenate([batch.observations for batch in batches]),
+        np.concatenate([batch.actions for batch in batches]),
+        np.concatenate([batch.rewards for batch in batches]),
+        None if any(rewards is None for rewards in paid) else np.concatenate(paid),  # type: ignore[arg-type]
+    )
+
+
+def _leave_one_out(losses: Array) -> Array:
+    """Each loss minus the mean of the others, in each column: independent of its own trajectories, so without bias."""
+    return np.asarray((losses - losses.mean(axis=0)) * (losses.shape[0] / (losses.shape[0] - 1)))
+
+
+def _standard_error(estimates: Array, shares: Array) -> Array | None:
+    """Of the weighted mean of independent blocks; None where there is one block only."""
+    blocks = shares.size
+    if blocks < 2:
+        return None
+    mean = shares @ estimates
+    spread = (shares**2) @ (estimates - mean) ** 2
+    return np.asarray(np.sqrt(spread * blocks / (blocks - 1)))
