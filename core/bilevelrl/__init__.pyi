@@ -16,7 +16,6 @@ from . import (
     runs as runs,
     sampling as sampling,
     storage as storage,
-    testing as testing,
     validation as validation,
 )
 from .comparison.contest import (

@@ -15,6 +15,7 @@ import pytest
 
 import bilevelrl as bl
 from bilevelrl.cli import main
+from bilevelrl.plugins.configuration import option_fields
 
 FROZEN_LAKE = ["run", "frozenlake-shaping", "--set", "problem.map_size=4"]
 
@@ -47,7 +48,7 @@ def test_show_tells_what_it_does_where_it_came_from_and_its_options(
     out, _ = command(capsys, "show", name)
     assert f"bilevelrl {bl.__version__}" in out
     entry = next(entry for entry in bl.plugins.registry() if entry.name == name)
-    for field in bl.configuration.option_fields(entry.component):
+    for field in option_fields(entry.component):
         assert f"  {field.name}: " in out
     if name == "implicit":
         assert "requires: SupportsModel" in out

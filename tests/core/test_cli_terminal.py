@@ -15,8 +15,7 @@ import attrs
 import pytest
 
 import bilevelrl as bl
-from bilevelrl.cli import main
-from bilevelrl.cli import run as run_module
+from bilevelrl.cli import main, run as run_module
 from bilevelrl.cli.endings import stopped_by_signals
 
 RUN = ["run", "synthetic-quadratic", "--set", "problem.states=3", "--set", "problem.dimension=2"]

@@ -44,7 +44,7 @@ KERNELS |= {"soft_backup_rows", "sweep_forward", "sweep_backward"}
 
 ONE_KERNEL = """
 import numpy as np
-from bilevelrl.sampling_kernels import discounted_sums
+from bilevelrl.sampling.kernels import discounted_sums
 sums, path = np.zeros(1), np.zeros((1, 2), dtype=np.int64)
 discounted_sums(np.ones((1, 1)), path, path, 0.5, sums)
 assert sums[0] == 1.5
@@ -72,7 +72,8 @@ def installed_read_only(directory: Path) -> dict[str, str]:
     """
     package = directory / "site" / "bilevelrl"
     shutil.copytree(Path(bl.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "testing", "cli"))
-    (package / "__pycache__").write_text("")
+    for folder in (package, *(path for path in package.iterdir() if path.is_dir())):
+        (folder / "__pycache__").write_text("")
     return {"PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1"}
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import bilevelrl as bl
 from strategies import OBJECTIVES, drawn_kernel, drawn_objective, drawn_policy, drawn_problems, seeds
@@ -73,7 +72,7 @@ def test_the_rest_of_a_probability_near_one_keeps_its_digits() -> None:
 
 def norms_and_slopes(lower: Any, x: bl.Array, values: bl.Array, radius: float, rng: Any) -> Any:
     """Each table's bounds, and `‖∇_x‖₂` of its entries by pullbacks of unit cotangents, at some u within the radius."""
-    model, norms = lower.model(x), lower.derivative_norms(x, values, radius)
+    model, norms = lower.model(x), bl.certificates.derivative_norms(lower, x, values, radius)
     near = values + radius * rng.choice([-1.0, 1.0], size=model.states)
     entries = [
         (int(s), int(a))
@@ -164,7 +163,7 @@ def test_no_objectives_gradients_move_further_than_their_bound(kind: str, drawn:
     policy = rng.dirichlet(np.ones(actions), size=states)
     nearby = bl.certificates.NearbyPolicies(policy, 10.0 ** rng.uniform(-9, 0.5, size=states))
     other, weights = tilted(policy, nearby.oscillation, rng), rng.exponential(size=policy.shape)
-    by_x, by_policy = objective.gradient_change(drawn.x, nearby, weights)
+    by_x, by_policy = bl.certificates.gradient_change(objective, drawn.x, nearby, weights)
     _, x_before, before = objective.value_and_gradients(drawn.x, policy)
     _, x_after, after = objective.value_and_gradients(drawn.x, other)
     # The bound covers the rounding of one of the two sides.

@@ -6,8 +6,7 @@ c  = π* ⊙ G / τ,   (I − γP^π*)ᵀλ = γPᵀc − Σ_a c,   r̄ = c + π
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 
 import bilevelrl as bl
 from bilevelrl.testing.exact import dense_kernel

@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import scipy.sparse
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import bilevelrl as bl
-from bilevelrl.linear import chain_patterns, iterative, multilevel
+from bilevelrl.linear import chain_patterns, multilevel
 from bilevelrl.linear.chain_patterns import Pattern
+from bilevelrl.mdp import linearization
 from bilevelrl.testing.exact import dense_kernel
 from bilevelrl.testing.rounding import EPSILON
 from faults.injected import Stubborn
@@ -174,7 +174,7 @@ def test_a_transposed_hierarchy_has_the_same_aggregates():
 
 def test_an_iteration_that_stagnates_gives_way_to_a_factorisation_and_says_so(monkeypatch):
     """The answer is exact, `fell_back` tells, and later solves use the factorisation at once."""
-    monkeypatch.setattr("bilevelrl.mdp.bellman.Iteration", Stubborn)
+    monkeypatch.setattr("bilevelrl.mdp.linearization.Iteration", Stubborn)
     system, rng = system_on_grid(10, 0.99)
     expected, _ = system_on_grid(10, 0.99, method="direct")
     target = rng.normal(size=100)
@@ -193,7 +193,7 @@ def _no_memory(chain, discount):
 @pytest.mark.parametrize("transpose", [False, True])
 def test_without_memory_for_a_factorisation_sweeps_find_the_answer(monkeypatch, transpose):
     """The last resort converges for every chain, at the rate γ."""
-    monkeypatch.setattr("bilevelrl.mdp.bellman.Iteration", Stubborn)
+    monkeypatch.setattr("bilevelrl.mdp.linearization.Iteration", Stubborn)
     monkeypatch.setattr(bl.linear.Factorization, "of", _no_memory)
     system, rng = system_on_grid(10, 0.9)
     target = rng.normal(size=100)
@@ -204,12 +204,12 @@ def test_without_memory_for_a_factorisation_sweeps_find_the_answer(monkeypatch, 
 
 def test_a_large_chain_whose_aggregates_do_not_thin_out_is_not_factored(monkeypatch):
     """The factors of a random graph fill up: at this size by tens of gigabytes."""
-    monkeypatch.setattr(iterative, "SURELY_FITS", 1000)
+    monkeypatch.setattr(linearization, "SURELY_FITS", 1000)
     rng = np.random.default_rng(0)
     columns = rng.integers(2000, size=(4000, 8))
     tangled = scipy.sparse.csr_array((np.full(32_000, 0.125), columns.reshape(-1), np.arange(4001) * 8), (4000, 2000))
-    assert not iterative.can_be_factored(bl.mdp.SparseTransitions(tangled))
-    assert iterative.can_be_factored(bl.mdp.SparseTransitions(grid(45)))
+    assert not linearization.can_be_factored(bl.mdp.SparseTransitions(tangled))
+    assert linearization.can_be_factored(bl.mdp.SparseTransitions(grid(45)))
 
 
 def tangle():
@@ -221,8 +221,8 @@ def tangle():
 
 def test_what_cannot_be_factored_is_swept_and_all_its_products_are_counted(monkeypatch):
     """Neither the iteration nor a factorisation serves: the answer is right, and the cost and the flag are honest."""
-    monkeypatch.setattr("bilevelrl.mdp.bellman.Iteration", Stubborn)
-    monkeypatch.setattr(iterative, "SURELY_FITS", 1000)
+    monkeypatch.setattr("bilevelrl.mdp.linearization.Iteration", Stubborn)
+    monkeypatch.setattr(linearization, "SURELY_FITS", 1000)
     system = bl.mdp.Linearization(bl.mdp.SparseTransitions(tangle()), 0.5, np.full((2000, 2), 0.5), method="iterative")
     assert system.fell_back is False
     target = np.random.default_rng(1).normal(size=2000)
@@ -274,15 +274,15 @@ def test_the_method_is_chosen_by_what_a_factorisation_would_take(what):
     """Of two kernels with as many states the one may be a band and the other a knot."""
     kernel, iterated = MEASURED[what]
     transitions = bl.mdp.SparseTransitions(kernel)
-    assert iterative.iterates(transitions, "auto") == iterated
-    assert iterative.iterates(transitions, "iterative")
-    assert not iterative.iterates(transitions, "direct")
+    assert linearization.iterates(transitions, "auto") == iterated
+    assert linearization.iterates(transitions, "iterative")
+    assert not linearization.iterates(transitions, "direct")
 
 
 def test_a_large_table_is_iterated_on_and_a_small_one_factored():
     for states, iterated in ((300, False), (301, True)):
         transitions = bl.mdp.DenseTransitions(np.full((states, 1, states), 1 / states))
-        assert iterative.iterates(transitions, "auto") == iterated
+        assert linearization.iterates(transitions, "auto") == iterated
 
 
 @given(soft_mdps(sparse=st.just(True)))
@@ -332,7 +332,7 @@ def test_inexact_newton_keeps_the_guarantee_and_the_gradient(discount):
 
 def test_a_newton_step_that_fell_back_is_told_in_the_status(monkeypatch):
     """Both the solver and the estimator say that a slower method had to take over, and converge all the same."""
-    monkeypatch.setattr("bilevelrl.mdp.bellman.Iteration", Stubborn)
+    monkeypatch.setattr("bilevelrl.mdp.linearization.Iteration", Stubborn)
     problem, x = grid_problem(12), np.zeros(144)
     solver = bl.lower_level_solver("soft-policy-iteration", linear_solver="iterative")
     solution = solver.solve(problem, x, None, np.random.default_rng(0))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import bilevelrl as bl
+from bilevelrl.storage.history import COLUMNS
 
 X0 = np.array([0.5, -0.5, 0.2, 0.1])
 
@@ -70,7 +71,7 @@ def test_same_seed_gives_the_same_run_bit_for_bit() -> None:
     problem = bl.problem("synthetic-quadratic", dimension=7)
     runs = [bl.algorithm("m-sobirl", step_size=1e-3).run(problem, iterations=20, seed=5) for _ in range(2)]
     np.testing.assert_array_equal(runs[0].x, runs[1].x)
-    for column in bl.run.COLUMNS[:-1]:
+    for column in COLUMNS[:-1]:
         np.testing.assert_array_equal(runs[0].history[column], runs[1].history[column])
     other = bl.algorithm("m-sobirl", step_size=1e-3).run(problem, iterations=20, seed=6)
     assert not np.array_equal(runs[0].x, other.x)

@@ -4,8 +4,7 @@ import attrs
 import numpy as np
 import pytest
 import scipy.sparse
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import bilevelrl as bl
 from bilevelrl.execution import threads

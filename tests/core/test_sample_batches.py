@@ -12,7 +12,7 @@ import pytest
 import bilevelrl as bl
 from bilevelrl.execution import payloads
 from bilevelrl.randomness import keyed, split
-from bilevelrl.sampling.trajectory_gradient import _Block, _continue, _draw, _Sampling
+from bilevelrl.sampling.hypergradient import _Block, _continue, _draw, _Sampling
 from worker_tasks import Lock
 
 Executor = concurrent.futures.Executor

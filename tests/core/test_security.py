@@ -41,8 +41,11 @@ FORBIDDEN_CALLS = {
     "popen",
 }
 ALLOWED = {
-    ("core/bilevelrl/payloads.py", "pickle"): "between a run and its own workers, through files that only it can name",
-    ("core/bilevelrl/payloads.py", "cloudpickle"): "the same",
+    (
+        "core/bilevelrl/execution/payloads.py",
+        "pickle",
+    ): "between a run and its own workers, through files that only it can name",
+    ("core/bilevelrl/execution/payloads.py", "cloudpickle"): "the same",
     ("core/bilevelrl/cli/__init__.py", "import_module"): "of the commands, by a table in the source",
     ("core/bilevelrl/__init__.py", "pickle"): "copyreg.pickle: this package itself is sent by its name",
     ("core/bilevelrl/__init__.py", "import_module"): "of this package itself, where a process is sent a function of it",

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 import bilevelrl as bl
-from bilevelrl.sampling import simulators
+from bilevelrl.sampling import tabular_simulator
 
 STATES, ACTIONS, COUNT, LONGEST = 6, 3, 400, 80
 SEED = (3, "visits")
@@ -59,7 +59,7 @@ def lengths(
     """Of the continuations from (s, a), and from s."""
     if truncation is not None:
         return np.full(COUNT, truncation), np.full(COUNT, truncation)
-    word = simulators._key(bl.randomness.stream(*SEED))[4]
+    word = tabular_simulator._key(bl.randomness.stream(*SEED))[4]
     drawn = random_lengths(word, COUNT if together else 2 * COUNT, discount)
     assert drawn.max() <= LONGEST
     return (drawn, drawn) if together else (drawn[::2], drawn[1::2])
@@ -121,7 +121,7 @@ def test_the_sums_do_not_depend_on_the_threads(truncation, together):
         for threads in (1, 2, 5)
     ]
     # Several parts, or the question means nothing.
-    assert 2 * states.size * (truncation or 10) > 4 * simulators.STEPS_WORTH_A_THREAD
+    assert 2 * states.size * (truncation or 10) > 4 * tabular_simulator.STEPS_WORTH_A_THREAD
     for table, drawn in answers[1:]:
         assert np.array_equal(table, answers[0][0])
         assert drawn == answers[0][1]
@@ -132,7 +132,7 @@ def test_large_tables_make_few_parts(monkeypatch):
     asked = pairs(20_000)
     options = {"truncation": 20, "common_random_numbers": False}
     many = bl.sampling.TabularSimulator(world()).signed_visits(*asked, policy(), bl.randomness.stream(*SEED), **options)
-    monkeypatch.setattr(simulators, "LARGEST_TABLES", STATES * ACTIONS)
+    monkeypatch.setattr(tabular_simulator, "LARGEST_TABLES", STATES * ACTIONS)
     one = bl.sampling.TabularSimulator(world()).signed_visits(*asked, policy(), bl.randomness.stream(*SEED), **options)
     # Whole numbers times powers of 1/2 down to 2^-19: exact sums.
     assert np.array_equal(one[0], many[0])
@@ -158,7 +158,7 @@ def test_random_lengths_do_not_depend_on_the_path():
         .rollout_from(states, None, policy(), 1, bl.randomness.stream(*SEED))
         .actions[:, 0]
     )
-    long = random_lengths(simulators._key(bl.randomness.stream(*SEED))[4], states.size, 0.5) > 1
+    long = random_lengths(tabular_simulator._key(bl.randomness.stream(*SEED))[4], states.size, 0.5) > 1
     table = np.array([np.bincount(chosen[long == which], minlength=ACTIONS) for which in (False, True)])
     assert scipy.stats.chi2_contingency(table).pvalue > 1e-7
 

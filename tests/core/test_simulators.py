@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import scipy.sparse
 import scipy.stats
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import bilevelrl as bl
-from bilevelrl.sampling.alias_tables import alias_entries
+from bilevelrl.sampling.alias_tables import alias_entries, sampling_table
 
 # A correct sampler fails one of the chi-square tests below (about twenty) in fewer than one of 10⁶ choices of seeds.
 LEVEL = 1e-6 / 30
@@ -303,7 +302,7 @@ EXTREMES = [0.0, 5e-324, 2.0**-53, 0.25, 1 / 3, 0.5, np.nextafter(0.5, 0), 2 / 3
 
 def test_entries_of_probability_zero_are_never_drawn_even_at_the_ends():
     """With every corner of [0, 1), at each slot's both ends."""
-    table, array = bl.mdp.DenseTransitions(kernel()).sampling_table, kernel().reshape(-1, STATES)
+    table, array = sampling_table(bl.mdp.DenseTransitions(kernel())), kernel().reshape(-1, STATES)
     slots = np.arange(STATES)[:, None] / np.arange(1, STATES + 1)
     uniforms = np.unique(np.clip([*EXTREMES, *slots.ravel(), *np.nextafter(slots, 0).ravel()], 0, LARGEST_UNIFORM))
     rows = np.repeat(np.arange(STATES * ACTIONS), uniforms.size)
@@ -342,7 +341,7 @@ def test_the_last_start_is_the_last_of_positive_probability():
 
 
 def test_a_row_with_one_successor_always_leads_there():
-    table = bl.mdp.DenseTransitions(kernel()).sampling_table
+    table = sampling_table(bl.mdp.DenseTransitions(kernel()))
     assert (table.draw(np.zeros(len(EXTREMES), dtype=int), np.array(EXTREMES)) == 3).all()
 
 
@@ -404,4 +403,4 @@ def test_a_trusted_kernel_with_an_empty_row_is_a_mistake():
     array = kernel()
     array[4, 1] = 0.0
     with pytest.raises(bl.InputError, match=r"transitions\[4, 1, :\] is without a positive entry"):
-        _ = bl.mdp.DenseTransitions.trusted(array).sampling_table
+        _ = sampling_table(bl.mdp.DenseTransitions.trusted(array))

@@ -19,8 +19,7 @@ from faults.children import ENDLESS, ITERATIONS, Child, end_at_operation, go_on,
 from faults.injected import Operations, watched
 from faults.page import Section
 from faults.runs import assert_same, assert_whole_on_disk, history_of, small, subject
-from faults.terminal import ENDLESS as ENDLESS_RUN
-from faults.terminal import OUT, RUN, Terminal, newest, start, told
+from faults.terminal import ENDLESS as ENDLESS_RUN, OUT, RUN, Terminal, newest, start, told
 from worker_tasks import DiesAgain
 
 # In all fifty.

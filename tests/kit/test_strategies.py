@@ -4,8 +4,7 @@ import attrs
 import numpy as np
 import pytest
 import scipy.sparse
-from hypothesis import Phase, find, given, settings
-from hypothesis import strategies as st
+from hypothesis import Phase, find, given, settings, strategies as st
 
 import bilevelrl as bl
 from bilevelrl.testing import drawn

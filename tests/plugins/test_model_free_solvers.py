@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import bilevelrl as bl
+from bilevelrl.sampling import alias_tables
 from bilevelrl_model_free.solvers import SoftActorCritic, SoftQLearning
 from strategies import stored_as
 
@@ -86,7 +87,7 @@ class Sealed(bl.mdp.Transitions):
 
     def __init__(self, opened: bl.mdp.Transitions) -> None:
         self.states, self.actions = opened.states, opened.actions
-        self.__dict__["sampling_table"] = opened.sampling_table
+        alias_tables._TABLES[self] = alias_tables.sampling_table(opened)
 
     def _touched(self, *_: Any) -> Any:
         raise AssertionError("the transition matrix was touched")

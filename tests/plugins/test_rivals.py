@@ -4,8 +4,7 @@ import attrs
 import numpy as np
 import pytest
 import scipy.linalg
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 
 import bilevelrl as bl
 from bilevelrl.testing.rounding import EPSILON, TINY, solve_rounding

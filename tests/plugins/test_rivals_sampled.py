@@ -6,8 +6,7 @@
 import attrs
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import bilevelrl as bl
 from bilevelrl.testing.rounding import TINY, solve_rounding

@@ -29,8 +29,7 @@ from faults.children import (
 )
 from faults.injected import Operations
 from faults.runs import assert_same, assert_whole_on_disk, every_subject, flip_bit, subject
-from faults.terminal import ENDLESS as ENDLESS_RUN
-from faults.terminal import RUN, newest, start
+from faults.terminal import ENDLESS as ENDLESS_RUN, RUN, newest, start
 
 Scenario = Callable[[random.Random, Path], None]
 

@@ -2,22 +2,16 @@
 
 from .certificate import (
     Certificate as Certificate,
-)
-from .certificate import (
     certify as certify,
 )
 from .derivative_bounds import (
     BoundsDerivatives as BoundsDerivatives,
-)
-from .derivative_bounds import (
     BoundsGradientChange as BoundsGradientChange,
-)
-from .derivative_bounds import (
     DerivativeNorms as DerivativeNorms,
-)
-from .derivative_bounds import (
     RowNorms as RowNorms,
 )
 from .nearby_policies import (
     NearbyPolicies as NearbyPolicies,
 )
+from .objective_bounds import gradient_change as gradient_change
+from .part_norms import derivative_norms as derivative_norms, row_norms as row_norms

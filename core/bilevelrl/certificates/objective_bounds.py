@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bilevelrl.certificates.derivative_bounds import gradient_change
+from bilevelrl.certificates.derivative_bounds import gradient_change as gradient_change
 from bilevelrl.certificates.nearby_policies import NearbyPolicies
 from bilevelrl.certificates.return_bounds import (
     change_by_policy,

@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from bilevelrl.certificates.derivative_bounds import DerivativeNorms, RowNorms, Unbounded, derivative_norms, row_norms
+from bilevelrl.certificates.derivative_bounds import (
+    DerivativeNorms,
+    RowNorms,
+    Unbounded,
+    derivative_norms as derivative_norms,
+    row_norms as row_norms,
+)
 from bilevelrl.linear.factorization import EPSILON
 from bilevelrl.parametric.mixtures import MixtureReward, MixtureTransitions, SoftmaxPolicy
 from bilevelrl.parametric.parametric_mdp import ParametricMDP

@@ -50,8 +50,7 @@ def progress(iterations: int) -> Iterator[Callable[[OuterState], None]]:
 def runs_progress() -> Iterator[Progress]:
     """Of several runs: a bar on a terminal; elsewhere a few quiet lines."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:

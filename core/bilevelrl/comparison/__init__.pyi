@@ -2,8 +2,6 @@
 
 from .budgets import (
     Budget as Budget,
-)
-from .budgets import (
     ExchangeRates as ExchangeRates,
 )
 from .contest import (
@@ -14,10 +12,6 @@ from .results import (
 )
 from .trials import (
     Checkpoint as Checkpoint,
-)
-from .trials import (
     ComparedRun as ComparedRun,
-)
-from .trials import (
     Standing as Standing,
 )

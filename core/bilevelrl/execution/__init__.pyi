@@ -5,7 +5,5 @@ from .compilation import (
 )
 from .workers import (
     parallel_map as parallel_map,
-)
-from .workers import (
     use_jobs as use_jobs,
 )

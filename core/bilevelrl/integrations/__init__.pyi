@@ -2,14 +2,10 @@
 
 from .gymnasium_simulator import (
     GymnasiumSimulator as GymnasiumSimulator,
-)
-from .gymnasium_simulator import (
     GymnasiumWorld as GymnasiumWorld,
 )
 from .gymnasium_tables import (
     absorbing_states as absorbing_states,
-)
-from .gymnasium_tables import (
     from_gymnasium as from_gymnasium,
 )
 from .tensorboard import (

@@ -1,4 +1,4 @@
-"""Compiled Gauss–Seidel sweeps and the matching of states; numba is imported with this module, so import it where used."""
+"""Compiled Gauss–Seidel sweeps and the matching of states; numba is imported with this module."""
 
 from __future__ import annotations
 

@@ -2,26 +2,12 @@
 
 from .bellman import (
     adjoint_occupancy as adjoint_occupancy,
-)
-from .bellman import (
     adjoint_right_hand_side as adjoint_right_hand_side,
-)
-from .bellman import (
     discounted_occupancy as discounted_occupancy,
-)
-from .bellman import (
     linearized_backup as linearized_backup,
-)
-from .bellman import (
     policy_cotangent as policy_cotangent,
-)
-from .bellman import (
     policy_values as policy_values,
-)
-from .bellman import (
     soft_backup as soft_backup,
-)
-from .bellman import (
     soft_bellman as soft_bellman,
 )
 from .linearization import (
@@ -35,16 +21,10 @@ from .soft_mdp import (
 )
 from .solution import (
     SupportsModel as SupportsModel,
-)
-from .solution import (
     TabularSolution as TabularSolution,
 )
 from .transitions import (
     DenseTransitions as DenseTransitions,
-)
-from .transitions import (
     SparseTransitions as SparseTransitions,
-)
-from .transitions import (
     Transitions as Transitions,
 )

@@ -8,28 +8,14 @@ from .contexts import (
 )
 from .contextual_problems import (
     ContextualObjective as ContextualObjective,
-)
-from .contextual_problems import (
     ContextualTrajectoryObjective as ContextualTrajectoryObjective,
-)
-from .contextual_problems import (
     contextual_problem as contextual_problem,
 )
 from .feasible_sets import (
     Ball as Ball,
-)
-from .feasible_sets import (
     Box as Box,
-)
-from .feasible_sets import (
     FeasibleSet as FeasibleSet,
-)
-from .feasible_sets import (
     Free as Free,
-)
-from .feasible_sets import (
     Simplex as Simplex,
-)
-from .feasible_sets import (
     stationarity as stationarity,
 )

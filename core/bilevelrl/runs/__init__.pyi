@@ -5,11 +5,7 @@ from .algorithm import (
 )
 from .callbacks import (
     Callback as Callback,
-)
-from .callbacks import (
     CallbackWarning as CallbackWarning,
-)
-from .callbacks import (
     RunFacts as RunFacts,
 )
 from .run import (

@@ -21,8 +21,7 @@ from bilevelrl.protocols import Cost, Status, Tags
 from bilevelrl.storage.checkpoint import Checkpoint, CheckpointWarning, can_be_saved
 from bilevelrl.storage.experiment import Experiment
 from bilevelrl.storage.files import write_atomically
-from bilevelrl.storage.history import COLUMNS as COLUMNS
-from bilevelrl.storage.history import COUNTS, History
+from bilevelrl.storage.history import COLUMNS as COLUMNS, COUNTS, History
 from bilevelrl.storage.run_directory import ARRAYS, PICTURE, SUMMARY, RunDirectory, writable
 from bilevelrl.validation.arrays import Array
 from bilevelrl.validation.errors import InputError, as_path

@@ -11,7 +11,5 @@ from .history import (
 )
 from .preference_files import (
     read_preferences as read_preferences,
-)
-from .preference_files import (
     write_preferences as write_preferences,
 )

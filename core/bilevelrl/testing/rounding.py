@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from bilevelrl.mdp.rounding import EPSILON as EPSILON
-from bilevelrl.mdp.rounding import TINY as TINY
-from bilevelrl.mdp.rounding import backup_rounding as backup_rounding
+from bilevelrl.mdp.rounding import EPSILON as EPSILON, TINY as TINY, backup_rounding as backup_rounding
 from bilevelrl.mdp.soft_mdp import SoftMDP
 from bilevelrl.validation.arrays import Array
 
