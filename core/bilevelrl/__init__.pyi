@@ -9,9 +9,11 @@ from . import (
     mdp as mdp,
     objectives as objectives,
     occupancy as occupancy,
+    outer_loop as outer_loop,
     parametric as parametric,
     plugins as plugins,
     problems as problems,
+    protocols as protocols,
     randomness as randomness,
     runs as runs,
     sampling as sampling,
@@ -26,11 +28,13 @@ from .execution.workers import (
 )
 from .factories import (
     algorithm as algorithm,
+    compose as compose,
     hypergradient_estimator as hypergradient_estimator,
     load_run as load_run,
     lower_level_solver as lower_level_solver,
     problem as problem,
     resume_run as resume_run,
+    resume_seeds as resume_seeds,
     upper_level_optimizer as upper_level_optimizer,
     value_and_gradient as value_and_gradient,
 )

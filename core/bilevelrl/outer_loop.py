@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, Protocol
 
 import attrs
 import numpy as np
@@ -62,7 +63,8 @@ class OuterState:
         solution: the follower's answer at x.
         hyper: the hyper-gradient at x.
         optimizer: what the optimiser remembers.
-        cost: the cost of the run so far.
+        cost: what the components counted so far.
+        seconds: wall-clock time in the components' calls so far, measured around each.
     """
 
     iteration: int
@@ -71,6 +73,35 @@ class OuterState:
     hyper: HyperGradient
     optimizer: OptimizerState
     cost: Cost
+    seconds: float = 0.0
+
+
+@attrs.frozen(eq=False)
+class BestIterate:
+    """The x with the smallest objective so far.
+
+    An objective that is random counts as its estimate plus twice its standard error; one whose error is not known is
+    never the best.
+
+    Args:
+        iteration: where it was.
+        x: (n,).
+        objective: `f(x, π)` by the algorithm's own estimate.
+        bound: the objective plus twice its standard error, which is what is compared.
+    """
+
+    iteration: int
+    x: Array
+    objective: float
+    bound: float
+
+    @classmethod
+    def of(cls, state: OuterState, before: BestIterate | None = None) -> BestIterate | None:
+        """The better one of a state and the best before it; None where neither can be trusted."""
+        bound = state.hyper.objective + 2.0 * state.hyper.objective_error
+        if math.isnan(bound) or (before is not None and not bound < before.bound):
+            return before
+        return cls(state.iteration, state.x, state.hyper.objective, bound)
 
 
 @attrs.frozen
@@ -100,6 +131,9 @@ class OuterLoop:
     @upper.validator
     def _check_upper(self, attribute: attrs.Attribute[Any], value: Any) -> None:
         check_protocol("upper", value, UpperLevelOptimizer)
+
+    def __attrs_post_init__(self) -> None:
+        check_pair(self.lower, self.estimator)
 
     @functools.cached_property
     def _lower_label(self) -> str:
@@ -139,7 +173,8 @@ class OuterLoop:
         """The follower's answer and the hyper-gradient at x itself, feasible or not, from a cold start."""
         point = problem.point(x)
         with quietly():
-            return self._evaluate(problem, Streams(seed), 0, point, None, self.upper.init(point))
+            began = time.perf_counter()
+            return self._evaluate(problem, Streams(seed), 0, point, None, self.upper.init(point), began)
 
     def step(self, problem: BilevelProblem, state: OuterState, *, seed: int = 0) -> OuterState:
         """One outer iteration: move x, project it, let the follower answer, differentiate the answer.
@@ -154,7 +189,7 @@ class OuterLoop:
             return self._step(problem, state, Streams(seed))
 
     def _step(self, problem: BilevelProblem, state: OuterState, streams: Streams) -> OuterState:
-        iteration = state.iteration + 1
+        iteration, began = state.iteration + 1, time.perf_counter()
         try:
             answer = self.upper.update(state.x, state.hyper, state.optimizer)
         except Exception as error:
@@ -166,7 +201,7 @@ class OuterLoop:
             x = problem.feasible_set.project(x)
         if not all_finite(x):
             raise StepFailed(Status.NON_FINITE, self._upper_label, iteration)
-        return self._evaluate(problem, streams, iteration, x, state, optimizer)
+        return self._evaluate(problem, streams, iteration, x, state, optimizer, began)
 
     def _evaluate(
         self,
@@ -176,9 +211,12 @@ class OuterLoop:
         x: Array,
         before: OuterState | None,
         optimizer: OptimizerState,
+        began: float,
     ) -> OuterState:
-        warm_start, previous, spent = (
-            (None, None, Cost()) if before is None else (before.solution, before.hyper, before.cost)
+        warm_start, previous, spent, seconds = (
+            (None, None, Cost(), 0.0)
+            if before is None
+            else (before.solution, before.hyper, before.cost, before.seconds)
         )
         try:
             solution = self.lower.solve(problem, x, warm_start, streams.of(self.lower, "lower", iteration))
@@ -199,7 +237,8 @@ class OuterLoop:
             raise
         check_protocol(f"the answer of {self._estimator_label}", hyper, HyperGradient)
         self._check_estimate(hyper, x, solution, iteration)
-        return OuterState(iteration, x, solution, hyper, optimizer, spent.plus(solution.cost, hyper.cost))
+        cost = spent.plus(solution.cost, hyper.cost)
+        return OuterState(iteration, x, solution, hyper, optimizer, cost, seconds + time.perf_counter() - began)
 
     def _check_estimate(self, hyper: HyperGradient, x: Array, solution: Any, iteration: int) -> None:
         check_shape("the gradient's direct part", self._estimator_label, hyper.direct, x.shape)
@@ -261,11 +300,57 @@ NEEDS: dict[type, str] = {
 
 
 def check_protocol(field: str, value: object, protocol: Any) -> None:
-    """Raise `InputError` for a class instead of an instance, and for an object that is no such thing."""
+    """Raise `InputError` for a class instead of an instance, and for an object that lacks members of the protocol."""
     if isinstance(value, type):
         raise InputError(field, f"the class {value.__name__}", f"an instance, such as {value.__name__}()")
-    if not isinstance(value, protocol):
-        raise InputError(field, kind_words(value), f"a {protocol.__name__}")
+    if isinstance(value, protocol):
+        return
+    missing = [name for name in sorted(members_of(protocol)) if not hasattr(value, name)]
+    without = f" without {', '.join(missing)}" if 0 < len(missing) < len(members_of(protocol)) else ""
+    raise InputError(field, kind_words(value) + without, f"a {protocol.__name__}")
+
+
+def members_of(kind: Any) -> frozenset[str]:
+    """The names that a protocol asks for, or that a class has: methods, properties, attrs fields, annotations."""
+    names: set[str] = set()
+    for base in kind.__mro__:
+        if base not in (object, Generic, Protocol):
+            names |= {*vars(base), *vars(base).get("__annotations__", {})}
+    return frozenset(name for name in names if not name.startswith("_"))
+
+
+def satisfies(offered: type, wanted: type) -> bool:
+    """Whether instances of a class, or of a protocol, are instances of another class or protocol."""
+    if getattr(wanted, "_is_protocol", False):
+        return members_of(wanted) <= members_of(offered)
+    return issubclass(offered, wanted)
+
+
+def check_pair(lower: Any, estimator: Any) -> None:
+    """Raise `IncompatibleError` where an estimator does not accept what a solver produces, with what would work."""
+    for component, member in ((lower, "produces"), (estimator, "accepts")):
+        if not isinstance(getattr(component, member), type):
+            field = f"{member} of {component.name!r}"
+            raise InputError(field, kind_words(getattr(component, member)), "a class or a runtime-checkable protocol")
+    if satisfies(lower.produces, estimator.accepts):
+        return
+    estimators = _working(Kind.HYPERGRADIENT_ESTIMATOR, "accepts", lambda accepts: satisfies(lower.produces, accepts))
+    solvers = _working(Kind.LOWER_LEVEL_SOLVER, "produces", lambda produces: satisfies(produces, estimator.accepts))
+    raise IncompatibleError(
+        f"estimator {estimator.name!r} accepts a {estimator.accepts.__name__}, and lower-level solver {lower.name!r} "
+        f"produces a {lower.produces.__name__}. Estimators that accept it: {estimators}; "
+        f"solvers that produce a {estimator.accepts.__name__}: {solvers}"
+    )
+
+
+def _working(kind: Kind, member: str, works: Callable[[type], bool]) -> str:
+    """The registered components of a kind that work, by name; a member that depends on options is left out."""
+    found = []
+    for entry in registry().of_kind(kind):
+        declared = getattr(entry.component, member)
+        if isinstance(declared, type) and works(declared):
+            found.append(repr(entry.name))
+    return ", ".join(found) or "none is registered"
 
 
 def check_shape(what: str, label: str, value: object, shape: tuple[int, ...]) -> None:

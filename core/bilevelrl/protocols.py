@@ -13,67 +13,16 @@ so a run can be stopped, saved, resumed, replayed and tested piece by piece.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import attrs
 import numpy as np
 
 from bilevelrl.occupancy import Occupancy
 from bilevelrl.validation.arrays import Array
-from bilevelrl.validation.errors import InputError
-from bilevelrl.validation.fields import is_flag, is_real
-
-if TYPE_CHECKING:
-    pass
-
-
-@attrs.frozen(kw_only=True)
-class Tags:
-    """What a solver or an estimator promises; `bilevelrl.testing` checks it, and picks its laws by it.
-
-    A component has them as `tags`, an attribute of the class, or a property where they depend on its options. What the
-    component needs (a transition model, or a simulator) is not repeated here: `requires` says it.
-
-    Args:
-        exact: deterministic, and as good as its tolerance allows: a solver that goes on until its accuracy is
-            guaranteed, an estimator that equals `∇φ` at an exact answer of the follower.
-        tracking: deterministic, and not yet exact after one call: warm-started by its own answer again and again at a
-            fixed x, it converges to the exact one.
-        stochastic: draws random numbers. A component without tags is taken to draw them. The estimate of a stochastic
-            estimator that is not biased has `∇φ` as its expectation.
-        biased: the answer, or its expectation, is not the exact one. An estimator that can say by how much has a
-            method `bias_bound(discount) -> float`: an upper bound as a share of `2‖c‖₁ max‖∇q‖/(1−γ)`, the largest
-            size that an implicit part can have. Without it the kit does not ask how large the bias is.
-        tolerance: what "as good as" means. Of an exact solver, the error `‖V − V*‖∞` that `Status.CONVERGED`
-            guarantees, in units of the reward; of an exact estimator, a relative error of the gradient on top of
-            rounding; of a biased deterministic one, by how much two forms of one question (other storage, other labels)
-            may move its answer, as a share of the largest terms it may be made of; of a stochastic solver, ε in
-            `‖π − π*‖∞ ≤ ε (1 + span V*/τ)` on the kit's small problems with its default budget.
-
-    Raises:
-        InputError: where the promises contradict each other.
-    """
-
-    exact: bool = attrs.field(default=False, validator=is_flag())
-    tracking: bool = attrs.field(default=False, validator=is_flag())
-    stochastic: bool = attrs.field(default=False, validator=is_flag())
-    biased: bool = attrs.field(default=False, validator=is_flag())
-    tolerance: float = attrs.field(default=0.0, validator=is_real(at_least=0.0))
-
-    def __attrs_post_init__(self) -> None:
-        for other in ("tracking", "stochastic", "biased"):
-            if self.exact and getattr(self, other):
-                raise InputError("tags", f"exact and {other}", "one of the two, since each denies the other")
-        if not (self.exact or self.tracking or self.stochastic or self.biased):
-            expected = "exact=True, which is what a deterministic unbiased component is, or else tracking or biased"
-            raise InputError("tags", "none of exact, tracking, stochastic, biased", expected)
-
-
-def draws_random_numbers(component: object) -> bool:
-    """Whether a component may draw; one that declares no tags is taken to."""
-    tags = getattr(component, "tags", None)
-    return tags is None or bool(tags.stochastic)
+from bilevelrl.validation.errors import InputError, value_words
+from bilevelrl.validation.fields import check_count, is_flag, is_real
 
 
 class Status(enum.Enum):
@@ -83,7 +32,7 @@ class Status(enum.Enum):
     FELL_BACK = (
         "met its tolerance, but by a slower method than the first, which stagnated; ask for that one to save time"
     )
-    BUDGET_SPENT = "did the work it was asked to do; allow more iterations for a more accurate answer"
+    BUDGET_SPENT = "stopped after the requested number of iterations; allow more for a more accurate answer"
     STAGNATED = (
         "stopped improving above its tolerance, which float64 cannot meet at this discount, or not with so inaccurate "
         "an answer of the follower; loosen the tolerance, or solve the follower further"
@@ -91,6 +40,7 @@ class Status(enum.Enum):
     DIVERGED = "moved away from the answer; use a smaller step size"
     NON_FINITE = "met a value that is not finite; check the problem's rewards at the last good x, or step less far"
     INTERRUPTED = "was interrupted; the last complete iteration is kept"
+    STOPPED = "was stopped by a callback; resume it to continue"
 
     @property
     def advice(self) -> str:
@@ -108,39 +58,144 @@ class Status(enum.Enum):
         return self not in (Status.DIVERGED, Status.NON_FINITE)
 
 
-@attrs.frozen(slots=False)
-class Cost:
-    """What an answer cost, in units that compare algorithms; costs add.
+class Exactness(enum.Enum):
+    """What the answer of a solver or an estimator is worth. `Tags` takes the names in lower case too."""
+
+    EXACT = "as accurate as its tolerance, after one call"
+    TRACKING = "exact once it has been warm-started by its own answers at a fixed x often enough"
+    UNBIASED = "random, with the exact answer as its expectation"
+    BIASED = "neither exact nor exact in expectation"
+
+
+def _exactness(value: object) -> object:
+    return Exactness.__members__.get(value.upper(), value) if isinstance(value, str) else value
+
+
+@attrs.frozen
+class Tags:
+    """What a solver or an estimator promises; `bilevelrl.testing` tests it, and picks its laws by it.
+
+    A component has them as `tags`: an attribute of the class, or a property where they depend on its options.
 
     Args:
-        backups: soft Bellman backups: passes over all of P that end in `T v`.
-        linear_solves: systems solved with `I − γP^π` or its transpose by a factorisation.
-        products: products with `P^π` or its transpose outside of these; where systems are solved by iteration, all that
-            the iteration takes, the preconditioner's work included in units of products.
-        samples: transitions drawn from a simulator.
-        seconds: wall-clock time.
+        exactness: an `Exactness`, or its name: "exact", "tracking", "unbiased", "biased".
+        deterministic: draws no random numbers. Exact and tracking components are deterministic, unbiased ones are not.
+        tolerance: of an exact solver, the error `‖V − V*‖∞` that `Status.CONVERGED` guarantees, in units of the reward;
+            of an exact estimator, a relative error of the gradient on top of rounding; of a biased deterministic one,
+            by how much two forms of one question (other storage, other labels) may move its answer, as a share of the
+            largest terms in it; of a random solver, ε in `‖π − π*‖∞ ≤ ε (1 + span V*/τ)` on the kit's small problems.
+        bias_bound: `γ ↦` an upper bound of the bias, as a share of `2‖c‖₁ max‖∇q‖/(1−γ)`, the largest size that an
+            implicit part can have; infinite where there is none at this γ. None: unknown, and not tested.
+
+    Raises:
+        InputError: where the promises contradict each other.
     """
 
-    backups: int = 0
-    linear_solves: int = 0
-    products: int = 0
-    samples: int = 0
-    seconds: float = 0.0
+    exactness: Exactness = attrs.field(converter=_exactness)
+    deterministic: bool = attrs.field(default=True, validator=is_flag())
+    tolerance: float = attrs.field(default=0.0, validator=is_real(at_least=0.0))
+    bias_bound: Callable[[float], float] | None = attrs.field(default=None, eq=False)
+
+    @exactness.validator
+    def _check_exactness(self, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, Exactness):
+            known = ", ".join(repr(name.lower()) for name in Exactness.__members__)
+            raise InputError("tags.exactness", value_words(value), f"one of {known}")
+
+    def __attrs_post_init__(self) -> None:
+        name = self.exactness.name.lower()
+        if self.deterministic and self.exactness is Exactness.UNBIASED:
+            raise InputError("tags", "unbiased and deterministic", "unbiased with deterministic=False, or exact")
+        if not self.deterministic and (self.exact or self.tracking):
+            raise InputError("tags", f"{name} and not deterministic", f"{name} with deterministic=True, or unbiased")
+
+    @property
+    def exact(self) -> bool:
+        """Whether one call is as accurate as the tolerance."""
+        return self.exactness is Exactness.EXACT
+
+    @property
+    def tracking(self) -> bool:
+        """Whether repeated calls at a fixed x converge."""
+        return self.exactness is Exactness.TRACKING
+
+    @property
+    def biased(self) -> bool:
+        """Whether the answer, or its expectation, is not the exact one."""
+        return self.exactness is Exactness.BIASED
+
+
+UNITS: Mapping[str, str] = {
+    "backups": "soft Bellman backups: passes over P that end in `T v`",
+    "passes": "other passes over P or its transpose, such as `P v` for one v",
+    "linear_solves": "systems solved with `I − γP^π` or its transpose by a factorisation",
+    "products": "products with `P^π` or its transpose, those of iterative solvers and their preconditioners included",
+    "samples": "transitions drawn from a simulator",
+    "gradient_steps": "steps of an optimiser on parameters of a function approximation",
+}
+"""The units of cost that comparisons know, and what they count. A component may count others of its own."""
+
+
+class Cost:
+    """What an answer cost: counts by unit; costs add. Seconds are not among them, since the framework measures them.
+
+    `Cost(backups=3, samples=10).samples` is 10; a unit of `UNITS` that was not counted is 0.
+
+    Args:
+        counts: how many of each unit, integers of at least 0. Any name is a unit; `UNITS` has the usual ones.
+
+    Raises:
+        InputError: for a count that is no such integer.
+    """
+
+    __slots__ = ("counts",)
+
+    counts: Mapping[str, int]
+    """Unit to count, without those that are 0."""
+
+    def __init__(self, **counts: int) -> None:
+        for unit, count in counts.items():
+            if type(count) is not int or count < 0:
+                check_count(f"the cost in {unit}", count, at_least=0)
+                counts[unit] = int(count)
+        self.counts = {unit: count for unit, count in counts.items() if count}
+
+    def __getattr__(self, unit: str) -> int:
+        if unit.startswith("_") or unit == "counts":
+            raise AttributeError(unit)
+        found = self.counts.get(unit)
+        if found is None and unit not in UNITS:
+            raise AttributeError(f"{self!r} does not count {unit!r}")
+        return found or 0
 
     def __add__(self, other: Cost) -> Cost:
         return self.plus(other)
 
     def plus(self, *others: Cost) -> Cost:
         """The sum with any number of other costs, in one step."""
-        backups, linear_solves, products = self.backups, self.linear_solves, self.products
-        samples, seconds = self.samples, self.seconds
+        total = dict(self.counts)
         for other in others:
-            backups += other.backups
-            linear_solves += other.linear_solves
-            products += other.products
-            samples += other.samples
-            seconds += other.seconds
-        return Cost(backups, linear_solves, products, samples, seconds)
+            for unit, count in other.counts.items():
+                total[unit] = total.get(unit, 0) + count
+        made = Cost()
+        made.counts = total
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Cost) and self.counts == other.counts
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.counts.items()))
+
+    def __repr__(self) -> str:
+        return f"Cost({', '.join(f'{unit}={count}' for unit, count in self.counts.items())})"
+
+    def __reduce__(self) -> Any:
+        return _cost, (dict(self.counts),)
+
+
+def _cost(counts: dict[str, int]) -> Cost:
+    return Cost(**counts)
 
 
 @runtime_checkable
@@ -175,6 +230,7 @@ class HyperGradient:
         cost: what the estimate cost.
         status: how the estimator ended.
         carry: arrays that the next call warm-starts from, by name.
+        objective_error: the standard error of `objective`; 0 where it is not random, NaN where it is not known.
         gradient: (n,) `direct + implicit`, computed here.
     """
 
@@ -187,6 +243,7 @@ class HyperGradient:
     residual: float | None = None
     standard_error: Array | None = None
     carry: Mapping[str, Array] = attrs.field(factory=dict)
+    objective_error: float = 0.0
     gradient: Array = attrs.field(
         init=False, default=attrs.Factory(lambda self: self.direct + self.implicit, takes_self=True)
     )
@@ -230,14 +287,17 @@ class Problem(Protocol):
 
 @runtime_checkable
 class LowerLevelSolver(Protocol):
-    """Answers x with the follower's policy. Implementations are frozen attrs classes; fields are configuration.
-
-    Its `tags`, a `Tags`, say what it promises: whether it is exact, draws random numbers, is biased.
-    """
+    """Answers x with the follower's policy. Implementations are frozen attrs classes; fields are configuration."""
 
     name: ClassVar[str]
     requires: ClassVar[type]
-    """What `problem.lower` must satisfy: `SupportsModel` or `SupportsSampling`."""
+    """What `problem.lower` must satisfy: a class or a runtime protocol, such as `SupportsModel`."""
+    produces: ClassVar[type]
+    """What its answers are: a class or a runtime protocol, such as `TabularSolution`."""
+
+    @property
+    def tags(self) -> Tags:
+        """What it promises."""
 
     def solve(self, problem: Problem, x: Array, warm_start: Any | None, rng: np.random.Generator) -> LowerLevelSolution:
         """The follower's answer at x, from the previous answer or from scratch (None)."""
@@ -245,16 +305,19 @@ class LowerLevelSolver(Protocol):
 
 @runtime_checkable
 class HyperGradientEstimator(Protocol):
-    """Differentiates the leader's objective through the follower's answer.
-
-    Its `tags`, a `Tags`, say what it promises: whether it is exact, draws random numbers, is biased.
-    """
+    """Differentiates the leader's objective through the follower's answer."""
 
     name: ClassVar[str]
     requires: ClassVar[type]
-    """What `problem.lower` must satisfy: `SupportsModel` or `SupportsSampling`."""
+    """What `problem.lower` must satisfy: a class or a runtime protocol, such as `SupportsModel`."""
     requires_objective: ClassVar[type]
-    """What `problem.objective` must satisfy: `PolicyObjective`, `TrajectoryObjective`, `StepwiseObjective`."""
+    """What `problem.objective` must satisfy, such as `PolicyObjective` or `TrajectoryObjective`."""
+    accepts: ClassVar[type]
+    """What the follower's answer must be: a class or a runtime protocol; `LowerLevelSolution` for any."""
+
+    @property
+    def tags(self) -> Tags:
+        """What it promises."""
 
     def estimate(
         self,

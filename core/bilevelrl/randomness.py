@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from numpy.random.bit_generator import ISpawnableSeedSequence
 
-from bilevelrl.protocols import draws_random_numbers
+from bilevelrl.protocols import Tags
 from bilevelrl.validation.fields import check_count
 
 
@@ -44,6 +44,14 @@ def keyed(key: Key) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(source))
 
 
+class Tagged(Protocol):
+    """A component that declares whether it draws."""
+
+    @property
+    def tags(self) -> Tags:
+        """What it promises."""
+
+
 class Streams:
     """The streams of one seed, for a loop that asks for one every iteration.
 
@@ -56,11 +64,9 @@ class Streams:
         self.seed = seed
         self._generators: dict[str, tuple[_StreamSeed, np.random.Philox]] = {}
 
-    def of(self, component: object, role: str, iteration: int) -> np.random.Generator:
-        """The stream for a component's call; one whose tags say it draws nothing gets an idle one, which is free."""
-        if draws_random_numbers(component):
-            return self.at(role, iteration)
-        return self._idle
+    def of(self, component: Tagged, role: str, iteration: int) -> np.random.Generator:
+        """The stream for a component's call; a deterministic one gets an idle stream, which costs nothing."""
+        return self._idle if component.tags.deterministic else self.at(role, iteration)
 
     @functools.cached_property
     def _idle(self) -> np.random.Generator:

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 import bilevelrl as bl
-from bilevelrl_contexts.inner import total, worst
+from bilevelrl_contexts.inner import worst
 
 TABLES = {
     bl.mdp.TabularSolution: ("policy", "values", "action_values"),
@@ -68,7 +68,7 @@ class Answer:
         return bl.mdp.TabularSolution(model=lower.model(x), iterations=self.iterations, **known)
 
     @classmethod
-    def joined(cls, answers: Sequence[Answer], seconds: float) -> Answer:
+    def joined(cls, answers: Sequence[Answer]) -> Answer:
         """The answers of all contexts as one: worst residual and status, most iterations, all costs."""
         first = answers[0]
         return cls(
@@ -77,7 +77,7 @@ class Answer:
             float(np.max([answer.residual for answer in answers])),
             max(answer.iterations for answer in answers),
             worst([answer.status for answer in answers]),
-            total([answer.cost for answer in answers], seconds),
+            bl.Cost().plus(*(answer.cost for answer in answers)),
             collected([answer.carry for answer in answers]),
         )
 

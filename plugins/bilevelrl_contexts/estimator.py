@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -20,7 +19,6 @@ from bilevelrl_contexts.inner import (
     problem_of,
     stream_or_idle,
     streams,
-    total,
     worst,
 )
 
@@ -45,6 +43,7 @@ class PerContextEstimator:
     name: ClassVar[str] = "per-context"
     requires: ClassVar[type] = OfInner(bl.mdp.SupportsModel)  # type: ignore[assignment]  # a type, on either side
     requires_objective: ClassVar[type] = OfInner(bl.objectives.PolicyObjective)  # type: ignore[assignment]
+    accepts: ClassVar[type] = OfInner(bl.mdp.TabularSolution)  # type: ignore[assignment]
 
     estimator: str = attrs.field(default="implicit", validator=attrs.validators.instance_of(str))
     options: Mapping[str, Any] = attrs.field(factory=dict, validator=is_mapping)
@@ -55,24 +54,10 @@ class PerContextEstimator:
         return bl.hypergradient_estimator(self.estimator, **self.options)
 
     @property
-    def tags(self) -> Any:
+    def tags(self) -> bl.Tags:
         """Those of the estimator inside."""
-        return getattr(self.inner, "tags", None)
-
-    @property
-    def bias_bound(self) -> Any:
-        """That of the estimator inside, where it has one."""
-        return self.inner.bias_bound
-
-    def uncounted(self, hyper: bl.HyperGradient) -> bl.Cost:
-        """What the estimator inside does not count, for each context."""
-        uncounted = getattr(self.inner, "uncounted", None)
-        if uncounted is None:
-            return bl.Cost()
-        if "figures" not in hyper.carry:
-            cost: bl.Cost = uncounted(hyper)
-            return cost
-        return bl.Cost().plus(*(uncounted(part) for part in _remembered(hyper) if part is not None))
+        declared: bl.Tags = self.inner.tags
+        return declared
 
     def estimate(
         self,
@@ -87,7 +72,6 @@ class PerContextEstimator:
         if not (isinstance(lower, bl.problems.ContextualMDP) and is_sum(problem)):
             whole: bl.HyperGradient = self.inner.estimate(problem, x, solution, previous, rng)
             return whole
-        began = time.perf_counter()
         check_contexts(f"estimator {self.name!r}", self.inner, problem)
         given, count = Answer.of(solution), len(lower.contexts)
         before = [None] * count if previous is None else _remembered(previous)
@@ -108,7 +92,7 @@ class PerContextEstimator:
             _weighted(weights, [part.implicit for part in answers]),
             float(sum(weight * part.objective for weight, part in zip(weights, answers, strict=True))),
             _occupancy(lower, {context: part.occupancy for context, part in zip(asked, answers, strict=True)}),
-            total([part.cost for part in answers], time.perf_counter() - began),
+            bl.Cost().plus(*(part.cost for part in answers)),
             worst([part.status for part in answers]),
             residual=float(np.max(residuals)) if residuals else None,
             standard_error=_standard_error(weights, answers),

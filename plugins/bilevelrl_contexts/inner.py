@@ -32,8 +32,7 @@ def is_mapping(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> No
 
 def draws(component: Any) -> bool:
     """Whether a component may draw random numbers."""
-    tags = getattr(component, "tags", None)
-    return tags is None or bool(tags.stochastic)
+    return not component.tags.deterministic
 
 
 def streams(component: Any, rng: np.random.Generator, count: int) -> list[np.random.Generator | None]:
@@ -89,8 +88,3 @@ SEVERITY = (
 def worst(statuses: Sequence[bl.Status]) -> bl.Status:
     """The one that a reader must hear of."""
     return max(statuses, key=SEVERITY.index)
-
-
-def total(costs: Sequence[bl.Cost], seconds: float) -> bl.Cost:
-    """All counts added; the seconds are those that went by here."""
-    return attrs.evolve(bl.Cost().plus(*costs), seconds=seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -30,6 +29,7 @@ class PerContextSolver:
 
     name: ClassVar[str] = "per-context"
     requires: ClassVar[type] = OfInner(bl.mdp.SupportsModel)  # type: ignore[assignment]  # a type, on either side
+    produces: ClassVar[type] = OfInner(bl.mdp.TabularSolution)  # type: ignore[assignment]
 
     solver: str = attrs.field(default="soft-policy-iteration", validator=attrs.validators.instance_of(str))
     options: Mapping[str, Any] = attrs.field(factory=dict, validator=is_mapping)
@@ -40,9 +40,10 @@ class PerContextSolver:
         return bl.lower_level_solver(self.solver, **self.options)
 
     @property
-    def tags(self) -> Any:
+    def tags(self) -> bl.Tags:
         """Those of the solver inside."""
-        return getattr(self.inner, "tags", None)
+        declared: bl.Tags = self.inner.tags
+        return declared
 
     def solve(
         self, problem: bl.Problem, x: bl.Array, warm_start: Any | None, rng: np.random.Generator
@@ -52,7 +53,6 @@ class PerContextSolver:
         if not isinstance(lower, bl.problems.ContextualMDP):
             answer: bl.LowerLevelSolution = self.inner.solve(problem, x, warm_start, rng)
             return answer
-        began = time.perf_counter()
         check_contexts(f"solver {self.name!r}", self.inner, problem)
         before = None if warm_start is None else Answer.of(warm_start)
         tasks = [
@@ -60,7 +60,7 @@ class PerContextSolver:
             for context, stream in enumerate(streams(self.inner, rng, len(lower.contexts)))
         ]
         answers = bl.execution.parallel_map(_solve, (problem, _Question(self.inner, x)), tasks)
-        joint: bl.LowerLevelSolution = Answer.joined(answers, time.perf_counter() - began).rebuilt(lower, x)
+        joint: bl.LowerLevelSolution = Answer.joined(answers).rebuilt(lower, x)
         return joint
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import ClassVar
 
 import attrs
@@ -38,13 +37,10 @@ class Implicit:
     name: ClassVar[str] = "implicit"
     requires: ClassVar[type] = bl.mdp.SupportsModel
     requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
-    tags: ClassVar[bl.Tags] = bl.Tags(exact=True)
+    accepts: ClassVar[type] = bl.mdp.TabularSolution
+    tags: ClassVar[bl.Tags] = bl.Tags("exact")
 
     tolerance: float = attrs.field(default=1e-12, validator=bl.validation.is_real(at_least=0.0))
-
-    def uncounted(self, hyper: bl.HyperGradient) -> bl.Cost:
-        """One pass with Pᵀ, for the adjoint's right-hand side."""
-        return bl.Cost(backups=1)
 
     def estimate(
         self,
@@ -55,21 +51,20 @@ class Implicit:
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
         """`∇φ(x)`; one linear solve, one pullback."""
-        began = time.perf_counter()
         model, policy, system = solution.model, solution.policy, solution.linearization
         objective, by_x, by_policy = problem.objective.value_and_gradients(x, policy)
         centred = by_policy - (policy * by_policy).sum(axis=1, keepdims=True)
         cotangent = bl.mdp.policy_cotangent(model, policy, centred)
         right_hand_side = bl.mdp.adjoint_right_hand_side(model, cotangent)
         if not (math.isfinite(objective) and np.isfinite(right_hand_side).all()):
-            return _not_finite(by_x, objective, time.perf_counter() - began)
+            return _not_finite(by_x, objective)
         before = system.iterated
         adjoint = system.solve_transpose(right_hand_side, tolerance=self.tolerance)
         iterated = system.iterated - before
         residual = bl.validation.maximum_norm(system.apply_transpose(adjoint) - right_hand_side)
         occupancy = bl.mdp.adjoint_occupancy(model, policy, solution.values, cotangent, adjoint)
         implicit = problem.lower.pullback(x, occupancy)
-        cost = bl.Cost(linear_solves=0 if iterated else 1, products=1 + iterated, seconds=time.perf_counter() - began)
+        cost = bl.Cost(linear_solves=0 if iterated else 1, products=1 + iterated, passes=1)
         status = bl.Status.FELL_BACK if system.fell_back else bl.Status.CONVERGED
         return bl.HyperGradient(by_x, implicit, objective, occupancy, cost, status, residual)
 
@@ -98,13 +93,10 @@ class WarmStartAdjoint:
     name: ClassVar[str] = "warm-start-adjoint"
     requires: ClassVar[type] = bl.mdp.SupportsModel
     requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
-    tags: ClassVar[bl.Tags] = bl.Tags(tracking=True)
+    accepts: ClassVar[type] = bl.mdp.TabularSolution
+    tags: ClassVar[bl.Tags] = bl.Tags("tracking")
 
     step_size: float | None = attrs.field(default=None, validator=bl.validation.is_real(above=0.0, optional=True))
-
-    def uncounted(self, hyper: bl.HyperGradient) -> bl.Cost:
-        """One pass with Pᵀ, for the adjoint's right-hand side."""
-        return bl.Cost(backups=1)
 
     def estimate(
         self,
@@ -118,7 +110,6 @@ class WarmStartAdjoint:
 
         `carry["adjoint"]` is λ = −w/τ, from which the next call starts.
         """
-        began = time.perf_counter()
         model, policy, system = solution.model, solution.policy, solution.linearization
         objective, by_x, by_policy = problem.objective.value_and_gradients(x, policy)
         cotangent = bl.mdp.policy_cotangent(model, policy, by_policy)
@@ -137,7 +128,7 @@ class WarmStartAdjoint:
             implicit,
             objective,
             occupancy,
-            bl.Cost(products=3, seconds=time.perf_counter() - began),
+            bl.Cost(products=3, passes=1),
             _status(residual, objective, previous, target),
             residual,
             carry={"adjoint": adjoint},
@@ -159,6 +150,6 @@ def _status(residual: float, objective: float, previous: bl.HyperGradient | None
     return bl.Status.DIVERGED if runs_away else bl.Status.BUDGET_SPENT
 
 
-def _not_finite(by_x: bl.Array, objective: float, seconds: float) -> bl.HyperGradient:
+def _not_finite(by_x: bl.Array, objective: float) -> bl.HyperGradient:
     nothing = np.full_like(by_x, np.nan)
-    return bl.HyperGradient(by_x, nothing, objective, None, bl.Cost(seconds=seconds), bl.Status.NON_FINITE)
+    return bl.HyperGradient(by_x, nothing, objective, None, bl.Cost(), bl.Status.NON_FINITE)

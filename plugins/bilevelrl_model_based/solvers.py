@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import time
 from typing import ClassVar
 
 import attrs
@@ -46,6 +45,7 @@ class SoftValueIteration:
 
     name: ClassVar[str] = "soft-value-iteration"
     requires: ClassVar[type] = bl.mdp.SupportsModel
+    produces: ClassVar[type] = bl.mdp.TabularSolution
 
     sweeps: int | None = attrs.field(default=None, validator=bl.validation.is_integer(at_least=1, optional=True))
     tolerance: float = attrs.field(default=1e-8, validator=bl.validation.is_real(above=0.0))
@@ -54,7 +54,7 @@ class SoftValueIteration:
     @functools.cached_property
     def tags(self) -> bl.Tags:
         """Exact where it runs to a tolerance; a fixed number of sweeps tracks."""
-        return bl.Tags(exact=True, tolerance=self.tolerance) if self.sweeps is None else bl.Tags(tracking=True)
+        return bl.Tags("exact", tolerance=self.tolerance) if self.sweeps is None else bl.Tags("tracking")
 
     def solve(
         self,
@@ -64,7 +64,6 @@ class SoftValueIteration:
         rng: np.random.Generator,
     ) -> bl.mdp.TabularSolution:
         """`V` after the sweeps, with the policy and the residual of one more backup, which the cost counts."""
-        began = time.perf_counter()
         model = problem.lower.model(x)
         values = _initial_values(model, warm_start)
         if self.sweeps is not None:
@@ -78,7 +77,7 @@ class SoftValueIteration:
             values, backup, residual, sweeps, status = self._to_tolerance(model, values)
         if not math.isfinite(residual):
             status = bl.Status.NON_FINITE
-        cost = bl.Cost(backups=sweeps + 1, seconds=time.perf_counter() - began)
+        cost = bl.Cost(backups=sweeps + 1)
         return bl.mdp.TabularSolution(
             model, backup.policy, values, backup.action_values, residual, sweeps, status, cost
         )
@@ -139,6 +138,7 @@ class SoftPolicyIteration:
 
     name: ClassVar[str] = "soft-policy-iteration"
     requires: ClassVar[type] = bl.mdp.SupportsModel
+    produces: ClassVar[type] = bl.mdp.TabularSolution
 
     tolerance: float = attrs.field(default=1e-10, validator=bl.validation.is_real(above=0.0))
     maximum_iterations: int = attrs.field(default=200, validator=bl.validation.is_integer(at_least=1))
@@ -147,7 +147,7 @@ class SoftPolicyIteration:
     @functools.cached_property
     def tags(self) -> bl.Tags:
         """Exact, to the tolerance."""
-        return bl.Tags(exact=True, tolerance=self.tolerance)
+        return bl.Tags("exact", tolerance=self.tolerance)
 
     def solve(
         self,
@@ -157,7 +157,6 @@ class SoftPolicyIteration:
         rng: np.random.Generator,
     ) -> bl.mdp.TabularSolution:
         """`V*` to the tolerance, with the residual that proves it."""
-        began = time.perf_counter()
         model = problem.lower.model(x)
         wanted = (1.0 - model.discount) * self.tolerance
         point = _NewtonPoint.at(model, _initial_values(model, warm_start), self.linear_solver)
@@ -186,7 +185,7 @@ class SoftPolicyIteration:
             point.residual,
             steps,
             status,
-            attrs.evolve(cost, seconds=time.perf_counter() - began),
+            cost,
             point.system,
         )
 

@@ -40,6 +40,7 @@ class SoBiRL:
     name: ClassVar[str] = "sobirl"
     requires: ClassVar[type] = bl.sampling.SupportsSampling
     requires_objective: ClassVar[type] = bl.objectives.TrajectoryObjective
+    accepts: ClassVar[type] = bl.LowerLevelSolution
 
     groups: int = attrs.field(default=64, validator=bl.validation.is_integer(at_least=1))
     truncation: int = attrs.field(default=50, validator=bl.validation.is_integer(at_least=1))
@@ -47,9 +48,12 @@ class SoBiRL:
     baseline: bool = attrs.field(default=True, validator=bl.validation.is_flag())
     blocks: int = attrs.field(default=8, validator=bl.validation.is_integer(at_least=1))
 
-    tags: ClassVar[bl.Tags] = bl.Tags(stochastic=True, biased=True)
+    @property
+    def tags(self) -> bl.Tags:
+        """Biased by its truncation."""
+        return bl.Tags("biased", deterministic=False, bias_bound=self._bias_bound)
 
-    def bias_bound(self, discount: float) -> float:
+    def _bias_bound(self, discount: float) -> float:
         """`γ^T` of an implicit part's largest size; without restarts what is left out has no bound: infinite."""
         return discount**self.truncation if self.restarts else math.inf
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import abc
 import math
-import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -56,7 +55,8 @@ class _Learner(abc.ABC):
 
     name: ClassVar[str]
     requires: ClassVar[type] = bl.sampling.SupportsSampling
-    tags: ClassVar[bl.Tags] = bl.Tags(stochastic=True, biased=True, tolerance=TOLERANCE)
+    produces: ClassVar[type] = bl.sampling.SampledSolution
+    tags: ClassVar[bl.Tags] = bl.Tags("biased", deterministic=False, tolerance=TOLERANCE)
 
     samples: int = attrs.field(default=100_000, validator=bl.validation.is_integer(at_least=1))
     trajectories: int = attrs.field(default=32, validator=bl.validation.is_integer(at_least=1))
@@ -83,7 +83,6 @@ class _Learner(abc.ABC):
         Raises:
             IncompatibleError: where `restarts` is "everywhere" and the simulator cannot be put into any state.
         """
-        began = time.perf_counter()
         simulator: bl.sampling.Simulator = problem.lower.simulator(x)
         if self.restarts == "everywhere" and not isinstance(simulator, bl.sampling.SupportsRestart):
             raise bl.IncompatibleError(
@@ -97,7 +96,7 @@ class _Learner(abc.ABC):
             drawn, residual, status = self._learn(simulator, tables, budget, rng)
             answer = tables.answer()
             policy = _softmax(answer, simulator.spec)
-        cost = bl.Cost(samples=drawn, seconds=time.perf_counter() - began)
+        cost = bl.Cost(samples=drawn)
         carry = {"visits": tables.visits, "averaged": tables.averaged, "calls": np.array([calls + 1.0])}
         return bl.sampling.SampledSolution(simulator, policy, answer, residual, status, cost, carry)
 

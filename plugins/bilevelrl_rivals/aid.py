@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import time
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -50,6 +49,7 @@ class ApproximateImplicit:
     name: ClassVar[str] = "aid"
     requires: ClassVar[type] = bl.mdp.SupportsModel
     requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
+    accepts: ClassVar[type] = bl.mdp.TabularSolution
 
     damping: float = attrs.field(default=1e-3, validator=bl.validation.is_real(at_least=0.0))
     tolerance: float = attrs.field(default=1e-10, validator=bl.validation.is_real(above=0.0, below=1.0))
@@ -61,24 +61,20 @@ class ApproximateImplicit:
     def tags(self) -> bl.Tags:
         """Exact without damping, where M preconditions and ρ is uniform; else biased."""
         if self.damping == 0.0 and self._bounded:
-            return bl.Tags(exact=True, tolerance=self.tolerance)
-        return bl.Tags(biased=True)
+            return bl.Tags("exact", tolerance=self.tolerance)
+        return bl.Tags("biased", bias_bound=self._bias_bound)
 
     @property
     def _bounded(self) -> bool:
         return self.preconditioner == "fisher" and self.initial == "uniform"
 
-    def bias_bound(self, discount: float) -> float:
+    def _bias_bound(self, discount: float) -> float:
         """`(δ + tolerance)/(1 + δ)` of an implicit part's largest size; zero without damping, where the tags have the
         tolerance; infinite with "none" or "own", for which nothing is proven.
         """
         if not self._bounded:
             return math.inf
         return (self.damping + self.tolerance) / (1.0 + self.damping) if self.damping else 0.0
-
-    def uncounted(self, hyper: bl.HyperGradient) -> bl.Cost:
-        """A pass with Pᵀ for each Hessian-vector product, and for the mixed derivative."""
-        return bl.Cost(backups=1 + int(hyper.carry.get("iterations", 0)))
 
     def estimate(
         self,
@@ -93,13 +89,11 @@ class ApproximateImplicit:
         Off the optimum P's cotangent is a sum of two outer products, so that there is no single signed occupancy.
         `residual` is `‖∇_θf − (∇²_θθ g + δM)u‖∞/τ`, in the units of `π ⊙ ∂f/∂π / τ`.
         """
-        began = time.perf_counter()
         model, policy = solution.model, solution.policy
         objective, by_x, by_policy = problem.objective.value_and_gradients(x, policy)
         target = policy * (by_policy - (policy * by_policy).sum(axis=1, keepdims=True))
         if not (math.isfinite(objective) and np.isfinite(target).all()):
-            spent = bl.Cost(seconds=time.perf_counter() - began)
-            return bl.HyperGradient(by_x, np.full_like(x, np.nan), objective, None, spent, bl.Status.NON_FINITE)
+            return bl.HyperGradient(by_x, np.full_like(x, np.nan), objective, None, bl.Cost(), bl.Status.NON_FINITE)
         level = LowerLevel.at(model, solution.linearization, start_distribution(model, self.initial))
         metric, reached = level.metric, level.visits > 0
         if self.preconditioner == "none":
@@ -126,8 +120,8 @@ class ApproximateImplicit:
             None,
             bl.Cost(
                 backups=1 + answer.iterations,  # passes over P, for γPV and γPV'
+                passes=1 + answer.iterations,  # with Pᵀ, for each Hessian-vector product and the mixed derivative
                 linear_solves=4 + 2 * answer.iterations,
-                seconds=time.perf_counter() - began,
             ),
             status,
             bl.validation.maximum_norm(answer.remainder) / model.temperature,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import ClassVar
 
 import attrs
@@ -37,13 +36,10 @@ class ForwardSensitivities:
     name: ClassVar[str] = "amd"
     requires: ClassVar[type] = bl.mdp.SupportsModel
     requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
-    tags: ClassVar[bl.Tags] = bl.Tags(tracking=True)
+    accepts: ClassVar[type] = bl.mdp.TabularSolution
+    tags: ClassVar[bl.Tags] = bl.Tags("tracking")
 
     sweeps: int = attrs.field(default=10, validator=bl.validation.is_integer(at_least=1))
-
-    def uncounted(self, hyper: bl.HyperGradient) -> bl.Cost:
-        """The other n − 1 columns of each product, and the pass with Pᵀ of the last line."""
-        return bl.Cost(backups=1, products=self.sweeps * (hyper.direct.size - 1))
 
     def estimate(
         self,
@@ -54,7 +50,6 @@ class ForwardSensitivities:
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
         """The tracked gradient. `carry["sensitivities"]` is D; `residual` bounds `‖∂_xT + γP^πD − D‖∞`."""
-        began = time.perf_counter()
         model, policy, system = solution.model, solution.policy, solution.linearization
         objective, by_x, by_policy = problem.objective.value_and_gradients(x, policy)
         continuation = model.discount * solution.values
@@ -80,7 +75,7 @@ class ForwardSensitivities:
             implicit,
             objective,
             None,
-            bl.Cost(products=self.sweeps, seconds=time.perf_counter() - began),
+            bl.Cost(products=self.sweeps * x.size, passes=1),
             bl.Status.BUDGET_SPENT if finite else bl.Status.NON_FINITE,
             residual,
             carry={"sensitivities": sensitivities},

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import time
 from typing import Any, ClassVar
 
 import attrs
 import numpy as np
 
 import bilevelrl as bl
+
+
+def _everything(discount: float) -> float:
+    """One: the whole implicit part is missing."""
+    return 1.0
 
 
 @attrs.frozen
@@ -33,14 +37,11 @@ class DirectOnly:
     name: ClassVar[str] = "direct-only"
     requires: ClassVar[type] = object
     requires_objective: ClassVar[type] = object
-    tags: ClassVar[bl.Tags] = bl.Tags(stochastic=True, biased=True)
+    accepts: ClassVar[type] = bl.LowerLevelSolution
+    tags: ClassVar[bl.Tags] = bl.Tags("biased", deterministic=False, bias_bound=_everything)
 
     groups: int = attrs.field(default=64, validator=bl.validation.is_integer(at_least=1))
     blocks: int = attrs.field(default=8, validator=bl.validation.is_integer(at_least=1))
-
-    def bias_bound(self, discount: float) -> float:
-        """One: the whole implicit part is missing."""
-        return 1.0
 
     def estimate(
         self,
@@ -51,7 +52,6 @@ class DirectOnly:
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
         """`∂f/∂x`, and zeros for the implicit part."""
-        began = time.perf_counter()
         error: bl.Array | None = None
         if isinstance(problem.objective, bl.objectives.PolicyObjective):
             value, by_x, _ = problem.objective.value_and_gradients(x, solution.policy)
@@ -59,7 +59,7 @@ class DirectOnly:
         else:
             value, by_x, error, samples = self._sampled(problem, x, solution.policy, rng)
             status = bl.Status.BUDGET_SPENT
-        cost = bl.Cost(samples=samples, seconds=time.perf_counter() - began)
+        cost = bl.Cost(samples=samples)
         if not (np.isfinite(value) and np.isfinite(by_x).all()):
             status = bl.Status.NON_FINITE
         return bl.HyperGradient(by_x, np.zeros_like(x), value, None, cost, status, standard_error=error)

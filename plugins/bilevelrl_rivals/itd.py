@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import time
 from typing import ClassVar
 
 import attrs
@@ -41,18 +40,19 @@ class IterativeDifferentiation:
     name: ClassVar[str] = "itd"
     requires: ClassVar[type] = bl.mdp.SupportsModel
     requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
-    tags: ClassVar[bl.Tags] = bl.Tags(biased=True)
+    accepts: ClassVar[type] = bl.mdp.TabularSolution
 
     backups: int = attrs.field(default=10, validator=bl.validation.is_integer(at_least=1))
     start: str = attrs.field(default="solution", validator=bl.validation.is_choice("solution", "zero"))
 
-    def bias_bound(self, discount: float) -> float:
+    @property
+    def tags(self) -> bl.Tags:
+        """Biased by the tail of the series that it cuts off."""
+        return bl.Tags("biased", bias_bound=self._bias_bound)
+
+    def _bias_bound(self, discount: float) -> float:
         """`γ^(N+1)` of an implicit part's largest size from the solution's values; no bound from zero: infinite."""
         return discount ** (self.backups + 1) if self.start == "solution" else math.inf
-
-    def uncounted(self, hyper: bl.HyperGradient) -> bl.Cost:
-        """The way back: N + 1 passes with Pᵀ."""
-        return bl.Cost(backups=self.backups + 1)
 
     def estimate(
         self,
@@ -67,7 +67,6 @@ class IterativeDifferentiation:
         The way back takes as many passes with Pᵀ as the way there took backups; `cost` has no unit for them. `residual`
         is `‖v̄_0‖∞`, by how much the truncated series misses the adjoint equation where all π_k are equal.
         """
-        began = time.perf_counter()
         bl.validation.check_fits(f"the tape of {self.name!r}", (self.backups, *solution.policy.shape))
         model, pullback = solution.model, functools.partial(problem.lower.pullback, x)
         values = solution.values if self.start == "solution" else np.zeros(model.states)
@@ -89,5 +88,5 @@ class IterativeDifferentiation:
         residual = bl.validation.maximum_norm(inflow)
         finite = math.isfinite(objective) and math.isfinite(residual)
         status = bl.Status.BUDGET_SPENT if finite else bl.Status.NON_FINITE
-        cost = bl.Cost(backups=self.backups + 1, seconds=time.perf_counter() - began)
+        cost = bl.Cost(backups=self.backups + 1, passes=self.backups + 1)  # there, and back with Pᵀ
         return bl.HyperGradient(by_x, implicit, objective, None, cost, status, residual)

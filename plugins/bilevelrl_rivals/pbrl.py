@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import ClassVar
 
 import attrs
@@ -51,7 +50,8 @@ class ValuePenalty:
     name: ClassVar[str] = "pbrl"
     requires: ClassVar[type] = bl.mdp.SupportsModel
     requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
-    tags: ClassVar[bl.Tags] = bl.Tags(biased=True, tolerance=ROUNDING)
+    accepts: ClassVar[type] = bl.mdp.TabularSolution
+    tags: ClassVar[bl.Tags] = bl.Tags("biased", tolerance=ROUNDING)
 
     penalty: float = attrs.field(default=30.0, validator=bl.validation.is_real(above=0.0))
     steps: int = attrs.field(default=10, validator=bl.validation.is_integer(at_least=1))
@@ -71,16 +71,15 @@ class ValuePenalty:
         `carry["logits"]` is θ, `carry["gap"]` is `V*_x(ρ) − V^π_x(ρ)`. `residual` is the next step's `|Δθ|∞/η`: how far
         log π is from stationary. The cotangent of P is a difference of two outer products: no single occupancy.
         """
-        began = time.perf_counter()
         model = solution.model
         if not (np.isfinite(solution.values).all() and np.isfinite(solution.policy).all()):
-            return self._not_finite(x, began)
+            return self._not_finite(x)
         initial = start_distribution(model, self.initial)
         logits = _log(solution.policy) if previous is None else previous.carry["logits"]
         for _ in range(self.steps):
             logits = logits + self.step_size * self._step(problem, x, self._level(model, logits, initial))
             if not np.isfinite(logits).all():  # no factorisation of what is not finite
-                return self._not_finite(x, began)
+                return self._not_finite(x)
         level = self._level(model, logits, initial)
         residual = bl.validation.maximum_norm(self._step(problem, x, level))
         objective, direct, _ = problem.objective.value_and_gradients(x, solution.policy)
@@ -94,15 +93,15 @@ class ValuePenalty:
             implicit,
             float(objective),
             None,
-            bl.Cost(linear_solves=2 * self.steps + 4, backups=self.steps + 2, seconds=time.perf_counter() - began),
+            bl.Cost(linear_solves=2 * self.steps + 4, backups=self.steps + 2),
             bl.Status.BUDGET_SPENT if finite else bl.Status.NON_FINITE,
             residual,
             carry={"logits": logits, "gap": np.array(initial @ (best.values - level.values))},
         )
 
-    def _not_finite(self, x: bl.Array, began: float) -> bl.HyperGradient:
-        nothing, spent = np.full_like(x, np.nan), bl.Cost(seconds=time.perf_counter() - began)
-        return bl.HyperGradient(nothing, nothing, math.nan, None, spent, bl.Status.NON_FINITE)
+    def _not_finite(self, x: bl.Array) -> bl.HyperGradient:
+        nothing = np.full_like(x, np.nan)
+        return bl.HyperGradient(nothing, nothing, math.nan, None, bl.Cost(), bl.Status.NON_FINITE)
 
     def _level(self, model: bl.SoftMDP, logits: bl.Array, initial: bl.Array) -> LowerLevel:
         policy = np.exp(logits - logits.max(axis=1, keepdims=True))

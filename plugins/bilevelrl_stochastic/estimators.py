@@ -38,6 +38,7 @@ class StocSoBiRL:
     name: ClassVar[str] = "stoc-sobirl"
     requires: ClassVar[type] = bl.sampling.SupportsSampling
     requires_objective: ClassVar[type] = bl.objectives.TrajectoryObjective
+    accepts: ClassVar[type] = bl.LowerLevelSolution
 
     batch: int = attrs.field(default=16, validator=bl.validation.is_integer(at_least=1))
     truncation: int | None = attrs.field(default=None, validator=bl.validation.is_integer(at_least=1, optional=True))
@@ -50,9 +51,10 @@ class StocSoBiRL:
     @functools.cached_property
     def tags(self) -> bl.Tags:
         """Unbiased with geometric lengths; a truncation biases."""
-        return bl.Tags(stochastic=True, biased=self.truncation is not None)
+        exactness = "unbiased" if self.truncation is None else "biased"
+        return bl.Tags(exactness, deterministic=False, bias_bound=self._bias_bound)
 
-    def bias_bound(self, discount: float) -> float:
+    def _bias_bound(self, discount: float) -> float:
         """`γ^T` of an implicit part's largest size, in the first call; zero for geometric lengths."""
         return 0.0 if self.truncation is None else discount**self.truncation
 

@@ -44,6 +44,7 @@ class HyperPolicyGradient:
     name: ClassVar[str] = "hpgd"
     requires: ClassVar[type] = bl.sampling.SupportsSampling
     requires_objective: ClassVar[type] = bl.objectives.StepwiseObjective
+    accepts: ClassVar[type] = bl.LowerLevelSolution
 
     batch: int = attrs.field(default=32, validator=bl.validation.is_integer(at_least=1))
     truncation: int | None = attrs.field(default=None, validator=bl.validation.is_integer(at_least=1, optional=True))
@@ -54,9 +55,10 @@ class HyperPolicyGradient:
     @functools.cached_property
     def tags(self) -> bl.Tags:
         """Unbiased with geometric lengths; a truncation biases."""
-        return bl.Tags(stochastic=True, biased=self.truncation is not None)
+        exactness = "unbiased" if self.truncation is None else "biased"
+        return bl.Tags(exactness, deterministic=False, bias_bound=self._bias_bound)
 
-    def bias_bound(self, discount: float) -> float:
+    def _bias_bound(self, discount: float) -> float:
         """`γ^T` of an implicit part's largest size; zero for geometric lengths."""
         return 0.0 if self.truncation is None else discount**self.truncation
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from typing import Any, ClassVar
 
 import attrs
@@ -40,7 +39,8 @@ class ZeroOrder:
     name: ClassVar[str] = "zero-order"
     requires: ClassVar[type] = bl.mdp.SupportsModel
     requires_objective: ClassVar[type] = object
-    tags: ClassVar[bl.Tags] = bl.Tags(stochastic=True, biased=True)
+    accepts: ClassVar[type] = bl.LowerLevelSolution
+    tags: ClassVar[bl.Tags] = bl.Tags("biased", deterministic=False)
 
     directions: int = attrs.field(default=16, validator=bl.validation.is_integer(at_least=1))
     smoothing: float = attrs.field(default=1e-3, validator=bl.validation.is_real(above=0.0))
@@ -57,7 +57,6 @@ class ZeroOrder:
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
         """The mean over the directions, with its standard error where there are two or more."""
-        began = time.perf_counter()
         bl.validation.check_fits(f"the directions of {self.name!r}", (self.directions, x.size))
         solver: Any = bl.lower_level_solver("soft-policy-iteration", tolerance=self.tolerance)
         samples_follower = not isinstance(problem.objective, bl.objectives.PolicyObjective)
@@ -77,7 +76,7 @@ class ZeroOrder:
                     own = copy.deepcopy(numbers) if self.common_random_numbers and samples_follower else numbers
                     side[index], spent = self._value(problem, at, moved, policy, own)
                     cost = cost.plus(spent)
-                cost = cost.plus(attrs.evolve(answer.cost, seconds=0.0))
+                cost = cost.plus(answer.cost)
             slope[:] = (sides[0] - sides[1]) / (2.0 * self.smoothing)
         estimates = slopes[:, 1:] * towards
         direct = (slopes[:, :1] * towards).mean(axis=0)
@@ -89,7 +88,7 @@ class ZeroOrder:
             estimates.mean(axis=0) - direct,
             objective,
             None,
-            cost.plus(bl.Cost(seconds=time.perf_counter() - began)),
+            cost,
             status,
             standard_error=error,
         )

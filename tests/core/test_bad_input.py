@@ -316,7 +316,7 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
     "a directory to load from that is none": (lambda: bl.load_run(None), r"^directory is None; expected a path"),
     "a directory to go on with that is none": (lambda: bl.resume_run(3), r"^directory is 3; expected a path"),
     "a directory of seeds to go on with that is none": (
-        lambda: bl.factories.resume_seeds([]),
+        lambda: bl.resume_seeds([]),
         r"^directory is \[\]; expected a path",
     ),
     "a directory for an algorithm that is none": (

@@ -16,7 +16,7 @@ SMALL = {"name": "synthetic-quadratic", "states": 3, "actions": 2, "dimension": 
 
 
 def composed(**tables: Any) -> tuple[bl.BilevelProblem, bl.Algorithm]:
-    return bl.factories.compose(bl.storage.Experiment.parse({"problem": SMALL} | tables))
+    return bl.compose(bl.storage.Experiment.parse({"problem": SMALL} | tables))
 
 
 def test_recipe_alone_is_the_recipe() -> None:
@@ -109,7 +109,7 @@ def test_arrays_and_tuples_are_written_as_lists(tmp_path: Path) -> None:
 )
 def test_described_run_composes_to_the_same_components(algorithm: bl.Algorithm) -> None:
     problem = bl.problem(**SMALL)
-    again, same = bl.factories.compose(bl.storage.Experiment.describe(problem, algorithm))
+    again, same = bl.compose(bl.storage.Experiment.describe(problem, algorithm))
     assert (same.lower, same.estimator, same.upper) == (algorithm.lower, algorithm.estimator, algorithm.upper)
     assert (again.name, again.configuration) == (problem.name, problem.configuration)
 
@@ -120,4 +120,4 @@ def test_problem_that_was_composed_in_python_cannot_be_found_by_its_name() -> No
     own = bl.BilevelProblem(registered.lower, registered.objective, name="my own")
     described = bl.storage.Experiment.describe(own, bl.algorithm("m-sobirl"))
     with pytest.raises(bl.validation.UnknownNameError, match="problem is 'my own'; expected one of"):
-        bl.factories.compose(described)
+        bl.compose(described)

@@ -103,10 +103,10 @@ def test_component_that_declares_no_randomness_is_spared_its_stream() -> None:
     """Anything else gets the stream of its role and iteration, declared or not."""
 
     class Drawing:
-        tags = bl.Tags(stochastic=True)
+        tags = bl.Tags("unbiased", deterministic=False)
 
     class Silent:
-        tags = bl.Tags(exact=True)
+        tags = bl.Tags("exact")
 
     streams = bl.randomness.Streams(3)
     for component in (Drawing(), object()):

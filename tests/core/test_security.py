@@ -134,7 +134,7 @@ def test_configuration_names_registered_components_only(tmp_path: Path, name: st
         file.write_text("".join(f'[{key}]\nname = "{named}"\n' for key, named in tables.items()))
         experiment = bl.storage.Experiment.read(file)
         with pytest.raises(bl.InputError, match=r"expected (a known name|one of)"):
-            bl.factories.compose(experiment)
+            bl.compose(experiment)
 
 
 # Nothing outside

@@ -89,7 +89,7 @@ def test_every_seed_has_a_directory_that_can_be_loaded_and_gone_on_with(processe
     short = algorithm.run_seeds(problem, seeds=2, iterations=3, jobs=processes, out=tmp_path, checkpoint_every=2)
     for run in short:
         assert_same(bl.load_run(tmp_path / f"seed-{run.seed}"), run)
-    for run, expected in zip(bl.factories.resume_seeds(tmp_path, iterations=6, jobs=processes), longer, strict=True):
+    for run, expected in zip(bl.resume_seeds(tmp_path, iterations=6, jobs=processes), longer, strict=True):
         assert_same(run, expected)
     with (tmp_path / "seeds.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -98,7 +98,7 @@ def test_every_seed_has_a_directory_that_can_be_loaded_and_gone_on_with(processe
 
 def test_a_directory_without_seeds_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(bl.InputError, match=r"is without runs; expected one that several seeds were saved to"):
-        bl.factories.resume_seeds(tmp_path)
+        bl.resume_seeds(tmp_path)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -181,7 +181,7 @@ def test_seeds_that_stay_in_a_directory_must_be_of_the_same_problem_and_algorith
         assert str(caught.value).startswith(f"{there} {complaint}"), str(caught.value)
         assert contents(tmp_path) == before
     algorithm.run_seeds(problem, seeds=[10], iterations=2, out=tmp_path)
-    assert [run.seed for run in bl.factories.resume_seeds(tmp_path)] == [0, 1, 10]
+    assert [run.seed for run in bl.resume_seeds(tmp_path)] == [0, 1, 10]
     algorithm.run_seeds(harder, seeds=[0, 1, 10], iterations=2, out=tmp_path)
 
 
@@ -190,8 +190,8 @@ def test_seeds_that_have_made_more_iterations_than_asked_for_are_refused_before_
     algorithm.run_seeds(problem, seeds=[0], iterations=3, out=tmp_path)
     algorithm.run_seeds(problem, seeds=[1], iterations=6, out=tmp_path)
     complaint = f"iterations is 5; expected at least the 6 that the run in the directory {str(tmp_path / 'seed-1')!r} "
-    refused(tmp_path, complaint + "has made", lambda: bl.factories.resume_seeds(tmp_path, iterations=5))
-    assert [run.last.iteration for run in bl.factories.resume_seeds(tmp_path, iterations=6)] == [6, 6]
+    refused(tmp_path, complaint + "has made", lambda: bl.resume_seeds(tmp_path, iterations=5))
+    assert [run.last.iteration for run in bl.resume_seeds(tmp_path, iterations=6)] == [6, 6]
 
 
 @pytest.mark.parametrize(
@@ -280,5 +280,5 @@ def test_a_signal_saves_all_seeds_and_says_how_to_go_on(
     assert all(run.status is bl.Status.INTERRUPTED for run in reached)
     more = max(run.last.iteration for run in reached) + 5
     problem = bl.problem("synthetic-quadratic", dimension=3)
-    for run in bl.factories.resume_seeds(out, iterations=more):
+    for run in bl.resume_seeds(out, iterations=more):
         assert_same(run, bl.algorithm("m-sobirl").run(problem, iterations=more, seed=run.seed))

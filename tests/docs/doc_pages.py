@@ -187,7 +187,7 @@ class Page:
     def _toml(self, block: Block) -> None:
         content = tomllib.loads(block.text)
         if "project" not in content:
-            bl.factories.compose(bl.storage.Experiment.parse(content), bl.plugins.registry())
+            bl.compose(bl.storage.Experiment.parse(content), bl.plugins.registry())
             return
         for module in content["project"].get("entry-points", {}).get("bilevelrl", {}).values():
             importlib.import_module(module)

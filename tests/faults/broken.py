@@ -22,7 +22,7 @@ class BrokenSolver:
 
     name: ClassVar[str] = "broken-solver"
     requires: ClassVar[type] = bl.mdp.SupportsModel
-    tags: ClassVar[bl.Tags] = bl.Tags(exact=True)
+    tags: ClassVar[bl.Tags] = bl.Tags("exact")
 
     fault: str = _is_fault("not-a-number")
     at: int = 3
@@ -50,7 +50,7 @@ class BrokenEstimator:
     name: ClassVar[str] = "broken-estimator"
     requires: ClassVar[type] = bl.mdp.SupportsModel
     requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
-    tags: ClassVar[bl.Tags] = bl.Tags(exact=True)
+    tags: ClassVar[bl.Tags] = bl.Tags("exact")
 
     fault: str = _is_fault("not-a-number")
     at: int = 3

@@ -27,7 +27,7 @@ class Wrong:
     name = "wrong"
     requires = bl.mdp.SupportsModel
     requires_objective = bl.objectives.PolicyObjective
-    tags = bl.Tags(exact=True)
+    tags = bl.Tags("exact")
 
     def estimate(self, problem, x, solution, previous, rng):
         hyper = implicit().estimate(problem, x, solution, previous, rng)

@@ -33,7 +33,7 @@ SLIP = ("model, backup.policy, values,", "model, backup.policy, backup.values,")
 
 def asked() -> set[str]:
     """The laws that apply to a deterministic solver which tracks the answer of a known model."""
-    like_it = SimpleNamespace(name="gauss-seidel", requires=bl.mdp.SupportsModel, tags=bl.Tags(tracking=True))
+    like_it = SimpleNamespace(name="gauss-seidel", requires=bl.mdp.SupportsModel, tags=bl.Tags("tracking"))
     of_solvers = {name: law for (kind, name), law in LAWS.items() if kind is bl.plugins.Kind.LOWER_LEVEL_SOLVER}
     return {name for name, law in of_solvers.items() if not law.why_not(like_it)}
 

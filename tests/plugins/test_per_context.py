@@ -316,7 +316,7 @@ def test_it_is_written_down_and_composed_again(tmp_path: Path) -> None:
     problem = two_rooms()
     algorithm = bl.algorithm("per-context", algorithm="m-sobirl", step_size=0.02, options={"sweeps": 4})
     run = algorithm.run(problem, iterations=2, out=tmp_path)
-    _, again = bl.factories.compose(bl.storage.Experiment.read(tmp_path / "experiment.toml"))
+    _, again = bl.compose(bl.storage.Experiment.read(tmp_path / "experiment.toml"))
     assert again == algorithm
     assert (again.lower.inner.sweeps, again.upper.step_size) == (4, 0.02)
     assert bl.resume_run(tmp_path, iterations=3).last.iteration == 3

@@ -44,6 +44,14 @@ class _Commands(click.Group):
             command = getattr(module, f"{name}_command")
         return name, command, rest
 
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = super().get_command(ctx, cmd_name)
+        if found is None:  # plugins are loaded for a name that is not our own, and not for `--help`
+            from bilevelrl.plugins.discovery import registry
+
+            found = registry().commands.get(cmd_name)
+        return found
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -55,7 +63,10 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(bilevelrl.__version__, prog_name="bilevelrl")
 def cli() -> None:
-    """Bilevel reinforcement learning: a leader tunes rewards or dynamics, a follower answers optimally."""
+    """Bilevel reinforcement learning: a leader tunes rewards or dynamics, a follower answers optimally.
+
+    Plugins may add commands; `bilevelrl plugins` lists them.
+    """
 
 
 for _name, (_, _words) in COMMANDS.items():

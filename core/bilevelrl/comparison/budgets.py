@@ -34,7 +34,7 @@ class Budget:
 
     Args:
         unit: "backups", passes over P, other work converted by `ExchangeRates`; "samples", transitions drawn;
-            "seconds", of the components' own; "iterations", updates of x.
+            "seconds", in the components' calls; "iterations", updates of x.
         amount: how many, above zero.
     """
 
@@ -71,11 +71,13 @@ class Budget:
     def __str__(self) -> str:
         return f"{self.amount:,.10g} {self.unit}"
 
-    def spent(self, cost: Cost, iteration: int, rates: ExchangeRates) -> float:
-        """How much of it a run has used, after so many iterations at this cost."""
+    def spent(self, state: OuterState, rates: ExchangeRates) -> float:
+        """How much of it a run has used at a state."""
         if self.unit == "iterations":
-            return float(iteration)
-        return rates.backups(cost) if self.unit == "backups" else float(getattr(cost, self.unit))
+            return float(state.iteration)
+        if self.unit == "seconds":
+            return state.seconds
+        return rates.backups(state.cost) if self.unit == "backups" else float(getattr(state.cost, self.unit))
 
     def checkpoints(self, count: int) -> tuple[float, ...]:
         """Where along it a run is looked at: `count` amounts, evenly on a logarithmic scale, the last the whole."""
@@ -137,14 +139,4 @@ class ExchangeRates:
 
     def backups(self, cost: Cost) -> float:
         """A cost in passes over P; samples and seconds have no part in it."""
-        return cost.backups + self.linear_solve * cost.linear_solves + self.product * cost.products
-
-
-def uncounted_cost(state: OuterState, estimator: object) -> Cost:
-    """What an iteration's estimate cost beyond its `Cost`, as the estimator's `uncounted(hyper)` tells.
-
-    `Cost` counts backups that end in `T v`, and a product of n columns once. An estimator that makes other passes over
-    P may say so in a method `uncounted(hyper) -> Cost`, so that comparisons price it as it deserves.
-    """
-    uncounted = getattr(estimator, "uncounted", None)
-    return Cost() if uncounted is None else uncounted(state.hyper)
+        return cost.backups + cost.passes + self.linear_solve * cost.linear_solves + self.product * cost.products

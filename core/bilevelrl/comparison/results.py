@@ -17,6 +17,7 @@ import scipy
 
 from bilevelrl.comparison.budgets import Budget, ExchangeRates
 from bilevelrl.comparison.trials import ComparedRun, Standing
+from bilevelrl.protocols import UNITS
 from bilevelrl.validation.errors import as_path
 
 
@@ -85,7 +86,6 @@ class Comparison:
         return write(self, as_path("directory", directory))
 
 
-COUNTS = {"backups": "backups", "linear_solves": "solves", "products": "products", "samples": "samples"}
 AT_EDGE = "*"
 
 
@@ -112,16 +112,23 @@ def results(comparison: Comparison) -> list[list[str]]:
 
 def work(comparison: Comparison) -> list[list[str]]:
     """What the runs took, means over the seeds, with a header: the budget's unit, iterations, raw counts, seconds."""
-    used = [name for name in COUNTS if any(getattr(run.cost, name) for s in comparison.standings for run in s.runs)]
+    used = _units(comparison)
     unit = comparison.budget.unit
     spent = [] if unit in ("iterations", "seconds") else [f"spent, {unit}"]
-    rows = [["algorithm", *spent, "iterations", *(COUNTS[name] for name in used), "seconds"]]
+    rows = [["algorithm", *spent, "iterations", *(name.replace("_", " ") for name in used), "seconds"]]
     for standing in comparison.standings:
-        counts = [f"{standing.mean(lambda run, name=name: getattr(run.cost, name)):,.0f}" for name in used]  # type: ignore[misc]
-        seconds = f"{standing.mean(lambda run: run.cost.seconds):.2f}"
+        counts = [f"{standing.mean(lambda run, name=name: run.cost.counts.get(name, 0)):,.0f}" for name in used]  # type: ignore[misc]
+        seconds = f"{standing.mean(lambda run: run.seconds):.2f}"
         total = [f"{standing.mean(lambda run: run.spent):,.0f}"] if spent else []
         rows.append([standing.algorithm, *total, f"{standing.mean(lambda run: run.iterations):,.0f}", *counts, seconds])
     return rows
+
+
+def _units(comparison: Comparison) -> list[str]:
+    """The units of cost that any run counted, those of `UNITS` first."""
+    runs = [*comparison.tuning_runs, *(run for standing in comparison.standings for run in standing.runs)]
+    used = {unit for run in runs for unit in run.cost.counts}
+    return [*(unit for unit in UNITS if unit in used), *sorted(used - UNITS.keys())]
 
 
 def remarks(comparison: Comparison) -> list[str]:
@@ -200,15 +207,15 @@ def _write_checkpoints(comparison: Comparison, path: Path) -> None:
 
 def _write_runs(comparison: Comparison, path: Path) -> None:
     columns = ["algorithm", "tuning", "seed", "step_size", "status", "stopped_by", "iterations", "spent", "objective"]
-    counts = [*COUNTS, "seconds"]
+    units = _units(comparison)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*columns, "stationarity", *counts])
+        writer.writerow([*columns, "stationarity", *units, "seconds"])
         reported = [run for standing in comparison.standings for run in standing.runs]
         for run in (*comparison.tuning_runs, *reported):
             row = [run.algorithm, int(run.tuning), run.seed, run.step_size, run.status.name, run.stopped_by]
             row += [run.iterations, run.spent, run.objective, run.stationarity]
-            writer.writerow(row + [getattr(run.cost, name) for name in counts])
+            writer.writerow(row + [run.cost.counts.get(unit, 0) for unit in units] + [run.seconds])
 
 
 def _summary(comparison: Comparison) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from bilevelrl.comparison.budgets import Budget, ExchangeRates, uncounted_cost
+from bilevelrl.comparison.budgets import Budget, ExchangeRates
 from bilevelrl.comparison.judge import Judge
 from bilevelrl.factories import compose_algorithm
 from bilevelrl.outer_loop import OuterState, StepFailed
@@ -61,6 +61,7 @@ class ComparedRun:
         refused: why there is no run at all; empty where there is one.
         needed: what the first evaluation takes of the budget's unit.
         cost: of what was counted.
+        seconds: in the components' calls.
         spent: the same in the budget's unit.
         checkpoints: by part of the budget, the last being the whole.
         stationarity: exact, at the last x; NaN where that cannot be had.
@@ -75,6 +76,7 @@ class ComparedRun:
     refused: str = ""
     needed: float = 0.0
     cost: Cost = attrs.field(factory=Cost)
+    seconds: float = 0.0
     spent: float = 0.0
     checkpoints: tuple[Checkpoint, ...] = ()
     stationarity: float = math.nan
@@ -221,7 +223,7 @@ def execute(problem: BilevelProblem, task: Task) -> ComparedRun:
     status, stopped_by = Status.BUDGET_SPENT, ""
     try:
         for state in algorithm.iterate(problem, seed=run.seed, x=x):
-            if recorder.ends_with(state, uncounted_cost(state, algorithm.estimator)):
+            if recorder.ends_with(state):
                 break
     except StepFailed as failure:
         status, stopped_by = failure.status, f"{failure.component} at iteration {failure.iteration}"
@@ -234,13 +236,14 @@ def execute(problem: BilevelProblem, task: Task) -> ComparedRun:
     if recorder.last is None and not stopped_by:
         return attrs.evolve(run, needed=recorder.needed)
     judge = Judge(problem, groups=task.groups, follower_samples=task.follower_samples)
-    last = recorder.last or _Mark(0, x, Cost(), 0.0)
+    last = recorder.last or _Mark(0, x, Cost(), 0.0, 0.0)
     return attrs.evolve(
         run,
         status=status,
         stopped_by=stopped_by,
         needed=recorder.needed,
         cost=last.cost,
+        seconds=last.seconds,
         spent=last.spent,
         checkpoints=_judged(judge, recorder.marks(last), run.seed),
         stationarity=math.nan if run.tuning else judge.stationarity(last.x),
@@ -255,6 +258,7 @@ class _Mark:
     x: Array
     cost: Cost
     spent: float
+    seconds: float
 
 
 class _Recorder:
@@ -265,14 +269,11 @@ class _Recorder:
         self.last: _Mark | None = None
         self.needed = 0.0
         self._reached: list[tuple[float, _Mark]] = []
-        self._cost = Cost()
         self._moved_at = 0
 
-    def ends_with(self, state: OuterState, uncounted: Cost) -> bool:
+    def ends_with(self, state: OuterState) -> bool:
         """Take a state in; whether the run is over with it."""
-        self._cost = self._cost + uncounted
-        cost = state.cost + self._cost
-        mark = _Mark(state.iteration, state.x, cost, self.budget.spent(cost, state.iteration, self.rates))
+        mark = _Mark(state.iteration, state.x, state.cost, self.budget.spent(state, self.rates), state.seconds)
         if self.last is None:
             self.needed = mark.spent
         elif mark.spent > self.last.spent:

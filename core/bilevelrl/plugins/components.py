@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -33,9 +33,17 @@ class Kind(enum.Enum):
         return _MEMBERS[self]
 
 
+COMMANDS_HOOK = "bilevelrl_commands"
+
+OWN_COMMANDS = frozenset({"run", "resume", "show", "compare", "sweep", "list", "check", "certify", "plugins"})
+"""Names that commands of plugins cannot take."""
+
+TYPES = frozenset({"requires", "requires_objective", "produces", "accepts"})
+"""Members that are classes or runtime protocols."""
+
 _MEMBERS = {
-    Kind.LOWER_LEVEL_SOLVER: ("requires", "solve"),
-    Kind.HYPERGRADIENT_ESTIMATOR: ("estimate", "requires", "requires_objective"),
+    Kind.LOWER_LEVEL_SOLVER: ("requires", "produces", "tags", "solve"),
+    Kind.HYPERGRADIENT_ESTIMATOR: ("requires", "requires_objective", "accepts", "tags", "estimate"),
     Kind.UPPER_LEVEL_OPTIMIZER: ("init", "update"),
     Kind.PROBLEM: ("build",),
     Kind.ALGORITHM: ("build",),
@@ -88,6 +96,7 @@ class Registry:
     def __init__(self) -> None:
         self.plugins: list[Plugin] = []
         self.failures: list[PluginFailure] = []
+        self.commands: dict[str, Any] = {}
         self._components: dict[tuple[Kind, str], Registered] = {}
 
     def __iter__(self) -> Iterator[Registered]:
@@ -121,8 +130,8 @@ class Registry:
             return algorithm
         return made
 
-    def add(self, plugin: Plugin, components: list[tuple[Kind, type]]) -> None:
-        """Add all components of a plugin, or none: raises `InputError` for a malformed or clashing one."""
+    def add(self, plugin: Plugin, components: list[tuple[Kind, type]], commands: Sequence[Any] = ()) -> None:
+        """Add all that a plugin offers, or nothing: raises `InputError` for what is malformed or clashes."""
         entries: dict[tuple[Kind, str], Registered] = {}
         for kind, component in components:
             _check_component(kind, component)
@@ -135,8 +144,25 @@ class Registry:
                     f"another name, since plugin {taken.plugin!r} ({taken.distribution}) already has it",
                 )
             entries[kind, name] = Registered(kind, name, component, plugin.name, plugin.distribution)
+        added = _checked_commands(commands, plugin, self.commands)
         self._components.update(entries)
+        self.commands.update(added)
         self.plugins.append(plugin)
+
+
+def _checked_commands(commands: Sequence[Any], plugin: Plugin, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Commands by name; raises `InputError` for what is no click command, and for a name that is taken."""
+    added: dict[str, Any] = {}
+    for command in commands:
+        import click  # which plugins without commands need not wait for
+
+        if not isinstance(command, click.Command) or not command.name:
+            raise InputError(f"a command of plugin {plugin.name!r}", kind_words(command), "a click.Command with a name")
+        if command.name in known or command.name in added or command.name in OWN_COMMANDS:
+            expected = "another name, since bilevelrl or another plugin has a command of that name"
+            raise InputError(f"command {command.name!r} of plugin {plugin.name!r}", "taken", expected)
+        added[command.name] = command
+    return added
 
 
 def _built(made: Any, name: str) -> Any:
@@ -160,11 +186,11 @@ def _check_component(kind: Kind, component: object) -> None:
     for member in kind.members:
         if not hasattr(component, member):
             raise InputError(f"{kind.value} {label}", f"without {member!r}", "all members of its protocol")
-        if member.startswith("requires"):
-            _check_requirement(f"{label}.{member}", getattr(component, member))
+        if member in TYPES:
+            _check_type(f"{label}.{member}", getattr(component, member))
 
 
-def _check_requirement(field: str, value: object) -> None:
+def _check_type(field: str, value: object) -> None:
     # Whether a problem satisfies it is asked with isinstance, for every registered component: one that cannot answer
     # would break the advice on all the others.
     try:

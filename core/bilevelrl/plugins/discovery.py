@@ -13,12 +13,13 @@ import importlib.metadata
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pluggy
 
 from bilevelrl.execution.task_scope import in_worker
 from bilevelrl.plugins import hookspecs
-from bilevelrl.plugins.components import Kind, Plugin, PluginFailure, Registry
+from bilevelrl.plugins.components import COMMANDS_HOOK, Kind, Plugin, PluginFailure, Registry
 from bilevelrl.validation.errors import InputError, UnknownNameError
 from bilevelrl.validation.notices import Notice
 
@@ -108,7 +109,7 @@ def register(plugin: object, name: str) -> None:
 
 
 def plugin_manager() -> pluggy.PluginManager:
-    """A pluggy manager that knows the five hooks."""
+    """A pluggy manager that knows the six hooks."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     return manager
@@ -153,13 +154,15 @@ def _add(registry: Registry, plugin: Plugin, implementation: object) -> None:
     for kind in Kind:
         with _stage("hooks", f"{kind.hook}: "):
             components += [(kind, component) for component in _offered(getattr(manager.hook, kind.hook))]
+    with _stage("hooks", f"{COMMANDS_HOOK}: "):
+        commands = _offered(getattr(manager.hook, COMMANDS_HOOK))
     with _stage("components"):
-        registry.add(plugin, components)
+        registry.add(plugin, components, commands)
 
 
 def _check_hooks(callers: Sequence[pluggy.HookCaller], implementation: object) -> None:
     """What pluggy keeps silent about: a misspelt hook, and one that is not marked."""
-    hooks = [kind.hook for kind in Kind]
+    hooks = [*(kind.hook for kind in Kind), COMMANDS_HOOK]
     for caller in callers:
         if not caller.has_spec() and not all(hook.optionalhook for hook in caller.get_hookimpls()):
             raise UnknownNameError("the name of a hook", caller.name, hooks)
@@ -171,7 +174,7 @@ def _check_hooks(callers: Sequence[pluggy.HookCaller], implementation: object) -
         raise InputError("the number of hooks it implements", "0", f"at least one of {', '.join(hooks)}")
 
 
-def _offered(caller: pluggy.HookCaller) -> list[type]:
+def _offered(caller: pluggy.HookCaller) -> list[Any]:
     answers = caller()
     if caller.get_hookimpls() and not answers:  # pluggy drops None, so a forgotten `return` would go unnoticed
         raise InputError("what it returns", "None", "an iterable of classes")

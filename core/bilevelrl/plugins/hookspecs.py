@@ -1,12 +1,13 @@
-"""The five hooks through which a plugin offers its components.
+"""The six hooks through which a plugin offers its components and commands.
 
 A plugin is a module or object that implements any of them, marked with `bilevelrl.hookimpl`, and that an entry point in
-the group `bilevelrl` names. A hook takes no arguments and returns an iterable of classes.
+the group `bilevelrl` names. A hook takes no arguments and returns an iterable of classes, or of click commands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pluggy
 
@@ -40,3 +41,8 @@ def bilevelrl_problems() -> Iterable[type]:  # type: ignore[empty-body]
 @hookspec
 def bilevelrl_algorithms() -> Iterable[type]:  # type: ignore[empty-body]
     """Recipes: classes whose `build()` returns an `Algorithm`."""
+
+
+@hookspec
+def bilevelrl_commands() -> Iterable[Any]:  # type: ignore[empty-body]
+    """Commands of the command line: `click.Command` objects, such as `bilevelrl label`."""

@@ -7,6 +7,7 @@ from .callbacks import (
     Callback as Callback,
     CallbackWarning as CallbackWarning,
     RunFacts as RunFacts,
+    StopRun as StopRun,
 )
 from .run import (
     Run as Run,

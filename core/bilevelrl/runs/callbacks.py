@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
 
 
 EXPECTED = "a Callback, a function of the state, or several of them"
+
+
+class StopRun(Exception):
+    """Raised by a callback to stop its run: the run ends with `Status.STOPPED`, and is returned and saved as usual.
+
+    The message, such as `raise StopRun("the objective has settled")`, becomes `Run.stopped_by`.
+    """
 
 
 class CallbackWarning(Notice):
@@ -65,7 +73,8 @@ class Callback:
     """Watches runs: `begin`, then `see` for every state, then `end`. Each does nothing unless overridden.
 
     A run that goes on begins anew here, and shows the state of its checkpoint once more. A callback that raises an
-    error is left out from then on, with a `CallbackWarning`: it may not cost the run.
+    error is left out from then on, with a `CallbackWarning`, and the run continues. One that raises `StopRun` in `see`
+    stops the run.
     """
 
     def begin(self, facts: RunFacts) -> None:
@@ -115,14 +124,17 @@ class Watchers:
             self._tell(f"at iteration {state.iteration}", lambda callback: callback.see(state, row))
 
     def end(self, run: Run) -> None:
-        """Tell all that the run ended."""
-        self._tell("as the run ended", lambda callback: callback.end(run))
+        """Tell all that the run ended; a stop has no effect any more."""
+        with contextlib.suppress(StopRun):
+            self._tell("as the run ended", lambda callback: callback.end(run))
 
     def _tell(self, when: str, call: Callable[[Callback], None]) -> None:
         for callback in tuple(self._watching):
             try:
                 with np.errstate(**self._errors):  # as they were where the run was asked for
                     call(callback)
+            except StopRun:
+                raise
             except Exception as error:
                 self._watching.remove(callback)
                 text = f"callback {_name(callback)} failed {when}: {_words(error)}; the run goes on without it"

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bilevelrl.outer_loop import DIVERGENCE, OuterLoop, OuterState, StepFailed, quietly
+from bilevelrl.outer_loop import DIVERGENCE, BestIterate, OuterLoop, OuterState, StepFailed, quietly
 from bilevelrl.problems.bilevel_problem import BilevelProblem
 from bilevelrl.problems.feasible_sets import stationarity
 from bilevelrl.protocols import Status
 from bilevelrl.randomness import Streams
-from bilevelrl.runs.callbacks import Callbacks, RunFacts, Watchers
+from bilevelrl.runs.callbacks import Callbacks, RunFacts, StopRun, Watchers
 from bilevelrl.runs.run import Run
 from bilevelrl.storage.history import History
 from bilevelrl.storage.run_directory import RunDirectory, read_experiment
@@ -96,6 +96,7 @@ class WholeRun:
         self.status, self.stopped_by = Status.BUDGET_SPENT, ""
         self.first: OuterState
         self.state: OuterState
+        self.best: BestIterate | None = None
 
     def begin(self, x: object) -> Run:
         """From the first state to the end; see `Algorithm.run`."""
@@ -114,7 +115,7 @@ class WholeRun:
             if found is None:
                 self._set_out(None)
             else:
-                self.first, self.state, self.history = found.first, found.last, found.history
+                self.first, self.state, self.history, self.best = found.first, found.last, found.history, found.best
                 self.began -= found.seconds
             return self._run()
 
@@ -123,6 +124,7 @@ class WholeRun:
         with quietly():
             distance = stationarity(self.problem.feasible_set, self.first.x, self.first.hyper.gradient)
             self.history.append(self.first, distance)
+        self.best = BestIterate.of(self.first)
 
     def _run(self) -> Run:
         """Iterate to the end, and keep what was computed whatever ends it."""
@@ -131,12 +133,14 @@ class WholeRun:
                 self._iterate()
         except StepFailed as failure:
             self.status, self.stopped_by = failure.status, f"{failure.component} at iteration {failure.iteration}"
+        except StopRun as stop:
+            self.status, self.stopped_by = Status.STOPPED, str(stop)
         except KeyboardInterrupt:
             self._cut_off()
         except BaseException as error:  # a component's own
             self._cut_off()
             if self.directory is not None:
-                self.directory.rescue(self.state, self.history, error)
+                self.directory.rescue(self.state, self.history, self.best, error)
             self.watchers.end(self._result())
             raise
         run = self._result()
@@ -151,7 +155,7 @@ class WholeRun:
         limit, distance = DIVERGENCE * max(1.0, float(distances[0])), float(distances[-1])
         path = None
         if self.directory is not None:
-            self.directory.begin(self.first, self.state, self.history)
+            self.directory.begin(self.first, self.state, self.history, self.best)
             path = self.directory.path
         begins = self.state.iteration
         self.watchers.begin(RunFacts(self.problem, self.algorithm, self.settings, begins, self.history, path))
@@ -164,9 +168,9 @@ class WholeRun:
                 break
             moved, distance = self.algorithm.next_state(self.problem, self.state, streams, limit)
             self.history.append(moved, distance)
-            self.state = moved
+            self.state, self.best = moved, BestIterate.of(moved, self.best)
             if self.directory is not None:
-                self.directory.see(moved, self.history)
+                self.directory.see(moved, self.history, self.best)
 
     def _cut_off(self) -> None:
         self.status = Status.INTERRUPTED
@@ -179,6 +183,7 @@ class WholeRun:
             **self.settings,
             first=self.first,
             last=self.state,
+            best=self.best,
             history=self.history,
             status=self.status,
             stopped_by=self.stopped_by,

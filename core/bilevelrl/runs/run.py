@@ -15,9 +15,9 @@ import numpy as np
 
 from bilevelrl.certificates.certificate import Certificate, certify
 from bilevelrl.mdp.solution import TabularSolution
-from bilevelrl.outer_loop import OuterLoop, OuterState
+from bilevelrl.outer_loop import BestIterate, OuterLoop, OuterState
 from bilevelrl.problems.bilevel_problem import BilevelProblem
-from bilevelrl.protocols import Cost, Status, Tags
+from bilevelrl.protocols import Cost, HyperGradientEstimator, LowerLevelSolver, Status
 from bilevelrl.storage.checkpoint import Checkpoint, CheckpointWarning, can_be_saved
 from bilevelrl.storage.experiment import Experiment
 from bilevelrl.storage.files import write_atomically
@@ -25,6 +25,9 @@ from bilevelrl.storage.history import COLUMNS as COLUMNS, COUNTS, History
 from bilevelrl.storage.run_directory import ARRAYS, PICTURE, SUMMARY, RunDirectory, writable
 from bilevelrl.validation.arrays import Array
 from bilevelrl.validation.errors import InputError, as_path
+
+WORDS = {"backups": "Bellman backups", "passes": "other passes over P", "products": "products with P^π"}
+"""How reports call units of cost whose names do not say it all."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -39,6 +42,7 @@ class Run:
         tolerance: the stationarity it was asked for; 0 for none.
         first: the state it began with.
         last: the last good state.
+        best: the x with the smallest objective that can be trusted; None where every objective has an unknown error.
         history: figures for every iteration.
         status: how it ended.
         stopped_by: what failed, and when; empty where nothing did.
@@ -52,6 +56,7 @@ class Run:
     tolerance: float
     first: OuterState
     last: OuterState
+    best: BestIterate | None
     history: History
     status: Status
     stopped_by: str
@@ -68,6 +73,7 @@ class Run:
             **settings,
             first=found.first,
             last=found.last,
+            best=found.best,
             history=found.history,
             status=found.status,
             stopped_by=found.stopped_by,
@@ -119,17 +125,7 @@ class Run:
 
     def facts(self) -> list[tuple[str, str]]:
         """What else a report tells, in words: iterations, status, cost, time."""
-        cost = self.cost
-        spent = [
-            f"{count:,} {unit}"
-            for count, unit in (
-                (cost.backups, "Bellman backups"),
-                (cost.linear_solves, "linear solves"),
-                (cost.products, "products with P^π"),
-                (cost.samples, "samples"),
-            )
-            if count
-        ]
+        spent = [f"{count:,} {WORDS.get(unit, unit.replace('_', ' '))}" for unit, count in self.cost.counts.items()]
         status = self.status.advice + (f" ({self.stopped_by})" if self.stopped_by else "")
         return [
             ("iterations", f"{self.last.iteration:,} of {self.iterations:,}"),
@@ -163,7 +159,7 @@ class Run:
         )
 
     def experiment(self) -> Experiment:
-        """What this run was asked to do; `bilevelrl.factories.compose` builds it again."""
+        """What this run was asked to do; `bilevelrl.compose` builds it again."""
         return Experiment.describe(
             self.problem, self.algorithm, iterations=self.iterations, seed=self.seed, tolerance=self.tolerance
         )
@@ -224,7 +220,7 @@ class Run:
 
     def _write(self, directory: RunDirectory) -> None:
         if can_be_saved(self.last):
-            directory.finish(self.last, self.history, self.status, self.stopped_by)
+            directory.finish(self.last, self.history, self.best, self.status, self.stopped_by)
         else:
             directory.write_history(self.history)
         arrays: dict[str, Any] = self._arrays()
@@ -246,7 +242,7 @@ class Run:
             "stopped_by": self.stopped_by,
             "iterations": self.last.iteration,
             "seconds": self.seconds,
-            "cost": attrs.asdict(self.cost),
+            "cost": dict(self.cost.counts),
             "figures": {label.strip(): [before, after] for label, before, after in self.comparison()},
         }
 
@@ -259,8 +255,6 @@ class Run:
         return arrays
 
 
-def _is_as_asked(component: object, status: Status) -> bool:
+def _is_as_asked(component: LowerLevelSolver | HyperGradientEstimator, status: Status) -> bool:
     """Whether a component has done what it promises: the iterations of an exact one must not run out."""
-    tags = getattr(component, "tags", None)
-    exact = isinstance(tags, Tags) and tags.exact
-    return status is Status.CONVERGED or (status is Status.BUDGET_SPENT and not exact)
+    return status is Status.CONVERGED or (status is Status.BUDGET_SPENT and not component.tags.exact)

@@ -208,7 +208,9 @@ def _told(run: Run) -> Any:
     """The run without what its reader has: as a checkpoint, or in pieces where no checkpoint holds its answers."""
     settings = {"iterations": run.iterations, "seed": run.seed, "tolerance": run.tolerance}
     tables = {"problem": {"name": run.problem.name}}
-    pieces = Checkpoint(run.first, run.last, run.history, settings, tables, {}, run.status, run.stopped_by, run.seconds)
+    pieces = Checkpoint(
+        run.first, run.last, run.history, run.best, settings, tables, {}, run.status, run.stopped_by, run.seconds
+    )
     with contextlib.suppress(InputError):
         if can_be_saved(run.first) and can_be_saved(run.last):
             return encode(pieces)

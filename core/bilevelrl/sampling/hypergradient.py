@@ -14,7 +14,7 @@ the second, the trajectories do not travel: they are drawn again from the block'
 from __future__ import annotations
 
 import itertools
-import time
+import math
 from typing import Any
 
 import attrs
@@ -64,7 +64,6 @@ def trajectory_gradient(
         reward_to_go: weigh a visit with what its own step and the later ones add to the loss, and not with what came
             before: no bias, less variance (Sutton et al. 2000). The baseline is then one for each step.
     """
-    began = time.perf_counter()
     horizon, size = int(problem.objective.horizon), int(problem.objective.trajectories)
     sampling = _Sampling(
         x, policy, horizon, size, groups, truncation, restarts, common_random_numbers, reward_to_go, label
@@ -95,9 +94,10 @@ def trajectory_gradient(
         np.sum(list(implicits), axis=0),
         float(to_go[:, 0].mean()),
         DenseOccupancy(total),
-        Cost(samples=samples, seconds=time.perf_counter() - began),
+        Cost(samples=samples),
         Status.BUDGET_SPENT if np.isfinite(losses).all() and np.isfinite(direct).all() else Status.NON_FINITE,
         standard_error=_standard_error(directs + implicits / shares[:, None], shares),
+        objective_error=_mean_error(to_go[:, 0]),
     )
 
 
@@ -268,6 +268,11 @@ def _joined(batches: list[Trajectories]) -> Trajectories:
 def _leave_one_out(losses: Array) -> Array:
     """Each loss minus the mean of the others, in each column: independent of its own trajectories, so without bias."""
     return np.asarray((losses - losses.mean(axis=0)) * (losses.shape[0] / (losses.shape[0] - 1)))
+
+
+def _mean_error(losses: Array) -> float:
+    """The standard error of a mean of independent losses; NaN of a single one."""
+    return float(losses.std(ddof=1)) / math.sqrt(losses.size) if losses.size > 1 else math.nan
 
 
 def _standard_error(estimates: Array, shares: Array) -> Array | None:

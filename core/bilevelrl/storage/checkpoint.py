@@ -24,7 +24,7 @@ import attrs
 import numpy as np
 
 from bilevelrl.mdp.solution import SupportsModel, TabularSolution
-from bilevelrl.outer_loop import OuterState
+from bilevelrl.outer_loop import BestIterate, OuterState
 from bilevelrl.problems.bilevel_problem import BilevelProblem
 from bilevelrl.protocols import Cost, HyperGradient, OptimizerState, Status
 from bilevelrl.sampling.solution import SampledSolution, SupportsSampling
@@ -59,6 +59,7 @@ class Checkpoint:
         first: the state it began with.
         last: the last good state.
         history: figures for every iteration so far.
+        best: see `Run.best`.
         settings: iterations, seed and tolerance.
         tables: the tables of its experiment: who runs, with which options.
         versions: what made it, by name.
@@ -70,6 +71,7 @@ class Checkpoint:
     first: OuterState
     last: OuterState
     history: History
+    best: BestIterate | None
     settings: Mapping[str, Any]
     tables: Mapping[str, Any]
     versions: Mapping[str, str]
@@ -90,8 +92,12 @@ def encode(checkpoint: Checkpoint) -> bytes:
         InputError: for an answer of a class of its own, and for a `carry` that is not made of numbers.
     """
     arrays: dict[str, Array] = {"history": checkpoint.history.table()}
+    best = checkpoint.best
+    if best is not None:
+        arrays["best.x"] = best.x
     content = {
         "columns": COLUMNS,
+        "best": None if best is None else [best.iteration, best.objective, best.bound],
         "first": _describe_state(checkpoint.first, "first", arrays),
         "last": _describe_state(checkpoint.last, "last", arrays),
         "settings": dict(checkpoint.settings),
@@ -126,6 +132,7 @@ def decode(data: bytes, name: str, problem: BilevelProblem) -> Checkpoint:
             _restore_state(content["first"], "first", arrays, problem),
             _restore_state(content["last"], "last", arrays, problem),
             History.of(table),
+            _restore_best(content["best"], arrays, problem),
             _mapping(content["settings"]),
             _mapping(content["tables"]),
             {printable(key): printable(version) for key, version in _mapping(content["versions"]).items()},
@@ -231,12 +238,13 @@ def _describe_state(state: OuterState, name: str, arrays: dict[str, Array]) -> d
     _collect(state.optimizer.arrays, f"{name}.optimizer.arrays.", arrays)
     return {
         "iteration": state.iteration,
-        "cost": attrs.asdict(state.cost),
+        "cost": dict(state.cost.counts),
+        "seconds": state.seconds,
         "solution": _describe_solution(state.solution, f"{name}.solution", arrays),
         "hyper": {
             "objective": float(hyper.objective),
             "residual": None if hyper.residual is None else float(hyper.residual),
-            "cost": attrs.asdict(hyper.cost),
+            "cost": dict(hyper.cost.counts),
             "status": hyper.status.name,
         },
         "optimizer": {"steps": state.optimizer.steps},
@@ -244,7 +252,7 @@ def _describe_state(state: OuterState, name: str, arrays: dict[str, Array]) -> d
 
 
 def _describe_solution(solution: Any, name: str, arrays: dict[str, Array]) -> dict[str, Any]:
-    told = {"residual": float(getattr(solution, "residual", math.nan)), "cost": attrs.asdict(solution.cost)}
+    told = {"residual": float(getattr(solution, "residual", math.nan)), "cost": dict(solution.cost.counts)}
     told["status"] = solution.status.name
     if type(solution) is TabularSolution:
         for part in ("policy", "values", "action_values"):
@@ -291,7 +299,15 @@ def _restore_state(told: Any, name: str, arrays: Mapping[str, Array], problem: B
         ),
         OptimizerState(_count(told["optimizer"]["steps"]), _below(arrays, f"{name}.optimizer.arrays.")),
         _cost(told["cost"]),
+        float(told["seconds"]),
     )
+
+
+def _restore_best(told: Any, arrays: Mapping[str, Array], problem: BilevelProblem) -> BestIterate | None:
+    if told is None:
+        return None
+    iteration, objective, bound = told
+    return BestIterate(_count(iteration), problem.point(_numbers(arrays, "best.x")), float(objective), float(bound))
 
 
 def _restore_solution(
@@ -322,8 +338,7 @@ def _check_tables(problem: BilevelProblem, shape: tuple[int, ...], *tables: Arra
 
 
 def _cost(told: Any) -> Cost:
-    counts = {field: _count(told[field]) for field in ("backups", "linear_solves", "products", "samples")}
-    return Cost(**counts, seconds=float(told["seconds"]))
+    return Cost(**{unit: _count(count) for unit, count in _mapping(told).items()})
 
 
 def _count(value: Any) -> int:

@@ -104,7 +104,7 @@ class History:
                 cost.linear_solves,
                 cost.products,
                 cost.samples,
-                cost.seconds,
+                state.seconds,
             )
         )
 

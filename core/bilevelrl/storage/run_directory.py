@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bilevelrl.outer_loop import OuterLoop, OuterState
+from bilevelrl.outer_loop import BestIterate, OuterLoop, OuterState
 from bilevelrl.problems.bilevel_problem import BilevelProblem
 from bilevelrl.protocols import Status
 from bilevelrl.storage.checkpoint import Checkpoint, CheckpointWarning, DamagedError, decode, encode
@@ -170,14 +170,14 @@ class RunDirectory:
             raise
         return found
 
-    def begin(self, first: OuterState, state: OuterState, history: History) -> None:
+    def begin(self, first: OuterState, state: OuterState, history: History, best: BestIterate | None) -> None:
         """Write a checkpoint where there is none; raises `InputError` where the run's state cannot be saved."""
         self.first = first
         if not self._newest_is_good:
             with writable(self.path):
-                self._save(state, history, Status.INTERRUPTED, "")
+                self._save(state, history, best, Status.INTERRUPTED, "")
 
-    def see(self, state: OuterState, history: History) -> None:
+    def see(self, state: OuterState, history: History, best: BestIterate | None) -> None:
         """Write a checkpoint where one is due; where that fails, warn and keep the last good one."""
         now = time.monotonic()
         due = self.every is not None and state.iteration % self.every == 0
@@ -185,7 +185,7 @@ class RunDirectory:
             return
         self._saved_at = now  # also where writing fails: a full disk must not be asked at every iteration
         try:
-            self._save(state, history, Status.INTERRUPTED, "")
+            self._save(state, history, best, Status.INTERRUPTED, "")
         except OSError as error:
             if not self._failing:  # one warning for a disk that stays full
                 text = (
@@ -197,16 +197,18 @@ class RunDirectory:
         else:
             self._failing = False
 
-    def finish(self, state: OuterState, history: History, status: Status, stopped_by: str) -> None:
+    def finish(
+        self, state: OuterState, history: History, best: BestIterate | None, status: Status, stopped_by: str
+    ) -> None:
         """Write the last checkpoint and the whole history; raises `OSError` where that fails."""
         self._rows = None
-        self._save(state, history, status, stopped_by)
+        self._save(state, history, best, status, stopped_by)
 
-    def rescue(self, state: OuterState, history: History, error: BaseException) -> None:
+    def rescue(self, state: OuterState, history: History, best: BestIterate | None, error: BaseException) -> None:
         """Save what there is while an error goes on its way, and note on it what is kept and how to go on."""
         kept = f"its {state.iteration:,} complete iterations are kept"
         try:
-            self.finish(state, history, Status.INTERRUPTED, "")
+            self.finish(state, history, best, Status.INTERRUPTED, "")
         except (OSError, InputError):
             if not holds_run(self.path):
                 return
@@ -218,12 +220,15 @@ class RunDirectory:
         """Let go of the directory."""
         self._lock.release()
 
-    def _save(self, state: OuterState, history: History, status: Status, stopped_by: str) -> None:
+    def _save(
+        self, state: OuterState, history: History, best: BestIterate | None, status: Status, stopped_by: str
+    ) -> None:
         assert self.first is not None
         checkpoint = Checkpoint(
             first=self.first,
             last=state,
             history=history,
+            best=best,
             settings=self.settings,
             tables=self._tables,
             versions=self.versions,
@@ -352,7 +357,7 @@ def is_unfinished(path: Path) -> bool:
     if not holds_run(path):
         return False
     ended = _read_json(path / SUMMARY).get("status", Status.INTERRUPTED.name)
-    return bool(ended == Status.INTERRUPTED.name)
+    return ended in (Status.INTERRUPTED.name, Status.STOPPED.name)
 
 
 @contextlib.contextmanager

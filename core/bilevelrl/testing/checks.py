@@ -267,15 +267,17 @@ def _check_tags(subject: Any) -> None:
     declared = getattr(subject, "tags", None)
     if not isinstance(declared, Tags):
         value = "not declared" if declared is None else kind_words(declared)
-        raise InputError(label, value, "a bilevelrl.Tags, such as Tags(exact=True), so that the kit knows what to ask")
+        raise InputError(label, value, "a bilevelrl.Tags, such as Tags('exact'), so that the kit knows what to ask")
     if declared.exact and subject.requires is SupportsSampling:
-        raise InputError(label, "exact, of one that sees samples only", "stochastic=True, or requires = SupportsModel")
+        raise InputError(
+            label, "exact, of one that sees samples only", "unbiased or biased, or requires = SupportsModel"
+        )
     if declared.exact and subject.requires is not SupportsModel:
         given = f"exact, of one that requires {subject.requires.__name__}"
         raise InputError(label, given, "requires = SupportsModel, or the kit cannot examine that")
-    said = getattr(subject, "bias_bound", None)
+    said = declared.bias_bound
     if said is not None and not declared.biased and float(said(0.5)) > 0:
-        raise InputError(label, "not biased, with a bias_bound above zero", "biased=True, or a bias_bound of 0")
+        raise InputError(label, "not biased, with a bias_bound above zero", "Exactness.BIASED, or a bias_bound of 0")
 
 
 # --- The problems

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from bilevelrl.plugins.components import Kind
-from bilevelrl.protocols import Tags
+from bilevelrl.protocols import Exactness, Tags
 from bilevelrl.testing.source import source
 from bilevelrl.testing.violation import LawViolation, NotApplicable
 
@@ -123,9 +123,9 @@ def name_of(subject: Any) -> str:
 
 
 def tags_of(subject: Any) -> Tags:
-    """What a component promises; one that declares nothing is stochastic and biased, which promises next to nothing."""
+    """What a component promises; one that declares nothing draws and is biased, which promises next to nothing."""
     declared = getattr(subject, "tags", None)
-    return declared if isinstance(declared, Tags) else Tags(stochastic=True, biased=True)
+    return declared if isinstance(declared, Tags) else Tags(Exactness.BIASED, deterministic=False)
 
 
 def exact(subject: Any) -> str:
@@ -140,9 +140,9 @@ def tracking(subject: Any) -> str:
 
 def deterministic(subject: Any) -> str:
     """Only for those that draw nothing."""
-    return "it draws random numbers" if tags_of(subject).stochastic else ""
+    return "" if tags_of(subject).deterministic else "it draws random numbers"
 
 
 def stochastic(subject: Any) -> str:
     """Only for those that draw."""
-    return "" if tags_of(subject).stochastic else "it draws no random numbers"
+    return "it draws no random numbers" if tags_of(subject).deterministic else ""

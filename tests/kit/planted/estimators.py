@@ -33,7 +33,7 @@ class AdjointEstimator:
     name: ClassVar[str] = "planted-adjoint"
     requires: ClassVar[type] = bl.mdp.SupportsModel
     requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
-    tags: ClassVar[bl.Tags] = bl.Tags(exact=True)
+    tags: ClassVar[bl.Tags] = bl.Tags("exact")
 
     status: ClassVar[bl.Status] = bl.Status.CONVERGED
 
@@ -148,7 +148,7 @@ class TrackingEstimator(AdjointEstimator):
     """So many terms of the Neumann series a call, from where the last call ended."""
 
     name: ClassVar[str] = "planted-tracking-adjoint"
-    tags: ClassVar[bl.Tags] = bl.Tags(tracking=True)
+    tags: ClassVar[bl.Tags] = bl.Tags("tracking")
     status: ClassVar[bl.Status] = bl.Status.BUDGET_SPENT
 
     terms: int = 20
@@ -169,7 +169,7 @@ class StoppingEstimator(AdjointEstimator):
     """Refines until `‖r‖ ≤ 1e-12 ‖b‖ + 1e-14`, as iterative methods do: its tolerance is not that of tiny gradients."""
 
     name: ClassVar[str] = "planted-stopping-adjoint"
-    tags: ClassVar[bl.Tags] = bl.Tags(exact=True, tolerance=1e-8)
+    tags: ClassVar[bl.Tags] = bl.Tags("exact", tolerance=1e-8)
 
     def adjoint(self, solution, target, previous):
         values, system, solves = np.zeros_like(target), solution.linearization, 0
@@ -189,7 +189,7 @@ class ForwardEstimator:
     name: ClassVar[str] = "planted-forward"
     requires: ClassVar[type] = bl.mdp.SupportsModel
     requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
-    tags: ClassVar[bl.Tags] = bl.Tags(exact=True)
+    tags: ClassVar[bl.Tags] = bl.Tags("exact")
 
     def estimate(
         self,

@@ -52,7 +52,7 @@ class ExactSolver:
 
     @property
     def tags(self) -> bl.Tags:
-        return bl.Tags(exact=True, tolerance=self.tolerance)
+        return bl.Tags("exact", tolerance=self.tolerance)
 
     def solve(
         self,
@@ -159,7 +159,7 @@ class TrackingSolver(ExactSolver):
 
     @property
     def tags(self) -> bl.Tags:
-        return bl.Tags(tracking=True)
+        return bl.Tags("tracking")
 
     def goes_on(self, model: bl.SoftMDP, sweep: Sweep, backups: int) -> bool:
         return backups <= self.sweeps
@@ -474,7 +474,7 @@ class CountingSolver:
 
     name: ClassVar[str] = "planted-counting"
     requires: ClassVar[type] = bl.sampling.SupportsSampling
-    tags: ClassVar[bl.Tags] = bl.Tags(stochastic=True, biased=True, tolerance=0.02)
+    tags: ClassVar[bl.Tags] = bl.Tags("biased", deterministic=False, tolerance=0.02)
 
     samples: int = 1_000_000
     horizon: int = 20

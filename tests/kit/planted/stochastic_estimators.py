@@ -47,7 +47,7 @@ class BatchEstimator:
 
     @property
     def tags(self) -> bl.Tags:
-        return bl.Tags(stochastic=True, biased=self.truncation is not None)
+        return bl.Tags("unbiased" if self.truncation is None else "biased", deterministic=False)
 
     def bias_bound(self, discount: float) -> float:
         return 0.0 if self.truncation is None else discount**self.truncation
@@ -258,7 +258,7 @@ class TruncatedButUnbiased(BatchEstimator):
 
     @property
     def tags(self) -> bl.Tags:
-        return bl.Tags(stochastic=True)
+        return bl.Tags("unbiased", deterministic=False)
 
     def bias_bound(self, discount):
         return 0.0

@@ -239,7 +239,7 @@ def a_number_per_state_changes_nothing(subject: Any, problem: BilevelProblem) ->
 
 def proportionate(subject: Any) -> str:
     """Only for those whose bias, where they have one, is a share of the gradient: a fixed penalty's is not."""
-    bounded = not tags_of(subject).biased or hasattr(subject, "bias_bound")
+    bounded = not tags_of(subject).biased or tags_of(subject).bias_bound is not None
     return "" if bounded else "it does not say that its bias is a share of the gradient (bias_bound)"
 
 
@@ -274,7 +274,7 @@ def irrelevant_parameter_has_no_gradient(subject: Any, problem: BilevelProblem) 
     if came.standard_error is not None:  # zero but for what noise the estimate itself owns up to
         zero += NOISE * float(came.standard_error[-1])
     expect_close("the gradient of an irrelevant parameter", came.gradient[-1], 0.0, zero)
-    if not tags_of(subject).biased or not tags_of(subject).stochastic:
+    if not tags_of(subject).biased or tags_of(subject).deterministic:
         expect_close("the other parameters' gradient", came.gradient[:-1], expected.gradient, size)
 
 
@@ -342,7 +342,7 @@ def declared_bias(subject: Any, discount: float) -> float:
     """What `bias_bound(γ)` says; raises `NotApplicable` where nothing is said, or where it is infinite."""
     if not tags_of(subject).biased:
         return 0.0
-    said = getattr(subject, "bias_bound", None)
+    said = tags_of(subject).bias_bound
     if said is None:
         raise NotApplicable("it does not say how large its bias is (bias_bound)")
     bound = float(said(discount))

@@ -27,7 +27,7 @@ class GaussSeidel:
 
     name: ClassVar[str] = "gauss-seidel"
     requires: ClassVar[type] = bl.mdp.SupportsModel
-    tags: ClassVar[bl.Tags] = bl.Tags(tracking=True)
+    tags: ClassVar[bl.Tags] = bl.Tags("tracking")
 
     sweeps: int = attrs.field(default=3, validator=bl.validation.is_integer(at_least=1))
 
