@@ -184,6 +184,8 @@ class OwnSolver:
 
     name: ClassVar[str] = "own"
     requires: ClassVar[type] = bl.mdp.SupportsModel
+    produces: ClassVar[type] = bl.mdp.TabularSolution
+    tags: ClassVar[bl.Tags] = bl.Tags("biased", deterministic=False)
 
     def solve(self, problem: Any, x: Any, warm_start: Any, rng: Any) -> OwnSolution:
         solver: Any = bl.lower_level_solver("soft-value-iteration", sweeps=5)

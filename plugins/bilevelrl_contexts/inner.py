@@ -80,6 +80,7 @@ SEVERITY = (
     bl.Status.BUDGET_SPENT,
     bl.Status.STAGNATED,
     bl.Status.INTERRUPTED,
+    bl.Status.STOPPED,
     bl.Status.DIVERGED,
     bl.Status.NON_FINITE,
 )

@@ -196,3 +196,28 @@ def test_what_is_no_callback_is_told_before_anything_runs(callback: Any, complai
     with pytest.raises(bl.InputError, match=complaint):
         run(callback, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_callback_that_raises_stop_run_ends_the_run_with_a_status_and_it_can_be_resumed(tmp_path: Path) -> None:
+    """The run is returned and saved as any other, every callback sees its end, and resuming continues bit for bit."""
+    other = Recorder()
+
+    def settled(state: bl.outer_loop.OuterState) -> None:
+        if state.iteration == 2:
+            raise bl.runs.StopRun("settled")
+
+    stopped = run([settled, other], iterations=5, out=tmp_path)
+    assert (stopped.status, stopped.stopped_by, stopped.last.iteration) == (bl.Status.STOPPED, "settled", 2)
+    assert other.calls[-1] == "end"
+    assert bl.load_run(tmp_path).status is bl.Status.STOPPED
+    assert ALGORITHM.resume(PROBLEM, tmp_path).x.tobytes() == run(None, iterations=5).x.tobytes()
+
+
+def test_the_best_iterate_is_saved_and_kept_up_to_date_after_resuming(tmp_path: Path) -> None:
+    whole = run(None, iterations=6)
+    run(None, iterations=3, out=tmp_path)
+    loaded = bl.load_run(tmp_path)
+    assert loaded.best.objective == loaded.history["objective"].min()
+    resumed = ALGORITHM.resume(PROBLEM, tmp_path, iterations=6)
+    assert (resumed.best.iteration, resumed.best.objective) == (whole.best.iteration, whole.best.objective)
+    assert resumed.best.x.tobytes() == whole.best.x.tobytes()

@@ -31,6 +31,7 @@ def checkpoint_of(algorithm: bl.Algorithm, problem: bl.BilevelProblem, iteration
         first=run.first,
         last=run.last,
         history=run.history,
+        best=run.best,
         settings={"iterations": iterations, "seed": 1, "tolerance": 0.0},
         tables=run.experiment().comparable(),
         versions={"bilevelrl": bl.__version__},

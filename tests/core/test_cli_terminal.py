@@ -139,20 +139,6 @@ def test_world_rewards_must_depend_on_x() -> None:
         bl.parametric.SampledMDP(lambda rewards: None, [[0.0]])
 
 
-@pytest.mark.parametrize("others", [{"tracking": True}, {"stochastic": True}, {"biased": True}])
-def test_tags_that_deny_each_other_are_refused(others: dict[str, bool]) -> None:
-    (other,) = others
-    with pytest.raises(bl.InputError, match=rf"tags is exact and {other}; expected one of the two"):
-        bl.Tags(exact=True, **others)
-
-
-def test_tags_that_promise_nothing_are_refused() -> None:
-    with pytest.raises(
-        bl.InputError, match=r"tags is none of exact, tracking, stochastic, biased; expected exact=True"
-    ):
-        bl.Tags()
-
-
 def test_certify_proves_the_end_of_a_run_and_says_where_there_is_nothing_to_prove(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

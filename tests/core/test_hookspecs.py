@@ -1,4 +1,4 @@
-"""The hooks are five, documented and used."""
+"""The hooks are six, documented and used."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import bilevelrl as bl
+from bilevelrl.cli import COMMANDS
 from bilevelrl.plugins import hookspecs
-from bilevelrl.plugins.components import PluginFailure
+from bilevelrl.plugins.components import COMMANDS_HOOK, OWN_COMMANDS, PluginFailure
 from bilevelrl.plugins.discovery import plugin_manager
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,7 @@ def test_pluggy_knows_exactly_these_hooks():
 
 
 def test_every_kind_of_component_has_its_own_hook():
-    assert {kind.hook for kind in bl.plugins.Kind} == set(HOOKS)
+    assert {kind.hook for kind in bl.plugins.Kind} | {COMMANDS_HOOK} == set(HOOKS)
 
 
 def test_the_page_has_one_section_for_each_hook_headed_by_its_signature():
@@ -52,10 +53,10 @@ def test_the_page_has_one_section_for_each_hook_headed_by_its_signature():
 @pytest.mark.parametrize("name", HOOKS)
 def test_a_section_tells_what_to_return_and_shows_a_line(name):
     text = sections()[signature(name)]
-    kind = next(kind for kind in bl.plugins.Kind if kind.hook == name)
+    members = next((kind.members for kind in bl.plugins.Kind if kind.hook == name), ())
     assert re.search(r"^Return ", text, flags=re.MULTILINE)
     assert re.search(r"^Example: `return \[.+\]`$", text, flags=re.MULTILINE)
-    for member in kind.members:
+    for member in members:
         assert f"`{member}" in text, f"the section does not mention the member {member!r}, which every class needs"
 
 
@@ -67,8 +68,8 @@ def test_a_hook_takes_no_argument_and_says_what_it_returns(name):
 
 @pytest.mark.parametrize("name", HOOKS)
 def test_a_hook_is_used_by_a_first_party_plugin_and_by_the_example_for_strangers(name):
-    kind = next(kind for kind in bl.plugins.Kind if kind.hook == name)
-    assert bl.plugins.registry().of_kind(kind), f"no installed plugin offers a {kind.value}"
+    for kind in bl.plugins.Kind:
+        assert kind.hook != name or bl.plugins.registry().of_kind(kind), f"no installed plugin offers a {kind.value}"
     assert f"def {name}()" in HARBOUR.read_text(encoding="utf-8")
 
 
@@ -76,3 +77,7 @@ def test_the_page_names_every_stage_at_which_a_plugin_can_fail():
     stages = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     documented = re.search(r"stage: what failed: (.*)\.", inspect.getdoc(PluginFailure)).group(1)
     assert stages == re.findall(r'"(\w+)"', documented)
+
+
+def test_commands_of_plugins_cannot_take_the_names_of_our_own():
+    assert set(COMMANDS) <= OWN_COMMANDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, ClassVar
 
 import attrs
@@ -36,6 +37,8 @@ class Sabotaged:
     name: ClassVar[str] = "sabotaged"
     requires: ClassVar[type] = bl.mdp.SupportsModel
     requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
+    accepts: ClassVar[type] = bl.mdp.TabularSolution
+    tags: ClassVar[bl.Tags] = bl.Tags("biased", deterministic=False)
 
     fault: str
 
@@ -220,6 +223,8 @@ class FaultySolver:
 
     name: ClassVar[str] = "faulty-solver"
     requires: ClassVar[type] = bl.mdp.SupportsModel
+    produces: ClassVar[type] = bl.mdp.TabularSolution
+    tags: ClassVar[bl.Tags] = bl.Tags("biased", deterministic=False)
 
     changes: dict[str, Any]
 
@@ -268,6 +273,9 @@ class Forgetful:
     name: ClassVar[str] = "forgetful"
     requires: ClassVar[type] = bl.mdp.SupportsModel
     requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
+    accepts: ClassVar[type] = bl.mdp.TabularSolution
+    produces: ClassVar[type] = bl.mdp.TabularSolution
+    tags: ClassVar[bl.Tags] = bl.Tags("biased", deterministic=False)
 
     def solve(self, problem: Any, x: bl.Array, warm_start: Any, rng: Any) -> None: ...
     def estimate(self, problem: Any, x: bl.Array, solution: Any, previous: Any, rng: Any) -> None: ...
@@ -365,6 +373,8 @@ class JudgesTrajectories:
 class AnySolver(FaultySolver):
     name: ClassVar[str] = "any"
     requires: ClassVar[type] = bl.sampling.SupportsSampling
+    produces: ClassVar[type] = bl.mdp.TabularSolution
+    tags: ClassVar[bl.Tags] = bl.Tags("biased", deterministic=False)
 
 
 def test_estimator_without_its_model_is_told_with_those_that_would_work() -> None:
@@ -385,3 +395,66 @@ def test_advice_leaves_out_estimators_that_need_another_objective() -> None:
     with pytest.raises(bl.IncompatibleError, match=r"'implicit' needs a transition model") as caught:
         exact(lower=AnySolver({})).run(problem, iterations=1)
     assert "sobirl" not in str(caught.value)
+
+
+def test_an_estimator_that_does_not_accept_what_the_solver_produces_is_refused_when_composed() -> None:
+    """With the estimators and the solvers that would work, before any problem is known."""
+    with pytest.raises(bl.IncompatibleError) as caught:
+        exact(lower=bl.lower_level_solver("soft-q-learning"))
+    sentence, advice = str(caught.value).split(". ")
+    assert sentence == (
+        "estimator 'implicit' accepts a TabularSolution, "
+        "and lower-level solver 'soft-q-learning' produces a SampledSolution"
+    )
+    estimators, solvers = advice.split("; ")
+    assert "'sobirl'" in estimators
+    assert "'implicit'" not in estimators
+    assert "'soft-policy-iteration'" in solvers
+    assert "'soft-q-learning'" not in solvers
+
+
+@pytest.mark.parametrize(("member", "value"), [("produces", 3), ("produces", None)])
+def test_a_solver_that_does_not_say_what_it_produces_is_refused(member: str, value: Any) -> None:
+    lower = type("Vague", (FaultySolver,), {member: value})({})
+    with pytest.raises(bl.InputError, match=f"{member} of 'faulty-solver' is .*; expected a class or"):
+        exact(lower=lower)
+
+
+def test_a_component_that_lacks_a_member_is_refused_with_the_member_named() -> None:
+    class Silent:
+        name = "silent"
+        requires = bl.mdp.SupportsModel
+        tags = bl.Tags("exact")
+
+        def solve(self, problem: Any, x: bl.Array, warm_start: Any, rng: Any) -> Any: ...
+
+    with pytest.raises(bl.InputError, match=r"lower is a Silent without .*produces.*; expected a LowerLevelSolver"):
+        exact(lower=Silent())
+
+
+def test_seconds_are_measured_around_the_calls_and_only_grow() -> None:
+    states = list(itertools.islice(exact().iterate(small_problem()), 4))
+    seconds = [state.seconds for state in states]
+    assert seconds[0] > 0
+    assert seconds == sorted(seconds)
+
+
+def test_the_best_iterate_is_the_one_with_the_smallest_objective() -> None:
+    """A step size that is too long oscillates: the last x is not the best one."""
+    run = exact(upper=bl.upper_level_optimizer("gradient-descent", step_size=1.9)).run(small_problem(), iterations=12)
+    objectives = run.history["objective"]
+    assert run.best.iteration == int(np.argmin(objectives))
+    assert run.best.objective == objectives.min() == run.best.bound
+    assert exact().evaluate(small_problem(), run.best.x).hyper.objective == pytest.approx(run.best.objective, rel=1e-12)
+
+
+def test_an_objective_with_an_error_counts_with_twice_that_error() -> None:
+    state = exact().start(small_problem())
+    better = attrs.evolve(state, hyper=attrs.evolve(state.hyper, objective=state.hyper.objective - 1.0))
+    unsure = attrs.evolve(better, hyper=attrs.evolve(better.hyper, objective_error=1.0))
+    unknown = attrs.evolve(better, hyper=attrs.evolve(better.hyper, objective_error=np.nan))
+    best = bl.outer_loop.BestIterate.of(state)
+    assert bl.outer_loop.BestIterate.of(unsure, best) is best
+    assert bl.outer_loop.BestIterate.of(unknown, best) is best
+    assert bl.outer_loop.BestIterate.of(unknown) is None
+    assert bl.outer_loop.BestIterate.of(better, best).objective == best.objective - 1.0

@@ -129,6 +129,7 @@ def test_a_good_plugin_is_listed_with_its_distribution_and_all_it_offers(listing
         ["upper-level optimizer", "   sign-descent"],
         ["problem", "                 harbour-tolls"],
         ["algorithm", "               harbour"],
+        ["command", "                 harbour-depth"],
     ]
 
 
@@ -147,6 +148,12 @@ def test_a_failed_plugin_is_warned_of_in_one_line(listing, name):
     assert len(warned) == 1
     assert f"from {DISTRIBUTIONS[name]} was left out ({stage}): " in warned[0]
     assert error in warned[0]
+
+
+def test_a_plugins_command_runs_on_the_command_line(environment):
+    """`bilevelrl NAME` for a name that is not one of bilevelrl's own asks the plugins."""
+    answer = environment.bilevelrl("harbour-depth")
+    assert answer.stdout == "12 m\n"
 
 
 def test_nothing_else_is_warned_of(listing):

@@ -280,6 +280,8 @@ def test_a_requirement_that_isinstance_cannot_answer_is_left_out(requirement):
     class Solver:
         name: ClassVar[str] = "solver"
         requires = requirement
+        produces = bl.mdp.TabularSolution
+        tags = bl.Tags("biased", deterministic=False)
 
         def solve(self, problem, x, warm_start, rng): ...
 

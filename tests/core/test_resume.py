@@ -191,6 +191,8 @@ class OwnSolver:
 
     name: ClassVar[str] = "own"
     requires: ClassVar[type] = bl.mdp.SupportsModel
+    produces: ClassVar[type] = bl.mdp.TabularSolution
+    tags: ClassVar[bl.Tags] = bl.Tags("biased", deterministic=False)
 
     def solve(self, problem: Any, x: bl.Array, warm_start: Any, rng: Any) -> Answer:
         found = bl.lower_level_solver("soft-policy-iteration").solve(problem, x, None, rng)

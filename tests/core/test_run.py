@@ -54,7 +54,7 @@ def test_history_has_a_row_for_every_iteration_and_its_costs_only_grow(run: bl.R
     assert run.history["iteration"].tolist() == list(range(13))
     for column in ("backups", "linear_solves", "products", "samples", "seconds"):
         assert (np.diff(run.history[column]) >= 0).all(), column
-    assert run.history["seconds"][-1] == run.cost.seconds <= run.seconds
+    assert run.history["seconds"][-1] == run.last.seconds <= run.seconds
 
 
 def test_saved_run_is_files_that_other_programs_can_read(run: bl.Run, tmp_path: Path) -> None:

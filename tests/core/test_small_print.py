@@ -93,7 +93,7 @@ def test_factory_that_runs_out_of_memory_is_one_sentence(error: Exception, reaso
 def test_checkpoint_of_settings_that_are_no_numbers_is_refused() -> None:
     run = ALGORITHM.run(PROBLEM, iterations=1)
     made = checkpoint.Checkpoint(
-        run.first, run.last, run.history, SETTINGS | {"tolerance": np.float64(0.5)},
+        run.first, run.last, run.history, run.best, SETTINGS | {"tolerance": np.float64(0.5)},
         {"problem": {"name": PROBLEM.name}}, {}, run.status, "", 0.0,
     )  # fmt: skip
     assert checkpoint.decode(checkpoint.encode(made), "it", PROBLEM).settings["tolerance"] == 0.5

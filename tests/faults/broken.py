@@ -22,6 +22,7 @@ class BrokenSolver:
 
     name: ClassVar[str] = "broken-solver"
     requires: ClassVar[type] = bl.mdp.SupportsModel
+    produces: ClassVar[type] = bl.mdp.TabularSolution
     tags: ClassVar[bl.Tags] = bl.Tags("exact")
 
     fault: str = _is_fault("not-a-number")
@@ -50,6 +51,7 @@ class BrokenEstimator:
     name: ClassVar[str] = "broken-estimator"
     requires: ClassVar[type] = bl.mdp.SupportsModel
     requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
+    accepts: ClassVar[type] = bl.mdp.TabularSolution
     tags: ClassVar[bl.Tags] = bl.Tags("exact")
 
     fault: str = _is_fault("not-a-number")

@@ -162,7 +162,7 @@ def checkpoint_seeds() -> Sequence[bytes]:
 def _checkpoint(problem: bl.BilevelProblem, algorithm: bl.Algorithm, iterations: int) -> bytes:
     run = algorithm.run(problem, iterations=iterations)
     made = checkpoint.Checkpoint(
-        run.first, run.last, run.history, {"iterations": iterations, "seed": 0, "tolerance": 0.0},
+        run.first, run.last, run.history, run.best, {"iterations": iterations, "seed": 0, "tolerance": 0.0},
         run.experiment().comparable(), {"bilevelrl": "0.1.0"}, run.status, run.stopped_by, 1.0,
     )  # fmt: skip
     return checkpoint.encode(made)

@@ -27,6 +27,7 @@ class Wrong:
     name = "wrong"
     requires = bl.mdp.SupportsModel
     requires_objective = bl.objectives.PolicyObjective
+    accepts = bl.mdp.TabularSolution
     tags = bl.Tags("exact")
 
     def estimate(self, problem, x, solution, previous, rng):
@@ -167,7 +168,10 @@ def test_a_factory_that_makes_no_estimator_is_refused(factory, message):
         ({"tags": None}, "tags of 'changed' is not declared; expected a bilevelrl.Tags"),
         ({"tags": "exact"}, "tags of 'changed' is .*str"),
         ({"requires": bl.sampling.SupportsSampling}, "tags of 'changed' is exact, of one that sees samples only"),
-        ({"bias_bound": lambda self, discount: 0.5}, "tags of 'changed' is not biased, with a bias_bound above zero"),
+        (
+            {"tags": bl.Tags("exact", bias_bound=lambda discount: 0.5)},
+            "tags of 'changed' is not biased, with a bias_bound above zero",
+        ),
     ],
 )
 def test_tags_that_contradict_the_component_are_refused(changes, message):
@@ -179,12 +183,12 @@ def test_tags_that_contradict_the_component_are_refused(changes, message):
 @pytest.mark.parametrize(
     ("promises", "message"),
     [
-        ({"exact": True, "stochastic": True}, "tags is exact and stochastic; expected one of the two"),
-        ({"exact": True, "biased": True}, "tags is exact and biased"),
-        ({"exact": True, "tracking": True}, "tags is exact and tracking"),
-        ({}, "tags is none of exact, tracking, stochastic, biased"),
-        ({"exact": True, "tolerance": -1.0}, "tolerance is -1.0"),
-        ({"exact": 1}, "exact is 1"),
+        ({"exactness": "exact", "deterministic": False}, "tags is exact and not deterministic; expected exact with"),
+        ({"exactness": "tracking", "deterministic": False}, "tags is tracking and not deterministic"),
+        ({"exactness": "unbiased"}, "tags is unbiased and deterministic; expected unbiased with deterministic=False"),
+        ({"exactness": "perfect"}, "tags.exactness is 'perfect'; expected one of 'exact', 'tracking', 'unbiased'"),
+        ({"exactness": "exact", "tolerance": -1.0}, "tolerance is -1.0"),
+        ({"exactness": "exact", "deterministic": 1}, "deterministic is 1"),
     ],
 )
 def test_tags_that_contradict_each_other_are_refused(promises, message):

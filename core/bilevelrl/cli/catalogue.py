@@ -64,6 +64,7 @@ def plugins_command() -> None:
         click.secho(f"{plugin.name}  ", bold=True, nl=False)
         click.echo(plugin.distribution)
         rows = [(entry.kind.value, entry.name) for entry in known if entry.plugin == plugin.name]
+        rows += [("command", name) for name in plugin.commands]
         _print_columns(rows, indent="  ")
     for failure in known.failures:
         click.secho(f"{failure.plugin}  ", bold=True, nl=False)

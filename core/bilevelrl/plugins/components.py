@@ -68,6 +68,7 @@ class Plugin:
     name: str
     distribution: str
     first_party: bool
+    commands: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -147,7 +148,7 @@ class Registry:
         added = _checked_commands(commands, plugin, self.commands)
         self._components.update(entries)
         self.commands.update(added)
-        self.plugins.append(plugin)
+        self.plugins.append(attrs.evolve(plugin, commands=tuple(added)))
 
 
 def _checked_commands(commands: Sequence[Any], plugin: Plugin, known: Mapping[str, Any]) -> dict[str, Any]:

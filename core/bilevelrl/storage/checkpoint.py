@@ -243,6 +243,7 @@ def _describe_state(state: OuterState, name: str, arrays: dict[str, Array]) -> d
         "solution": _describe_solution(state.solution, f"{name}.solution", arrays),
         "hyper": {
             "objective": float(hyper.objective),
+            "objective_error": float(hyper.objective_error),
             "residual": None if hyper.residual is None else float(hyper.residual),
             "cost": dict(hyper.cost.counts),
             "status": hyper.status.name,
@@ -296,6 +297,7 @@ def _restore_state(told: Any, name: str, arrays: Mapping[str, Array], problem: B
             None if hyper["residual"] is None else float(hyper["residual"]),
             error,
             _below(arrays, f"{name}.hyper.carry."),
+            float(hyper["objective_error"]),
         ),
         OptimizerState(_count(told["optimizer"]["steps"]), _below(arrays, f"{name}.optimizer.arrays.")),
         _cost(told["cost"]),

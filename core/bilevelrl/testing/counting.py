@@ -23,7 +23,7 @@ class Tally:
     Args:
         backups: calls of `expectation`, each one pass over P.
         linear_solves: solves of a `Linearization` of the model, with the matrix or its transpose, by factorisation.
-        products: its products outside of these, those of solves by iteration among them.
+        products: its products outside of these, one for each column, those of solves by iteration among them.
         samples: transitions drawn.
         seen_raw: whether P or P^π was taken out, which hides what is done with it: the counts are then lower bounds.
         inside: how many watched methods are at work, which may take out what they like.
@@ -122,7 +122,8 @@ def counting_linear_algebra(tally: Tally) -> Iterator[None]:
                 tally.inside -= counts
             if counts and outermost:
                 iterated = self.iterated - before
-                tally.products += iterated + (not solves)
+                columns = argument.shape[1] if argument.ndim > 1 else 1
+                tally.products += iterated + (0 if solves else columns)
                 tally.linear_solves += solves and not iterated
             return answer
 

@@ -80,7 +80,7 @@ def facts_of(answer: Any) -> dict[str, Any]:
         names = ("policy", "values", "action_values", "residual")
         facts = {name: getattr(answer, name) for name in names if hasattr(answer, name)}
     facts |= {f"carry[{name!r}]": value for name, value in getattr(answer, "carry", {}).items()}
-    facts |= {f"cost.{name}": value for name, value in attrs.asdict(answer.cost).items() if name != "seconds"}
+    facts |= {f"cost.{unit}": count for unit, count in answer.cost.counts.items()}
     facts["status"] = answer.status.name
     return {name: value for name, value in facts.items() if value is not None}
 

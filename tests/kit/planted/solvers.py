@@ -7,7 +7,6 @@ cut into small steps so that a fault is one step done wrong.
 from __future__ import annotations
 
 import math
-import time
 from typing import Any, ClassVar
 
 import attrs
@@ -46,6 +45,7 @@ class ExactSolver:
 
     name: ClassVar[str] = "planted-exact"
     requires: ClassVar[type] = bl.mdp.SupportsModel
+    produces: ClassVar[type] = bl.mdp.TabularSolution
 
     tolerance: float = 1e-9
     most: int = 100_000
@@ -61,14 +61,13 @@ class ExactSolver:
         warm_start: bl.mdp.TabularSolution | None,
         rng: np.random.Generator,
     ) -> bl.mdp.TabularSolution:
-        began = time.perf_counter()
         model = self.model(problem, x, warm_start)
         with np.errstate(all="ignore"):
             previous = sweep = self.backup(model, self.start(model, warm_start))
             backups = 1
             while self.goes_on(model, sweep, backups):
                 previous, sweep, backups = sweep, self.backup(model, sweep.backed_up), backups + 1
-            return self.answer(model, sweep, previous, backups, time.perf_counter() - began)
+            return self.answer(model, sweep, previous, backups)
 
     def model(self, problem: bl.BilevelProblem, x: bl.Array, warm_start: bl.mdp.TabularSolution | None) -> bl.SoftMDP:
         return problem.lower.model(x)
@@ -115,9 +114,7 @@ class ExactSolver:
     def goes_on(self, model: bl.SoftMDP, sweep: Sweep, backups: int) -> bool:
         return sweep.residual > max(self.wanted(model), self.floor(model, sweep)) and backups <= self.most
 
-    def answer(
-        self, model: bl.SoftMDP, sweep: Sweep, previous: Sweep, backups: int, seconds: float
-    ) -> bl.mdp.TabularSolution:
+    def answer(self, model: bl.SoftMDP, sweep: Sweep, previous: Sweep, backups: int) -> bl.mdp.TabularSolution:
         return bl.mdp.TabularSolution(
             model,
             sweep.policy,
@@ -126,7 +123,7 @@ class ExactSolver:
             self.residual(model, sweep, previous),
             backups - 1,
             self.status(model, sweep),
-            bl.Cost(backups=self.counted(backups), seconds=seconds),
+            bl.Cost(backups=self.counted(backups)),
         )
 
     def residual(self, model: bl.SoftMDP, sweep: Sweep, previous: Sweep) -> float:
@@ -291,19 +288,19 @@ class ToleranceOnTheResidual(ExactSolver):
 
 
 class ValuesOneBackupOlder(TrackingSolver):
-    def answer(self, model, sweep, previous, backups, seconds):
-        return attrs.evolve(super().answer(model, sweep, previous, backups, seconds), values=previous.values)
+    def answer(self, model, sweep, previous, backups):
+        return attrs.evolve(super().answer(model, sweep, previous, backups), values=previous.values)
 
 
 class ActionValuesOneBackupOlder(TrackingSolver):
-    def answer(self, model, sweep, previous, backups, seconds):
-        solution = super().answer(model, sweep, previous, backups, seconds)
+    def answer(self, model, sweep, previous, backups):
+        solution = super().answer(model, sweep, previous, backups)
         return attrs.evolve(solution, action_values=previous.action_values)
 
 
 class PolicyOneBackupOlder(TrackingSolver):
-    def answer(self, model, sweep, previous, backups, seconds):
-        return attrs.evolve(super().answer(model, sweep, previous, backups, seconds), policy=previous.policy)
+    def answer(self, model, sweep, previous, backups):
+        return attrs.evolve(super().answer(model, sweep, previous, backups), policy=previous.policy)
 
 
 class ResidualUnderstated(TrackingSolver):
@@ -357,14 +354,14 @@ class CountsOneBackupTooFew(ExactSolver):
 
 
 class ValuesInSinglePrecision(ExactSolver):
-    def answer(self, model, sweep, previous, backups, seconds):
-        solution = super().answer(model, sweep, previous, backups, seconds)
+    def answer(self, model, sweep, previous, backups):
+        solution = super().answer(model, sweep, previous, backups)
         return attrs.evolve(solution, values=solution.values.astype(np.float32))
 
 
 class ValuesRoundedToSinglePrecision(ExactSolver):
-    def answer(self, model, sweep, previous, backups, seconds):
-        solution = super().answer(model, sweep, previous, backups, seconds)
+    def answer(self, model, sweep, previous, backups):
+        solution = super().answer(model, sweep, previous, backups)
         return attrs.evolve(solution, values=solution.values.astype(np.float32).astype(np.float64))
 
 
@@ -379,8 +376,8 @@ class MutatesX(ExactSolver):
 
 
 class MutatesTheRewards(ExactSolver):
-    def answer(self, model, sweep, previous, backups, seconds):
-        solution = super().answer(model, sweep, previous, backups, seconds)
+    def answer(self, model, sweep, previous, backups):
+        solution = super().answer(model, sweep, previous, backups)
         written(model.rewards, model.rewards + 1e-3)
         return solution
 
@@ -414,9 +411,9 @@ class RemembersTheLastValues(ExactSolver):
         last = self.memory.get("values")
         return last if last is not None and last.shape == (model.states,) else super().start(model, warm_start)
 
-    def answer(self, model, sweep, previous, backups, seconds):
+    def answer(self, model, sweep, previous, backups):
         self.memory["values"] = sweep.values
-        return super().answer(model, sweep, previous, backups, seconds)
+        return super().answer(model, sweep, previous, backups)
 
 
 @attrs.frozen
@@ -427,9 +424,9 @@ class TracksInsideTheObject(TrackingSolver):
         last = self.memory.get("values", np.zeros(model.states))
         return last if last.shape == (model.states,) else np.zeros(model.states)
 
-    def answer(self, model, sweep, previous, backups, seconds):
+    def answer(self, model, sweep, previous, backups):
         self.memory["values"] = sweep.values
-        return super().answer(model, sweep, previous, backups, seconds)
+        return super().answer(model, sweep, previous, backups)
 
 
 class WarmStartTakenForTheAnswer(ExactSolver):
@@ -474,6 +471,7 @@ class CountingSolver:
 
     name: ClassVar[str] = "planted-counting"
     requires: ClassVar[type] = bl.sampling.SupportsSampling
+    produces: ClassVar[type] = bl.sampling.SampledSolution
     tags: ClassVar[bl.Tags] = bl.Tags("biased", deterministic=False, tolerance=0.02)
 
     samples: int = 1_000_000
@@ -482,7 +480,6 @@ class CountingSolver:
     def solve(
         self, problem: bl.BilevelProblem, x: bl.Array, warm_start: Any | None, rng: np.random.Generator
     ) -> bl.sampling.SampledSolution:
-        began = time.perf_counter()
         simulator = problem.lower.simulator(x)
         spec = simulator.spec
         shape = (spec.states, spec.actions)
@@ -503,7 +500,7 @@ class CountingSolver:
             residual = float(np.abs(missed).mean())
             policy = softmax(self.preferences(spec, action_values))
         status = bl.Status.BUDGET_SPENT if math.isfinite(residual) else self.not_finite
-        cost = bl.Cost(samples=self.counted(paths.samples), seconds=time.perf_counter() - began)
+        cost = bl.Cost(samples=self.counted(paths.samples))
         return bl.sampling.SampledSolution(simulator, policy, action_values, residual, status, cost)
 
     not_finite: ClassVar[bl.Status] = bl.Status.NON_FINITE

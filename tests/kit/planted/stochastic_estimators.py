@@ -7,7 +7,6 @@ mean. A block is cut into small steps so that a fault is one step done wrong.
 from __future__ import annotations
 
 import math
-import time
 from typing import Any, ClassVar
 
 import attrs
@@ -40,6 +39,7 @@ class BatchEstimator:
     name: ClassVar[str] = "planted-batch"
     requires: ClassVar[type] = bl.sampling.SupportsSampling
     requires_objective: ClassVar[type] = bl.objectives.TrajectoryObjective
+    accepts: ClassVar[type] = bl.LowerLevelSolution
 
     blocks: int = 8
     groups: int = 16
@@ -47,9 +47,10 @@ class BatchEstimator:
 
     @property
     def tags(self) -> bl.Tags:
-        return bl.Tags("unbiased" if self.truncation is None else "biased", deterministic=False)
+        exactness = "unbiased" if self.truncation is None else "biased"
+        return bl.Tags(exactness, deterministic=False, bias_bound=self.bias)
 
-    def bias_bound(self, discount: float) -> float:
+    def bias(self, discount: float) -> float:
         return 0.0 if self.truncation is None else discount**self.truncation
 
     def estimate(
@@ -60,7 +61,6 @@ class BatchEstimator:
         previous: bl.HyperGradient | None,
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
-        began = time.perf_counter()
         generator, policy = self.generator(rng), self.policy(problem, x, solution)
         blocks = [self.block(problem, x, policy, generator) for _ in range(self.blocks)]
         direct = np.mean([block.direct for block in blocks], axis=0)
@@ -72,7 +72,7 @@ class BatchEstimator:
             implicit,
             objective,
             bl.occupancy.DenseOccupancy(np.mean([block.weights for block in blocks], axis=0)),
-            bl.Cost(samples=sum(block.samples for block in blocks), seconds=time.perf_counter() - began),
+            bl.Cost(samples=sum(block.samples for block in blocks)),
             bl.Status.BUDGET_SPENT if finite else self.not_finite,
             standard_error=self.standard_error(np.array([block.direct + block.implicit for block in blocks])),
         )
@@ -260,15 +260,12 @@ class TruncatedButUnbiased(BatchEstimator):
     def tags(self) -> bl.Tags:
         return bl.Tags("unbiased", deterministic=False)
 
-    def bias_bound(self, discount):
-        return 0.0
-
 
 @attrs.frozen
 class BiasBoundUnderstated(BatchEstimator):
     truncation: int | None = 1
 
-    def bias_bound(self, discount):
+    def bias(self, discount):
         return discount**self.truncation / 10
 
 
@@ -278,7 +275,7 @@ class BiasBoundOfAnotherLength(BatchEstimator):
 
     truncation: int | None = 1
 
-    def bias_bound(self, discount):
+    def bias(self, discount):
         return discount**100
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import click
+
 import bilevelrl as bl
 from bilevelrl_harbour.estimator import RichardsonAdjoint
 from bilevelrl_harbour.optimizer import SignDescent
@@ -38,3 +40,15 @@ def bilevelrl_problems() -> list[type]:
 def bilevelrl_algorithms() -> list[type]:
     """All of this plugin's components, composed."""
     return [Harbour]
+
+
+@click.command("harbour-depth")
+def depth() -> None:
+    """Print the depth of the harbour."""
+    click.echo("12 m")
+
+
+@bl.hookimpl
+def bilevelrl_commands() -> list[click.Command]:
+    """One command."""
+    return [depth]

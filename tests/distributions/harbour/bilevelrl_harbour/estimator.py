@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import ClassVar
 
 import attrs
@@ -29,6 +28,8 @@ class RichardsonAdjoint:
     name: ClassVar[str] = "richardson-adjoint"
     requires: ClassVar[type] = bl.mdp.SupportsModel
     requires_objective: ClassVar[type] = bl.objectives.PolicyObjective
+    accepts: ClassVar[type] = bl.mdp.TabularSolution
+    tags: ClassVar[bl.Tags] = bl.Tags("biased", deterministic=False)
 
     sweeps: int = attrs.field(default=10, validator=bl.validation.is_integer(at_least=1))
 
@@ -41,7 +42,6 @@ class RichardsonAdjoint:
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
         """`∇φ(x)` to the accuracy that `residual` tells; `carry["adjoint"]` warm-starts the next call."""
-        began = time.perf_counter()
         model, policy, system = solution.model, solution.policy, solution.linearization
         objective, by_x, by_policy = problem.objective.value_and_gradients(x, policy)
         cotangent = bl.mdp.policy_cotangent(model, policy, by_policy)
@@ -56,7 +56,7 @@ class RichardsonAdjoint:
             implicit=problem.lower.pullback(x, occupancy),
             objective=objective,
             occupancy=occupancy,
-            cost=bl.Cost(products=self.sweeps + 1, seconds=time.perf_counter() - began),
+            cost=bl.Cost(products=self.sweeps + 1),
             status=bl.Status.BUDGET_SPENT,
             residual=residual,
             carry={"adjoint": adjoint},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import ClassVar
 
 import attrs
@@ -27,6 +26,8 @@ class AnchoredValueIteration:
 
     name: ClassVar[str] = "anchored-value-iteration"
     requires: ClassVar[type] = bl.mdp.SupportsModel
+    produces: ClassVar[type] = bl.mdp.TabularSolution
+    tags: ClassVar[bl.Tags] = bl.Tags("biased", deterministic=False)
 
     tolerance: float = attrs.field(default=1e-8, validator=bl.validation.is_real(above=0.0))
     maximum_sweeps: int = attrs.field(default=10_000, validator=bl.validation.is_integer(at_least=1))
@@ -39,7 +40,6 @@ class AnchoredValueIteration:
         rng: np.random.Generator,
     ) -> bl.mdp.TabularSolution:
         """`V` with the policy and the residual of one backup from it; anchored at the last answer."""
-        began = time.perf_counter()
         model = problem.lower.model(x)
         anchor = np.zeros(model.states) if warm_start is None else warm_start.values
         values, weight = anchor, 1.0
@@ -58,7 +58,7 @@ class AnchoredValueIteration:
                 weight *= model.discount**2
                 weight /= 1.0 + weight
                 values = weight * anchor + (1.0 - weight) * backup.values
-        cost = bl.Cost(backups=sweeps, seconds=time.perf_counter() - began)
+        cost = bl.Cost(backups=sweeps)
         return bl.mdp.TabularSolution(
             model, backup.policy, values, backup.action_values, residual, sweeps, status, cost
         )

@@ -14,6 +14,8 @@ class Impostor:
 
     name: ClassVar[str] = "soft-policy-iteration"
     requires: ClassVar[type] = bl.mdp.SupportsModel
+    produces: ClassVar[type] = bl.mdp.TabularSolution
+    tags: ClassVar[bl.Tags] = bl.Tags("biased", deterministic=False)
 
     def solve(self, problem: bl.BilevelProblem, x: bl.Array, warm_start: Any, rng: np.random.Generator) -> Any:
         """Not to be reached."""
