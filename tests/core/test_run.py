@@ -35,7 +35,10 @@ def test_printed_run_tells_where_it_began_where_it_ended_and_what_it_cost(run: b
     assert rows["gradient norm"] == [f"{np.linalg.norm(s.hyper.gradient):.6g}" for s in (run.first, run.last)]
     assert " ".join(rows["status"]) == run.status.advice
     assert " ".join(rows["iterations"]) == "12 of 12"
-    assert " ".join(rows["cost"]) == f"{run.cost.backups} Bellman backups, {run.cost.products} products with P^π"
+    assert " ".join(rows["cost"]) == (
+        f"{run.cost.backups} Bellman backups, {run.cost.products} products with P^π, "
+        f"{run.cost.passes} other passes over P"
+    )
     assert rows["time"] == [f"{run.seconds:.2f}", "s"]
 
 

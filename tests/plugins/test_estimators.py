@@ -64,7 +64,6 @@ def test_exact_estimate_reports_its_solve_and_nothing_else() -> None:
     assert hyper.status is bl.Status.CONVERGED
     assert (hyper.cost.linear_solves, hyper.cost.products) == (1, 1)
     assert (hyper.cost.backups, hyper.cost.samples) == (0, 0)
-    assert 0.0 < hyper.cost.seconds < 10.0
     assert hyper.objective == pytest.approx(0.5 * X @ X + 0.5 * (SOLUTION.policy**2).sum(), rel=1e-14)
     assert hyper.carry == {}
     np.testing.assert_array_equal(hyper.direct, X)
@@ -141,7 +140,6 @@ def test_objective_that_is_not_finite_is_told_without_a_solve(value: float, entr
     assert hyper.occupancy is None
     assert hyper.residual is None
     assert hyper.cost.linear_solves == hyper.cost.products == 0
-    assert 0.0 < hyper.cost.seconds < 10.0
 
 
 def test_tracked_estimate_reports_its_products_and_nothing_else() -> None:
@@ -149,7 +147,6 @@ def test_tracked_estimate_reports_its_products_and_nothing_else() -> None:
     assert hyper.status is bl.Status.BUDGET_SPENT
     assert hyper.cost.products == 3
     assert (hyper.cost.backups, hyper.cost.linear_solves, hyper.cost.samples) == (0, 0, 0)
-    assert 0.0 < hyper.cost.seconds < 10.0
     assert hyper.objective == exact().objective
     np.testing.assert_array_equal(hyper.direct, X)
     np.testing.assert_array_equal(hyper.implicit, PROBLEM.lower.pullback(X, hyper.occupancy))

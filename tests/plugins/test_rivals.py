@@ -206,7 +206,7 @@ def test_amd_approaches_the_exact_gradient_as_the_discount_to_the_number_of_swee
         bound = drawn.discount ** (sweeps * call + 1) * largest_implicit_part(exact) / 2
         missed = largest(hyper.gradient - exact.hyper.gradient)
         assert missed <= bound + exact.algebra, f"call {call}"
-        assert hyper.cost.products == sweeps * x.size
+        assert hyper.cost.products == sweeps * drawn.x.size
     mdp, sensitivities = exact.solution.model, hyper.carry["sensitivities"]
     slope = np.einsum("sa,san->sn", exact.policy, drawn.action_value_jacobian(drawn.x, exact.values))
     mismatch = largest(slope - exact.solution.linearization.apply(sensitivities))

@@ -212,6 +212,7 @@ _WRITERS: tuple[tuple[Any, Callable[[Any], Node]], ...] = (
     (np.ndarray, _array),
     (scipy.sparse.sparray | scipy.sparse.spmatrix, _sparse),
     (bl.mdp.Transitions, _kernel),
+    (bl.Cost, lambda cost: f"bl.{cost!r}"),
     (tuple, _tuple),
     (list, lambda value: _sequence(value, "[", "]")),
     (dict, _mapping),
