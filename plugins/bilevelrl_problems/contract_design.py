@@ -61,6 +61,7 @@ class ContractDesign:
     """
 
     name: ClassVar[str] = "contract-design"
+    algorithm: ClassVar[str] = "m-sobirl"
 
     conditions: int = attrs.field(default=4, validator=bl.validation.is_integer(at_least=1))
     efforts: int = attrs.field(default=3, validator=bl.validation.is_integer(at_least=2))

@@ -164,6 +164,7 @@ class FourRooms:
     """
 
     name: ClassVar[str] = "four-rooms"
+    algorithm: ClassVar[str] = "m-sobirl"
 
     temperature: float = attrs.field(default=0.003, validator=bl.validation.is_real(above=0.0))
     penalty: float = attrs.field(default=1.0, validator=bl.validation.is_real(at_least=0.0))

@@ -48,6 +48,7 @@ class InverseRL:
     """
 
     name: ClassVar[str] = "inverse-rl"
+    algorithm: ClassVar[str] = "m-sobirl"
 
     size: int = attrs.field(default=6, validator=bl.validation.is_integer(at_least=2))
     slip: float = attrs.field(default=0.1, validator=bl.validation.is_real(at_least=0.0, at_most=1.0))

@@ -52,6 +52,7 @@ class KLRLHF:
     """
 
     name: ClassVar[str] = "kl-rlhf"
+    algorithm: ClassVar[str] = "m-sobirl"
 
     vocabulary: int = attrs.field(default=5, validator=bl.validation.is_integer(at_least=2))
     length: int = attrs.field(default=6, validator=bl.validation.is_integer(at_least=1))

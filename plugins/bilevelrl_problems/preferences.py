@@ -35,6 +35,7 @@ class GridworldPreferences:
     """
 
     name: ClassVar[str] = "gridworld-preferences"
+    algorithm: ClassVar[str] = "sobirl"
 
     size: int = attrs.field(default=5, validator=bl.validation.is_integer(at_least=3))
     slip: float = attrs.field(default=0.1, validator=bl.validation.is_real(at_least=0.0, at_most=1.0))
@@ -97,6 +98,7 @@ class GymnasiumPreferences:
     """
 
     name: ClassVar[str] = "gymnasium-preferences"
+    algorithm: ClassVar[str] = "sobirl"
 
     environment: str = attrs.field(default="CliffWalking-v1")
     discount: float = attrs.field(default=0.9, validator=bl.validation.is_real(at_least=0.0, below=1.0))

@@ -30,6 +30,7 @@ class GymnasiumShaping:
     """
 
     name: ClassVar[str] = "gymnasium-shaping"
+    algorithm: ClassVar[str] = "m-sobirl"
 
     environment: str = attrs.field(default="CliffWalking-v1")
     discount: float = attrs.field(default=0.95, validator=bl.validation.is_real(at_least=0.0, below=1.0))
@@ -61,6 +62,7 @@ class FrozenLakeShaping:
     """
 
     name: ClassVar[str] = "frozenlake-shaping"
+    algorithm: ClassVar[str] = "m-sobirl"
 
     map_size: int = attrs.field(default=8, validator=bl.validation.is_integer(at_least=4))
     slippery: bool = attrs.field(default=True, validator=bl.validation.is_flag())

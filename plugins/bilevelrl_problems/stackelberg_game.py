@@ -83,6 +83,7 @@ class StackelbergGame:
     """
 
     name: ClassVar[str] = "stackelberg-game"
+    algorithm: ClassVar[str] = "m-sobirl"
 
     rows: int = attrs.field(default=5, validator=bl.validation.is_integer(at_least=2))
     columns: int = attrs.field(default=6, validator=bl.validation.is_integer(at_least=2))

@@ -57,6 +57,7 @@ class SyntheticQuadratic:
     """
 
     name: ClassVar[str] = "synthetic-quadratic"
+    algorithm: ClassVar[str] = "m-sobirl"
 
     states: int = attrs.field(default=10, validator=bl.validation.is_integer(at_least=2))
     actions: int = attrs.field(default=5, validator=bl.validation.is_integer(at_least=1))

@@ -65,7 +65,8 @@ def run_command(
 ) -> None:
     """Run an algorithm on PROBLEM, a registered name or a TOML file.
 
-    Components that are not named are those of `--algorithm`, which is m-sobirl where it is not given.
+    Components that are not named are those of `--algorithm`; where that is not given, of the algorithm that the problem
+    recommends.
     """
     names = {"algorithm": algorithm, "lower": lower, "estimator": estimator, "upper": upper}
     settings = {"iterations": iterations, "seed": seed, "tolerance": tolerance}
@@ -113,9 +114,10 @@ def _experiment(
         base = Experiment.read(Path(problem))
     else:
         _check_no_directory(problem)
-        # All three components may be composed freely; where one is not named, it is that of the paper's method.
-        composed = names["algorithm"] is not None or all(names[role] is not None for role in ROLES)
-        base = Experiment({"problem": {"name": problem}} | ({} if composed else {"algorithm": {"name": "m-sobirl"}}))
+        base = Experiment({"problem": {"name": problem}})
+        # All three components may be composed freely; where one is not named, it is that of an algorithm.
+        if names["algorithm"] is None and any(names[role] is None for role in ROLES):
+            base = attrs.evolve(base, tables={**base.tables, "algorithm": {"name": _recommended(problem)}})
     tables: dict[str, dict[str, Any]] = {key: dict(table) for key, table in base.tables.items()}
     for table, name in names.items():
         if name is not None and tables.get(table, {}).get("name") != name:
@@ -128,6 +130,15 @@ def _experiment(
         tables.setdefault(table, {})[key] = value
     given = {key: value for key, value in settings.items() if value is not None}
     return attrs.evolve(base, tables=tables, **{key: check_setting(key, value) for key, value in given.items()})
+
+
+def _recommended(problem: str) -> str:
+    """The algorithm that a problem's factory recommends, in its class attribute `algorithm`."""
+    name = getattr(registry().find(Kind.PROBLEM, problem).component, "algorithm", None)
+    if not isinstance(name, str):
+        expected = "the name of one, since the problem recommends none; `bilevelrl list algorithms` shows them"
+        raise InputError("--algorithm", "missing", expected)
+    return name
 
 
 def _check_no_directory(problem: str) -> None:

@@ -101,7 +101,7 @@ def _public_name(value: object) -> str | None:
     if getattr(bl, kind.__name__, None) is kind:
         return f"bl.{kind.__name__}"
     package = kind.__module__.split(".")[1] if kind.__module__.startswith("bilevelrl.") else ""
-    if package in bl.__all__ and getattr(getattr(bl, package), kind.__name__, None) is kind:
+    if package in dir(bl) and getattr(getattr(bl, package), kind.__name__, None) is kind:
         return f"bl.{package}.{kind.__name__}"
     is_kit = kind.__module__.startswith("bilevelrl.testing.") and not kind.__name__.startswith("_")
     return f"testing.{kind.__name__}" if is_kit else None
