@@ -4,6 +4,7 @@ from . import (
     certificates as certificates,
     comparison as comparison,
     execution as execution,
+    factories as factories,
     integrations as integrations,
     linear as linear,
     mdp as mdp,

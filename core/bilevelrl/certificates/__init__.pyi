@@ -14,4 +14,4 @@ from .nearby_policies import (
     NearbyPolicies as NearbyPolicies,
 )
 from .objective_bounds import gradient_change as gradient_change
-from .part_norms import derivative_norms as derivative_norms, row_norms as row_norms
+from .part_norms import derivative_norms as derivative_norms

@@ -4,14 +4,9 @@ from .budgets import (
     Budget as Budget,
     ExchangeRates as ExchangeRates,
 )
-from .contest import (
-    compare as compare,
-)
 from .results import (
     Comparison as Comparison,
 )
 from .trials import (
     Checkpoint as Checkpoint,
-    ComparedRun as ComparedRun,
-    Standing as Standing,
 )

@@ -5,5 +5,4 @@ from .compilation import (
 )
 from .workers import (
     parallel_map as parallel_map,
-    use_jobs as use_jobs,
 )

@@ -1,7 +1,6 @@
 """The public names of this package: read by type checkers, and by `__init__.py` to import each at its first use."""
 
 from .gymnasium_simulator import (
-    GymnasiumSimulator as GymnasiumSimulator,
     GymnasiumWorld as GymnasiumWorld,
 )
 from .gymnasium_tables import (

@@ -16,9 +16,6 @@ from .linearization import (
 from .passes import (
     Backup as Backup,
 )
-from .soft_mdp import (
-    SoftMDP as SoftMDP,
-)
 from .solution import (
     SupportsModel as SupportsModel,
     TabularSolution as TabularSolution,

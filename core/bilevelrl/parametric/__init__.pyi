@@ -5,9 +5,6 @@ from .mixtures import (
     MixtureTransitions as MixtureTransitions,
     SoftmaxPolicy as SoftmaxPolicy,
 )
-from .parametric_mdp import (
-    ParametricMDP as ParametricMDP,
-)
 from .parts import (
     CallableReward as CallableReward,
     LinearReward as LinearReward,

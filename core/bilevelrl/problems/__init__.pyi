@@ -1,8 +1,5 @@
 """The public names of this package: read by type checkers, and by `__init__.py` to import each at its first use."""
 
-from .bilevel_problem import (
-    BilevelProblem as BilevelProblem,
-)
 from .contexts import (
     ContextualMDP as ContextualMDP,
 )
@@ -13,7 +10,6 @@ from .contextual_problems import (
 )
 from .feasible_sets import (
     Ball as Ball,
-    Box as Box,
     FeasibleSet as FeasibleSet,
     Free as Free,
     Simplex as Simplex,

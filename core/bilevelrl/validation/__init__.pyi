@@ -1,13 +1,10 @@
 """The public names of this package: read by type checkers, and by `__init__.py` to import each at its first use."""
 
 from .arrays import (
-    Array as Array,
     Indices as Indices,
     maximum_norm as maximum_norm,
 )
 from .errors import (
-    IncompatibleError as IncompatibleError,
-    InputError as InputError,
     UnknownNameError as UnknownNameError,
     WorkerLost as WorkerLost,
 )
