@@ -64,7 +64,7 @@ def first_steps(label: str, problem: bl.BilevelProblem, last: int = 5) -> None:
 
 
 def at_bound(problem: bl.BilevelProblem, x: bl.Array) -> int:
-    """How many entries of x are at the bound of the problem's box."""
+    """The number of entries of x at the bound of the problem's box."""
     return int((np.abs(x) >= problem.feasible_set.upper).sum())
 
 

@@ -1,7 +1,7 @@
-"""Certificates of drawn problems beside the true errors: how often one is broken, and how far above the truth it is.
+"""Certificates of random problems compared with the true errors: how often a bound is broken, and how loose it is.
 
-Problems, answers and estimates are `random_draw(seed)` of tests/certified.py for seeds 0, 1, 2, …; the truth is
-computed in extended precision by tests/precise_answers.py. Prints a table, and draws a picture where a directory is
+Problems, solutions and estimates are `random_draw(seed)` of tests/certified.py for seeds 0, 1, 2, …. The true gradient
+is computed in extended precision by tests/precise_answers.py. Prints a table, and draws a picture if a directory is
 given.
 
     PYTHONPATH=tests python docs/examples/certificates.py 10000 --out docs/pictures
@@ -32,7 +32,7 @@ def judged(draws: int) -> bl.Array:
 
 
 def main(iterations: int = 300, out: Path | None = None) -> dict[str, float]:
-    """Judge so many draws, print the table; draw where a directory is given."""
+    """Evaluate so many draws and print the table; draw if a directory is given."""
     table = judged(iterations)
     known = np.isfinite(table[:, 0])
     print(f"{iterations:,} draws; in {(~known).sum()} the gradient itself is not finite")
@@ -45,15 +45,15 @@ def main(iterations: int = 300, out: Path | None = None) -> dict[str, float]:
         for name, (low, high) in RANGES.items():
             chosen = known & (errors > 0) & (errors >= low) & (errors < high)
             quantiles = np.quantile(bounds[chosen] / errors[chosen], (0.25, 0.5, 0.75, 0.95), method="lower")
-            told = "".join(f"{each:>11.3g}" for each in quantiles)
-            print(f"    true error {name:<15}{chosen.sum():>7,} draws; bound/error, quartiles and 95 %:{told}")
+            cells = "".join(f"{each:>11.3g}" for each in quantiles)
+            print(f"    true error {name:<15}{chosen.sum():>7,} draws; bound/error, quartiles and 95 %:{cells}")
     if out is not None:
         draw(table[known & (table[:, 0] > 0)], out / "certificates.png")
     return answers
 
 
 def draw(table: bl.Array, path: Path) -> None:
-    """A dot a draw: its true error and its bound, with the lines of 1 and 100 times the error."""
+    """One dot for each draw: its true error and its bound, with the lines of 1 and 100 times the error."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.6, 4.4), layout="constrained")

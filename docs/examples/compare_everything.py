@@ -1,9 +1,9 @@
-"""Every algorithm on seven problems: one table and one picture a problem.
+"""Every algorithm on seven problems: one table and one picture for each problem.
 
     python docs/examples/compare_everything.py 500 --jobs 2 --out docs/pictures
 
-takes about a quarter of an hour on two busy cores; 20 instead of 500 gives a taste, with two seeds and untuned steps.
-Each table is what the command line gives, too:
+takes about a quarter of an hour on two busy cores; 20 instead of 500 is a short form, with two seeds and untuned steps.
+The command line gives each table too:
 
     bilevelrl compare inverse-rl --algorithms … --budget backups=5000 --spread 0.1 --grid … --tuning-seeds 3 --jobs 2
 """
@@ -17,7 +17,7 @@ from typing import Any
 import bilevelrl as bl
 
 FULL = 500
-# Factors on the default step sizes, by the unit of the budget: noisy gradients want short steps.
+# Factors on the default step sizes, by the unit of the budget: noisy gradients need short steps.
 GRIDS = {
     "backups": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
     "samples": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
@@ -36,7 +36,7 @@ ALGORITHMS = [
     "stoc-sobirl",
     "hpgd",
 ]
-# Table: the problem, the full budget, and noise on the starting point where the problem's own is a single one.
+# Table: the problem, the full budget, and noise on the starting point for a problem with a single one.
 TABLES: dict[str, tuple[dict[str, Any], str, float, float]] = {
     "synthetic-quadratic": ({"name": "synthetic-quadratic"}, "backups", 2_000, 0.0),
     "frozenlake-shaping": ({"name": "frozenlake-shaping"}, "backups", 4_000, 0.3),
@@ -47,20 +47,20 @@ TABLES: dict[str, tuple[dict[str, Any], str, float, float]] = {
     # A return of 50 steps has an exact gradient and a sampled one: the one problem for all eleven.
     "frozenlake-return": ({"name": "frozenlake-shaping", "map_size": 4, "horizon": 50}, "seconds", 1.0, 0.3),
 }
-# Where samples are counted nobody should have a follower for nothing who can do without: he learns as the others' do.
-# SoBiRL and zero-order draw smaller batches than their defaults, whose price would leave them a handful of iterations.
+# With a budget in samples direct-only must learn the follower from samples too, since an exact one would be free.
+# SoBiRL and zero-order draw smaller batches than their defaults, which would leave only a handful of iterations.
 SAMPLED_OPTIONS: dict[str, dict[str, Any]] = {
     "direct-only": {"follower": "samples", "lower": {"samples": 20_000}},
     "sobirl": {"groups": 16, "truncation": 20},
     "zero-order": {"directions": 8, "groups": 32},
 }
-# A first evaluation of most of them.
+# Enough for a first evaluation by most algorithms.
 LEAST = {"backups": 100.0, "samples": 100_000.0, "seconds": 0.1}
 COLOURS = 128
 
 
 def compare(table: str, iterations: int, jobs: int) -> bl.comparison.Comparison:
-    """All algorithms on one problem; those that it cannot support are skipped."""
+    """All algorithms on one problem; those that the problem does not support are skipped."""
     problem, unit, amount, spread = TABLES[table]
     brief = iterations < FULL
     return bl.compare(
@@ -79,7 +79,7 @@ def compare(table: str, iterations: int, jobs: int) -> bl.comparison.Comparison:
 
 
 def draw(comparison: bl.comparison.Comparison, path: Path) -> None:
-    """The comparison's picture with fewer colours: a third of the bytes, and nothing that a reader would miss."""
+    """The comparison's picture with fewer colours, which saves two thirds of the bytes without a visible difference."""
     from PIL import Image
 
     comparison.plot(path)
@@ -89,7 +89,7 @@ def draw(comparison: bl.comparison.Comparison, path: Path) -> None:
 
 
 def main(iterations: int = FULL, jobs: int = 1, out: Path | None = None) -> dict[str, bl.comparison.Comparison]:
-    """Compare, print, and draw where a directory is given."""
+    """Compare, print, and draw if a directory is given."""
     comparisons = {}
     for name in TABLES:
         comparisons[name] = compare(name, iterations, jobs)

@@ -1,9 +1,9 @@
-"""Incentives in four rooms: how far three ways up a landscape with flat and poor local optima get.
+"""Incentives in four rooms: three methods of ascent in a landscape with flat regions and poor local optima.
 
 For each entropy weight λ of the follower and each price ρ of incentives: Adam from the starting point; continuation,
 which runs Adam on the same problem with 20, 10, 5, 2 and 1 times λ, a fifth of the iterations each; and basin hopping.
-All spend the same number of exact hyper-gradients, one an iteration. Values are the leader's, averaged over the two
-goals, and evaluated anew at the end.
+All use the same number of exact hyper-gradients, one per iteration. Values are the leader's, averaged over the two
+goals, and evaluated again at the end.
 
     python docs/examples/four_rooms_incentives.py 800 --starts 10 --jobs 2 --out docs/pictures
 """
@@ -23,7 +23,7 @@ import bilevelrl as bl
 TEMPERATURES, PENALTIES = (0.001, 0.003, 0.005), (1.0, 3.0, 5.0)
 STAGES = (20.0, 10.0, 5.0, 2.0, 1.0)
 PERIOD = 40
-# The starting points lie close together, and nearly all runs of the other two end alike.
+# The starting points are close together, and nearly all runs of the other two methods end at the same point.
 STARTS_OF_OTHERS = 3
 SCHEMES = ("adam", "continuation", "basin hopping")
 COLOURS = {"adam": "#999999", "continuation": "#E69F00", "basin hopping": "#0072B2"}
@@ -43,7 +43,7 @@ def exact(upper: bl.UpperLevelOptimizer) -> bl.Algorithm:
 
 
 def climb(task: Task) -> tuple[float, float, bl.Array]:
-    """The leader's value at the start and at the end, and where that is."""
+    """The leader's value at the start and at the end, and the x at the end."""
     scheme, temperature, penalty, seed, iterations = task
     problem = make_problem(temperature, penalty)
     w = start = problem.initial_point(bl.randomness.stream(seed, "start"))
@@ -62,7 +62,7 @@ def climb(task: Task) -> tuple[float, float, bl.Array]:
 
 
 def main(iterations: int = 800, starts: int = 1, jobs: int = 1, out: Path | None = None) -> dict[str, float]:
-    """Run all cells, print the table; draw where a directory is given."""
+    """Run all cells and print the table; draw if a directory is given."""
     cells = list(itertools.product(TEMPERATURES, PENALTIES))
     tasks: list[Task] = [
         (scheme, *cell, seed, iterations)
@@ -94,7 +94,7 @@ def main(iterations: int = 800, starts: int = 1, jobs: int = 1, out: Path | None
 
 
 def values_of(ends: dict[Any, Any], scheme: str, temperature: float, penalty: float) -> bl.Array:
-    """The final values of a scheme in a cell, one a start."""
+    """The final values of a scheme in a cell, one for each start."""
     return np.array([end[1] for key, end in ends.items() if key[:3] == (scheme, temperature, penalty)])
 
 

@@ -2,7 +2,7 @@
 
 Run it with `python docs/examples/growth.py [milliseconds] [picture]`: it measures for some minutes, prints a table with
 the slopes of log seconds against log size, and draws them all (needs the extra `plot`). A curve ends at the first point
-that takes longer than so many milliseconds, 10 000 by default. The page docs/explanation/speed.md discusses what it
+that takes longer than this many milliseconds, 10 000 by default. The page docs/explanation/speed.md discusses what it
 shows.
 """
 
@@ -36,7 +36,7 @@ def dense_kernel(states: int) -> bl.Array:
 
 
 def grid_kernel(side: int) -> Any:
-    """(S·4, S) in CSR: a square grid, where a move goes astray to each other neighbour with probability 0.1."""
+    """(S·4, S) in CSR: a square grid, where a move goes to each other neighbour with probability 0.1."""
     cells = np.arange(side * side)
     row, column = np.divmod(cells, side)
     moves = ((0, -1), (1, 0), (0, 1), (-1, 0))
@@ -64,7 +64,7 @@ def problem_of(
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-    """The least of some trials, and what the work came to: other programs only ever add to it."""
+    """The minimum over some trials, and the result: other programs can only add to the time."""
     least, answer = np.inf, None
     for _ in range(TRIALS):
         began = time.perf_counter()
@@ -79,7 +79,7 @@ def measure(problem: bl.BilevelProblem, solver: str = "soft-policy-iteration") -
     """Seconds of the solve, of the gradient after it, and of the one pullback (VJP) that the gradient ends with."""
     x, rng = np.zeros(problem.dimension), bl.randomness.stream(0, "lower")
     chosen, implicit = bl.lower_level_solver(solver, tolerance=TOLERANCE), bl.hypergradient_estimator("implicit")
-    chosen.solve(problem, x, None, rng)  # compiled kernels, and what a kernel keeps for all policies
+    chosen.solve(problem, x, None, rng)  # compiles kernels, and computes what a kernel keeps for all policies
     solve, solution = seconds(lambda: chosen.solve(problem, x, None, rng))
     gradient, hyper = seconds(lambda: implicit.estimate(problem, x, solution, None, rng))
     pullback, _ = seconds(lambda: problem.lower.pullback(x, hyper.occupancy))
@@ -101,7 +101,7 @@ def curves(
 
 
 def slope(curve: Curve) -> float:
-    """Of log seconds against log size, over the upper half of the sizes: small ones are all overhead."""
+    """Of log seconds against log size, over the upper half of the sizes: small sizes measure overhead."""
     size, took = np.log(np.array(curve)).T
     upper = size >= (size[0] + size[-1]) / 2 - 1e-9
     return float(np.polyfit(size[upper], took[upper], 1)[0]) if upper.sum() > 1 else float("nan")

@@ -1,6 +1,6 @@
-"""The rivals on FrozenLake 8x8: how far each gradient is from the exact one, what it costs, and where descent gets.
+"""The rivals on FrozenLake 8x8: the error of each gradient, its cost, and the result of descent.
 
-First at one x, with a follower that is solved and with one that lags behind; then whole runs of the recipes from x = 0.
+First at one x, with a solved and with an inaccurate follower; then whole runs of the recipes from x = 0.
 
     python docs/examples/rivals.py 300
 """
@@ -58,12 +58,12 @@ def gradients() -> dict[tuple[str, str], float]:
                 seconds.append(previous.cost.seconds)
             error = np.linalg.norm(previous.gradient - exact) / np.linalg.norm(exact)
             errors[label, name] = float(error)
-            cost, told = previous.cost, previous.status.name.lower().replace("_", " ")
+            cost, status = previous.cost, previous.status.name.lower().replace("_", " ")
             if "negative_curvatures" in previous.carry:
-                told += f", {int(previous.carry['negative_curvatures'])} negative Ritz values"
+                status += f", {int(previous.carry['negative_curvatures'])} negative Ritz values"
             print(
                 f"{name:24}{error:9.1e}{cost.backups:9}{cost.linear_solves:8}{cost.products:10}"
-                f"{1e3 * min(seconds):8.1f}  {told}"
+                f"{1e3 * min(seconds):8.1f}  {status}"
             )
         print()
     return errors

@@ -1,9 +1,9 @@
 """How many samples Stoc-SoBiRL needs to reach a gradient of a given size, on log–log axes beside the paper's rate.
 
-The follower lives in the paper's synthetic MDP (S = 10, A = 5, γ = 0.5, τ = 1, rewards scaled by xᵀMx); the leader's
+The follower acts in the paper's synthetic MDP (S = 10, A = 5, γ = 0.5, τ = 1, rewards scaled by xᵀMx); the leader's
 loss is a cost summed along trajectories of five steps, plus a ridge that draws x to a point away from zero (at zero the
-rewards vanish, and the noise with them). The follower answers exactly, so that the samples are those of the gradient
-alone. The exact gradient, known here from the model, is only looked at.
+rewards vanish, and the noise with them). The follower is solved exactly, so that the samples are those of the gradient
+alone. The exact gradient, computed from the model, is only recorded.
 
     python docs/examples/stoc_sobirl_samples.py 500 --seeds 10 --out docs/pictures
 """
@@ -41,7 +41,7 @@ class HorizonCost:
         return losses + 0.5 * RIDGE * (offset @ offset), RIDGE * offset
 
     def value_and_gradients(self, x: bl.Array, policy: bl.Array) -> tuple[float, bl.Array, bl.Array]:
-        """The expectation: visits forward in time, costs to go backward."""
+        """The expectation: visits forward in time, costs-to-go backward."""
         states, visits = self.mdp.initial, []
         for _ in range(self.horizon):
             visits.append(states)
@@ -86,13 +86,13 @@ def samples_and_gradients(problem: bl.BilevelProblem, seed: int, iterations: int
 
 
 def samples_to_reach(levels: bl.Array, samples: bl.Array, squares: bl.Array) -> bl.Array:
-    """For every ε the samples at the first iterate with ‖∇φ‖² ≤ ε; NaN where none is."""
+    """For every ε the samples at the first iterate with ‖∇φ‖² ≤ ε; NaN if there is none."""
     reached = squares[:, None] <= levels
     return np.where(reached.any(axis=0), samples[reached.argmax(axis=0)], np.nan)
 
 
 def main(iterations: int = 300, seeds: int = 2, out: Path | None = None) -> dict[str, float]:
-    """Run, print the table and the fitted exponent; draw where a directory is given."""
+    """Run, print the table and the fitted exponent; draw if a directory is given."""
     problem = make_problem()
     curves = [samples_and_gradients(problem, seed, iterations) for seed in range(seeds)]
     highest = min(squares[0] for _, squares in curves) / 10
@@ -111,7 +111,7 @@ def main(iterations: int = 300, seeds: int = 2, out: Path | None = None) -> dict
 
 
 def draw(levels: bl.Array, needed: bl.Array, exponent: float, path: Path) -> None:
-    """One dot a seed and ε, the fitted line, the paper's slope."""
+    """One dot for each seed and ε, the fitted line, the paper's slope."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.6), layout="constrained")

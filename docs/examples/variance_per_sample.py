@@ -1,7 +1,7 @@
-"""What the baseline, common random numbers and the length of continuations cost and save, in variance per sample.
+"""The effect of the baseline, common random numbers and the length of continuations on the variance per sample.
 
-At one x of `gridworld-preferences`, the trace of the covariance of one estimate times the samples it drew: the lower,
-the better. The last column is the average over batches of the squared standard errors that the estimator itself
+At one x of `gridworld-preferences`, the trace of the covariance of one estimate times the samples it drew: lower is
+better. The last column is the average over batches of the squared standard errors that the estimator itself
 reports.
 
     python docs/examples/variance_per_sample.py 400

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from doc_pages import PAGES, ROOT, Block, blocks, check_output, page
@@ -71,10 +72,30 @@ def test_the_frozenlake_page_tells_what_its_example_measures() -> None:
     assert ends["hard optimum"] == pytest.approx(0.4146, abs=5e-5)
 
 
+REFERENCE = re.split(r"^## ", (ROOT / "docs" / "reference" / "public-names.md").read_text(encoding="utf-8"), flags=re.M)
+DESCRIBED = {
+    title: set(re.findall(r"^\| `(\w+)", body, re.M)) for title, body in (s.split("\n", 1) for s in REFERENCE[1:])
+}
+NAMESPACES = sorted(name for name in bl.__all__ if isinstance(getattr(bl, name), ModuleType))
+
+
 def test_every_public_name_is_in_the_reference() -> None:
-    text = (ROOT / "docs" / "reference" / "public-names.md").read_text(encoding="utf-8")
-    described = set(re.findall(r"^\| `(\w+)", text, flags=re.MULTILINE))
-    assert described == set(bl.__all__)
+    assert DESCRIBED["bl"] == set(bl.__all__)
+    assert set(DESCRIBED) == {"bl", *(f"bl.{name}" for name in NAMESPACES)}
+
+
+@pytest.mark.parametrize("name", NAMESPACES)
+def test_the_reference_of_a_package_lists_its_public_names(name: str) -> None:
+    module = getattr(bl, name)
+    assert all(hasattr(module, listed) for listed in DESCRIBED[f"bl.{name}"])
+    # A package lists its public names in a stub; a module does not.
+    assert not hasattr(module, "__path__") or DESCRIBED[f"bl.{name}"] == set(module.__all__)
+
+
+def test_the_index_lists_every_page() -> None:
+    index = ROOT / "docs" / "index.md"
+    linked = {(index.parent / target).resolve() for target in LINK.findall(index.read_text(encoding="utf-8"))}
+    assert [page for page in PAGES if "docs" in page.parts and page not in {index, *linked}] == []
 
 
 def test_readme_opens_with_the_two_commands() -> None:

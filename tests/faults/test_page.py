@@ -33,7 +33,7 @@ def test_every_section_has_a_test_of_its_name_and_every_test_a_section() -> None
 @pytest.mark.parametrize("section", sections(), ids=lambda section: section.test)
 def test_every_section_says_what_is_kept_and_how_to_go_on(section: Section) -> None:
     assert "\n- Kept: " in section.body
-    assert "\n- Go on: " in section.body
+    assert "\n- Next: " in section.body
 
 
 def test_every_test_looks_at_what_the_page_shows() -> None:

@@ -113,7 +113,7 @@ def test_the_run_itself_diverges(terminal: Terminal, section: Section) -> None:
     assert np.isfinite(bl.load_run(OUT).x).all()
 
 
-def test_not_even_the_start_can_be_evaluated(breakable: Terminal, section: Section) -> None:
+def test_the_start_cannot_be_evaluated(breakable: Terminal, section: Section) -> None:
     """There is nothing to keep: the directory holds no run that could go on."""
     arguments = run_broken("estimator", "not-a-number", "--set", "estimator.at=0")
     section.check(breakable(*arguments, status=2))
@@ -141,7 +141,7 @@ def test_a_callback_raises_an_error(here: Path, section: Section) -> None:
     assert_whole_on_disk(OUT, whole)
 
 
-def test_an_answer_cannot_be_saved(here: Path, section: Section) -> None:
+def test_a_solution_cannot_be_saved(here: Path, section: Section) -> None:
     """Told before anything long has begun."""
 
     class Own(broken.BrokenSolver):

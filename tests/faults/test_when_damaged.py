@@ -37,12 +37,12 @@ def test_the_newest_checkpoint_is_cut_short(saved: bl.Run, terminal: Terminal, s
     check_that_it_goes_on(terminal, section, saved)
 
 
-def test_the_newest_checkpoint_is_no_checkpoint(saved: bl.Run, terminal: Terminal, section: Section) -> None:
+def test_the_newest_checkpoint_is_not_a_checkpoint(saved: bl.Run, terminal: Terminal, section: Section) -> None:
     NEWEST.write_bytes(b"")
     check_that_it_goes_on(terminal, section, saved)
 
 
-def test_the_newest_checkpoint_is_gone(saved: bl.Run, terminal: Terminal, section: Section) -> None:
+def test_the_newest_checkpoint_is_missing(saved: bl.Run, terminal: Terminal, section: Section) -> None:
     NEWEST.unlink()
     assert terminal("resume", str(OUT), "--iterations", "12") == ""
     section.check_nothing_is_shown()

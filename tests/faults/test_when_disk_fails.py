@@ -130,7 +130,7 @@ def without_rights() -> tuple[str, ...]:
     return prefix
 
 
-def test_the_directory_must_not_be_written(here: Path, section: Section) -> None:
+def test_the_directory_is_not_writable(here: Path, section: Section) -> None:
     OUT.mkdir(parents=True)
     OUT.chmod(0o500)
     process = start(*RUN, *TWENTY, "--out", str(OUT), prefix=without_rights())
@@ -159,7 +159,7 @@ main(sys.argv[1:])
 """
 
 
-def test_the_directory_must_no_longer_be_written(here: Path, section: Section) -> None:
+def test_the_directory_becomes_read_only(here: Path, section: Section) -> None:
     """The permission goes in the middle of the run."""
     command = [*without_rights(), sys.executable, "-c", PROGRAM, *RUN, *TWENTY, "--out", str(OUT)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

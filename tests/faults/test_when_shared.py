@@ -51,7 +51,7 @@ def test_a_lock_names_a_process_of_another_kind(terminal: Terminal, section: Sec
     assert not (OUT / "lock").exists()
 
 
-def test_a_new_run_is_given_the_directory_of_one_that_could_go_on(terminal: Terminal, section: Section) -> None:
+def test_a_new_run_is_given_the_directory_of_an_unfinished_run(terminal: Terminal, section: Section) -> None:
     algorithm, problem = small()
     algorithm.run(problem, iterations=3, seed=1, out=OUT)
     (OUT / "summary.json").unlink()  # as after a crash
@@ -71,7 +71,7 @@ def check_refused(terminal: Terminal, section: Section, *arguments: str, which: 
     assert contents(OUT) == before
 
 
-def test_several_seeds_are_given_a_directory_with_one_that_could_go_on(terminal: Terminal, section: Section) -> None:
+def test_several_seeds_are_given_a_directory_with_an_unfinished_run(terminal: Terminal, section: Section) -> None:
     """Those that had ended are as they were, and so is the one that had not."""
     several = (*RUN, "--iterations", "3", "--seeds", "2", "--out", str(OUT))
     terminal(*several)
@@ -103,7 +103,7 @@ def test_seeds_of_another_problem_or_algorithm_stay_in_the_directory(terminal: T
     assert bl.load_run(OUT / "seed-10").last.iteration == 3
 
 
-def test_a_run_is_to_go_on_with_fewer_iterations_than_it_has_made(terminal: Terminal, section: Section) -> None:
+def test_a_run_is_resumed_with_fewer_iterations_than_it_has_made(terminal: Terminal, section: Section) -> None:
     """It keeps its target, and that it could go on."""
     algorithm, problem = small()
     algorithm.run(problem, iterations=6, seed=1, out=OUT)
@@ -112,7 +112,7 @@ def test_a_run_is_to_go_on_with_fewer_iterations_than_it_has_made(terminal: Term
     assert_whole_on_disk(OUT, algorithm.run(problem, iterations=9, seed=1))
 
 
-def test_a_new_run_is_given_the_directory_of_one_that_has_ended(terminal: Terminal, section: Section) -> None:
+def test_a_new_run_is_given_the_directory_of_a_finished_run(terminal: Terminal, section: Section) -> None:
     """The new one takes its place, and nothing of the old one is left."""
     terminal(*RUN, "--iterations", "9", "--out", str(OUT), "--checkpoint-every", "2")
     assert (OUT / "run.png").exists()
@@ -123,7 +123,7 @@ def test_a_new_run_is_given_the_directory_of_one_that_has_ended(terminal: Termin
     assert not (OUT / "run.png").exists()
 
 
-def test_a_run_that_has_ended_is_to_go_on(terminal: Terminal, section: Section) -> None:
+def test_a_finished_run_is_resumed(terminal: Terminal, section: Section) -> None:
     """It says what it says, and does nothing."""
     algorithm, problem = small()
     whole = algorithm.run(problem, iterations=3, seed=1, out=OUT)

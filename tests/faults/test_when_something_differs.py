@@ -91,7 +91,7 @@ def test_a_plugin_is_no_longer_installed(
     assert terminal("resume", str(OUT), "--iterations", "5") == ""
 
 
-def test_the_run_goes_on_on_another_machine(
+def test_the_run_is_resumed_on_another_machine(
     terminal: Terminal, section: Section, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Matrix products choose their kernel by the processor. The other machine is a word here, since this is one."""
@@ -102,7 +102,7 @@ def test_the_run_goes_on_on_another_machine(
     section.check(terminal("resume", str(OUT), "--iterations", "5"))
 
 
-def test_the_problem_or_the_algorithm_is_another(here: Path, section: Section) -> None:
+def test_the_problem_or_the_algorithm_differs(here: Path, section: Section) -> None:
     """Only in Python: on the command line they come from the directory."""
     algorithm, problem = small()
     algorithm.run(problem, iterations=3, seed=1, out=OUT)

@@ -105,7 +105,7 @@ def test_ctrl_c_is_pressed(here: Path, section: Section) -> None:
     check_signal(signal.SIGINT, 130, section)
 
 
-def test_sigterm_comes(here: Path, section: Section) -> None:
+def test_sigterm_is_received(here: Path, section: Section) -> None:
     check_signal(signal.SIGTERM, 143, section)
 
 
