@@ -212,11 +212,11 @@ def follower(rewards: Any = LINEAR, transitions: Any = KERNEL, discount: float =
         (lambda: certified(follower(), QUADRATIC, direct=np.full(2, np.nan)), "a value is not finite"),
         (
             lambda: certified(follower(discount=float(np.nextafter(1.0, 0.0))), QUADRATIC),
-            "so near to 1 that rounding leaves nothing",
+            "so close to 1 that 1 − γ is lost in rounding",
         ),
         (
             lambda: certified(follower(FAR_STATES, STAYING, temperature=1e-3, discount=0.9), LIKELIHOOD, corrections=0),
-            "the part named objective has no finite bound: the follower's answer is too far from optimal",
+            "the part named objective has no finite bound: the follower's solution is too far from optimal",
         ),
     ],
 )

@@ -1,6 +1,6 @@
 """Proven bounds of how far a computed hyper-gradient can be from the true one.
 
-Nothing here computes a gradient that an algorithm uses; other packages know nothing of bounds.
+Nothing here computes a gradient for an algorithm, and no other package depends on the bounds.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Certificates: a proven bound of how far a computed hyper-gradient is from `∇φ(x)`, by the residuals it leaves."""
+"""Certificates: a proven bound on the distance of a computed hyper-gradient from `∇φ(x)`, from its residuals."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from bilevelrl.validation.arrays import Array, check_shape
 from bilevelrl.validation.errors import InputError, kind_words
 from bilevelrl.validation.fields import check_count
 
-# What the residual of a system solved by iteration may be: a correction need not be exact, since what it leaves is
-# measured, and the adjoint's is part of the bound.
+# The residual of a system solved by iteration. A correction need not be exact, since its residual is measured, and
+# the adjoint's residual is part of the bound.
 CORRECTION, ADJOINT = 1e-6, 1e-12
 PARTS = ("measured", "follower", "objective", "adjoint", "rounding")
-# A residual that no longer falls, and is this near to rounding, is not going to.
+# A residual that no longer falls, and is this close to rounding, will not fall further.
 NEAR_ROUNDING = 100.0
 
 
 @attrs.frozen
 class Certificate:
-    """A proven bound of `‖gradient − ∇φ(x)‖₂`, for the tables of r, P and ρ that the model at x has.
+    """A proven bound on `‖gradient − ∇φ(x)‖₂`, for the tables of r, P and ρ of the model at x.
 
     Args:
-        bound: the bound; infinite where there is none.
-        measured: how far the gradient is from a better one, which the certificate computed, in the Euclidean norm. The
-            other parts bound the error of that better one; they sum up to `bound`.
-        follower: what is left of the follower's error, through his policy and values.
-        objective: what it can do through the leader's objective.
-        adjoint: what is left of the adjoint's error.
-        rounding: what rounding can have done.
-        corrections: the Newton steps that made the better one.
-        cost: what the certificate cost.
-        reason: why there is no bound, in a sentence; empty where there is one.
+        bound: the bound; infinite if there is none. It is the sum of the next five.
+        measured: the Euclidean distance of the gradient from a corrected one, which the certificate computed. The
+            other parts bound the error of the corrected one.
+        follower: the remaining error of the follower, through its policy and values.
+        objective: the effect of that error through the leader's objective.
+        adjoint: the remaining error of the adjoint.
+        rounding: the largest possible effect of rounding.
+        corrections: the Newton steps of the correction.
+        cost: the work of the certificate.
+        reason: why there is no bound, in a sentence; empty if there is one.
     """
 
     bound: float
@@ -66,7 +66,7 @@ class Certificate:
         return not self.reason
 
     def summary(self) -> dict[str, Any]:
-        """The bound, its parts, and the reason where there is none, for JSON: None stands for what is not finite."""
+        """The bound, its parts, and the reason if there is none, for JSON; None replaces values that are not finite."""
         figures = {name: getattr(self, name) for name in ("bound", *PARTS)}
         finite = {name: figure if math.isfinite(figure) else None for name, figure in figures.items()}
         return {**finite, "corrections": self.corrections, "reason": self.reason}
@@ -81,27 +81,27 @@ class Certificate:
 def certify(
     problem: BilevelProblem, x: object, solution: Any, hyper: HyperGradient, *, corrections: int = 10
 ) -> Certificate:
-    """Bound `‖hyper.gradient − ∇φ(x)‖₂`, whatever computed it, from the residuals at the follower's answer.
+    """Bound `‖hyper.gradient − ∇φ(x)‖₂`, for any estimator, from the residuals at the follower's solution.
 
-    Newton's method first corrects the follower's values, and one adjoint solve the occupancy; the distance to the
-    gradient made of these is measured, and the theorem of `gradient_error` bounds the error of that. Without
-    corrections the theorem bounds the error of `hyper` as it is: one backup and two passes over P, and no system is
-    solved, but the bound is looser by orders of magnitude.
+    Newton's method first corrects the follower's values, and one adjoint solve corrects the occupancy. The distance to
+    the corrected gradient is measured, and the theorem of `gradient_error` bounds the error of the corrected gradient.
+    Without corrections the theorem bounds the error of `hyper` itself. That takes one backup and two passes over P, and
+    no system is solved, but the bound is looser by orders of magnitude.
 
     Args:
         problem: with a transition model and an objective of the policy.
         x: (n,), where the gradient was computed.
-        solution: the follower's answer there. Of an answer without values (a model-free solver's) nothing is used.
+        solution: the follower's solution there. A solution without values (a model-free solver's) is ignored.
         hyper: the estimate.
-        corrections: the most Newton steps; they end where rounding leaves nothing to correct. 0: no system is solved;
-            the solution must then have values, and the estimate an occupancy.
+        corrections: the largest number of Newton steps; they stop when only rounding is left. With 0 no system is
+            solved; the solution must then have values, and the estimate an occupancy.
 
     Returns:
-        A `Certificate`. Where there is no bound (the objective or a part does not say how far it can move, γ is so near
-        one that rounding leaves nothing, a value is not finite) it says why in `reason`.
+        A `Certificate`. If there is no bound, `reason` says why: the objective or a part does not bound its changes, γ
+        is so near one that nothing is left after rounding, or a value is not finite.
 
     Raises:
-        InputError: where x is not a point of the problem, the estimate is none, or the gradient has another length.
+        InputError: if x is not a point of the problem, the estimate is not one, or the gradient has another length.
     """
     check_count("corrections", corrections, at_least=0)
     for field, value, kind in (("problem", problem, BilevelProblem), ("hyper", hyper, HyperGradient)):
@@ -131,7 +131,7 @@ def _certificate(
     point, steps, cost = _corrected(_Point.at(model, _values(solution, model, corrections)), corrections)
     follower = FollowerError.of(model, point.values, point.backup, row_defect(model.transitions))
     if not follower.growth < 1.0:
-        raise _NoBound(f"discount {model.discount!r} is so near to 1 that rounding leaves nothing of 1 − γ")
+        raise _NoBound(f"discount {model.discount!r} is so close to 1 that 1 − γ is lost in rounding")
     computed, spent = _computed(problem, x, point, None if corrections else hyper)
     measured = length(hyper.gradient - computed.gradient) * (1.0 + (x.size + 8) * EPSILON)
     try:
@@ -146,18 +146,18 @@ def _certificate(
 
 
 def _values(solution: Any, model: SoftMDP, corrections: int) -> Array:
-    """The follower's values, or zeros where the answer has none and Newton's method may find them."""
+    """The follower's values, or zeros if the solution has none and Newton's method may compute them."""
     values = getattr(solution, "values", None)
     if isinstance(values, np.ndarray) and values.shape == (model.states,) and np.isfinite(values).all():
         return values
     if not corrections:
-        raise _NoBound("the follower's answer has no finite table of values; allow corrections")
+        raise _NoBound("the follower's solution has no finite table of values; allow corrections")
     return np.zeros(model.states)
 
 
 @attrs.frozen(eq=False)
 class _Point:
-    """Where Newton's method is: v, its backup, and `I − γP^π(v)`."""
+    """A point of Newton's method: v, its backup, and `I − γP^π(v)`."""
 
     model: SoftMDP
     values: Array
@@ -170,7 +170,7 @@ class _Point:
 
     @property
     def span(self) -> float:
-        """`max δ − min δ` for `δ = Tv − v`: a constant moves no policy."""
+        """`max δ − min δ` for `δ = Tv − v`: a constant changes no policy."""
         change = self.backup.values - self.values
         return float(change.max() - change.min())
 
@@ -180,7 +180,7 @@ class _Point:
 
 
 def _corrected(start: _Point, corrections: int) -> tuple[_Point, int, Cost]:
-    """The best of the points that Newton's method visits, the steps taken, and their cost."""
+    """The best point of Newton's method, the steps taken, and their cost."""
     best = point = start
     steps, cost = 0, Cost(backups=1)
     while steps < corrections and not point.span <= (floor := backup_rounding(point.model, point.values)):
@@ -197,7 +197,7 @@ def _corrected(start: _Point, corrections: int) -> tuple[_Point, int, Cost]:
 def _computed(
     problem: BilevelProblem, x: Array, point: _Point, hyper: HyperGradient | None
 ) -> tuple[ComputedGradient, Cost]:
-    """The gradient at v of the estimate's own occupancy; where none is given, of one that is solved for here."""
+    """The gradient at v from the estimate's own occupancy, or from one that is solved for here."""
     model, values, policy = point.model, point.values, point.backup.policy
     _, direct, by_policy = problem.objective.value_and_gradients(x, policy)
     if hyper is None:
@@ -227,6 +227,6 @@ def _not_finite(parts: tuple[float, ...]) -> str:
     if name is None:
         return "a value is not finite"
     return (
-        f"the part named {name} has no finite bound: the follower's answer is too far from optimal, or one of its "
-        "probabilities too near to zero"
+        f"the part named {name} has no finite bound: the follower's solution is too far from optimal, or one of its "
+        "probabilities is too close to zero"
     )

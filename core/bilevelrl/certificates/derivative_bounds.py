@@ -1,7 +1,7 @@
-"""How large derivatives can be, without a Jacobian: what a certificate asks of a problem's parts and objective.
+"""Bounds on derivatives, without a Jacobian: what a certificate needs of a problem's parts and objective.
 
-Every method here is optional. A part or an objective that lacks its own can be solved and differentiated as any other;
-only its certificates have no bound, and say what is missing.
+Every method here is optional. Without it a part or an objective can be solved and differentiated like any other. Only
+its certificates have no bound, and they name what is missing.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from bilevelrl.validation.errors import kind_words
 
 @attrs.frozen(eq=False)
 class RowNorms:
-    """Bounds of the derivative by x of a table t, one number an entry.
+    """Bounds on the derivative by x of a table t, one number for each entry.
 
     Args:
         norms: at least `‖∇_x t_i‖₂` for each entry i.
-        sizes: the same for the sum of the absolute values of all that `∇_x t_i` is computed from, before anything
-            cancels: rounding is a few ulps of it. At least `norms`.
+        sizes: the same for the sum of the absolute values of all terms of `∇_x t_i`, before anything cancels: rounding
+            is a few ulps of it. At least `norms`.
     """
 
     norms: Array
@@ -33,27 +33,27 @@ class RowNorms:
 
     @classmethod
     def plain(cls, norms: Array) -> RowNorms:
-        """Those of a derivative in whose computation nothing cancels."""
+        """The bounds of a derivative in whose computation nothing cancels."""
         return cls(norms, norms)
 
     @classmethod
     def zero(cls, shape: tuple[int, ...]) -> RowNorms:
-        """Those of a table that does not depend on x."""
+        """The bounds of a table that does not depend on x."""
         return cls.plain(np.zeros(shape))
 
     @classmethod
     def joined(cls, parts: Sequence[RowNorms]) -> RowNorms:
-        """Those of tables whose rows follow each other."""
+        """The bounds of tables stacked by rows."""
         return cls(np.concatenate([part.norms for part in parts]), np.concatenate([part.sizes for part in parts]))
 
     def times(self, factor: float) -> RowNorms:
-        """Those of the table times a factor of at least 0."""
+        """The bounds of the table times a factor of at least 0."""
         return RowNorms(factor * self.norms, factor * self.sizes)
 
 
 @attrs.frozen(eq=False)
 class DerivativeNorms:
-    """Bounds of the derivatives by x of a follower's MDP.
+    """Bounds on the derivatives by x of a follower's MDP.
 
     Args:
         rewards: of `r_sa` (S, A).
@@ -68,15 +68,15 @@ class DerivativeNorms:
 
 @runtime_checkable
 class BoundsDerivatives(Protocol):
-    """A lower level that says how large its derivatives can be."""
+    """A lower level that bounds its own derivatives."""
 
     def derivative_norms(self, x: Array, values: Array, radius: float) -> DerivativeNorms:
-        """At x; those of P for every u with `|u_s − values_s| ≤ radius` in all states."""
+        """The bounds at x; those of P hold for every u with `|u_s − values_s| ≤ radius` in all states."""
 
 
 @runtime_checkable
 class BoundsGradientChange(Protocol):
-    """An objective of the policy that says how far its gradients can move while the policy does."""
+    """An objective of the policy that bounds the change of its gradients with the policy."""
 
     def gradient_change(self, x: Array, nearby: NearbyPolicies, weights: Array) -> tuple[float, float]:
         """Two upper bounds over all nearby policies π', with `∂f` on the right as `value_and_gradients` computes it.
@@ -84,12 +84,12 @@ class BoundsGradientChange(Protocol):
             ‖∂f/∂x(x, π') − ∂f/∂x(x, π)‖₂
             Σ_sa weights_sa |∂f/∂π_sa(x, π') − ∂f/∂π_sa(x, π) − k_s|    for some number k_s per state
 
-        Rounding is part of it: the left-hand sides are exact, the right-hand ones are not. `weights` (S, A) ≥ 0.
+        The bounds include rounding: the first terms are exact, the subtracted ones are computed. `weights` (S, A) ≥ 0.
         """
 
 
 class Unbounded(Exception):
-    """A part or an objective does not say how large its derivative can be; the message says what to add."""
+    """A part or an objective does not bound its derivative; the message says what to add."""
 
     def __init__(self, owner: object, missing: str) -> None:
         super().__init__(f"{kind_words(owner)} does not say how large its derivative can be; give it {missing}")
@@ -103,7 +103,7 @@ GRADIENT_CHANGE = "a method gradient_change(x, nearby, weights), see BoundsGradi
 
 @functools.singledispatch
 def row_norms(part: Any, x: Array, *within: Any) -> RowNorms:
-    """Bounds of the derivative of a part by x: those registered for its class, else its own method `row_norms`.
+    """Bounds on the derivative of a part by x: registered for its class, or from its own method `row_norms`.
 
     Args:
         part: rewards, transitions or an initial distribution that depend on x.
@@ -111,7 +111,7 @@ def row_norms(part: Any, x: Array, *within: Any) -> RowNorms:
         within: for transitions, the values (S,) and the radius of `derivative_norms`.
 
     Raises:
-        Unbounded: where the part does not give any.
+        Unbounded: if the part does not give any.
     """
     norms: RowNorms = _ask(part, "row_norms", TRANSITION_NORMS if within else ARRAY_NORMS, x, *within)
     return norms
@@ -119,12 +119,12 @@ def row_norms(part: Any, x: Array, *within: Any) -> RowNorms:
 
 @functools.singledispatch
 def derivative_norms(lower: Any, x: Array, values: Array, radius: float) -> DerivativeNorms:
-    """Bounds of the derivatives of a lower level: those registered for its class, else its own method.
+    """Bounds on the derivatives of a lower level: registered for its class, or from its own method.
 
     Those of P hold for every u with `|u_s − values_s| ≤ radius` in all states.
 
     Raises:
-        Unbounded: where the lower level or a part of it does not give any.
+        Unbounded: if the lower level or a part of it does not give any.
     """
     norms: DerivativeNorms = _ask(lower, "derivative_norms", LOWER_NORMS, x, values, radius)
     return norms
@@ -132,10 +132,10 @@ def derivative_norms(lower: Any, x: Array, values: Array, radius: float) -> Deri
 
 @functools.singledispatch
 def gradient_change(objective: Any, x: Array, nearby: NearbyPolicies, weights: Array) -> tuple[float, float]:
-    """See `BoundsGradientChange`: what is registered for the objective's class, else its own method.
+    """See `BoundsGradientChange`: registered for the objective's class, or from its own method.
 
     Raises:
-        Unbounded: where there is none.
+        Unbounded: if there is none.
     """
     change: tuple[float, float] = _ask(objective, "gradient_change", GRADIENT_CHANGE, x, nearby, weights)
     return change

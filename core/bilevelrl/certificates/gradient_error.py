@@ -1,10 +1,10 @@
-"""The theorem behind certificates: what the residuals of a hyper-gradient say of its distance to `∇φ(x)`.
+"""The theorem behind certificates: a bound on a hyper-gradient's distance from `∇φ(x)`, from its residuals.
 
 Given any v (S,) and any signed occupancy r̄ (S, A), with π = π(v), G = ∂f/∂π at π, and
 
     g  = ∂f/∂x(x, π) + J_rᵀ r̄ + J_Pᵀ (r̄ ⊗ γv)         the gradient
-    u  = G/τ + k_s,  e = r̄ − π ⊙ u                      what of r̄ has not the form π ⊙ u; any k
-    σ  = Σ_a r̄ − γPᵀr̄                                   by how much r̄ misses the flow equation
+    u  = G/τ + k_s,  e = r̄ − π ⊙ u                      the part of r̄ that is not π ⊙ u; any k
+    σ  = Σ_a r̄ − γPᵀr̄                                   the violation of the flow equation
 
 the error is, exactly,
 
@@ -42,17 +42,17 @@ from bilevelrl.validation.arrays import Array, maximum_norm
 
 @attrs.frozen(eq=False)
 class FollowerError:
-    """How far values v are, at most, from V*: `|V* − v − c| ≤ h` in every state, for one constant c.
+    """A bound on the distance of values v from V*: `|V* − v − c| ≤ h` in every state, for one constant c.
 
-    A constant moves no policy, so that h is what counts. For `δ = Tv − v` the shift `c = (min δ + max δ)/(2(1−γ))`
-    leaves of `T(v + c) − (v + c)` no more than half of `max δ − min δ`, and T is a γ-contraction:
+    A constant changes no policy, so only h matters. For `δ = Tv − v` the shift `c = (min δ + max δ)/(2(1−γ))`
+    reduces `T(v + c) − (v + c)` to at most half of `max δ − min δ`, and T is a γ-contraction:
     `h = (max δ − min δ)/(2(1−γ))` (after MacQueen 1966 and Porteus 1971).
 
     Args:
         centre: c.
         measured: h as measured.
-        rounded: what rounding, and rows of P that miss the sum one, add to h.
-        apart: by how much, beside h, two entries of `γP(V* − v)` in a state, or of the computed π, can be apart.
+        rounded: what rounding, and rows of P that do not sum to one, add to h.
+        apart: a bound on the additional difference of two entries of `γP(V* − v)` in a state, or of the computed π.
         growth: γ times the largest sum of a row of P.
     """
 
@@ -64,9 +64,9 @@ class FollowerError:
 
     @classmethod
     def of(cls, model: SoftMDP, values: Array, backup: Backup, defect: float) -> FollowerError:
-        """That of values whose backup is known; `defect` bounds by how much rows of P miss the sum one.
+        """The bound for values whose backup is known; `defect` bounds the distance of row sums of P from one.
 
-        Infinite where `γ(1 + defect)` is not below one.
+        Infinite if `γ(1 + defect)` is not below one.
         """
         discount, rounding = model.discount, backup_rounding(model, values)
         contraction = (1.0 - discount) - discount * defect
@@ -86,7 +86,7 @@ class FollowerError:
         return self.measured + self.rounded
 
     def oscillation(self, temperature: float) -> float:
-        """ω: the most that `log π*/π` can differ between the actions of a state: `(2γh + apart)/τ`."""
+        """ω, a bound on the spread of `log π*/π` over the actions of a state: `(2γh + apart)/τ`."""
         return (2.0 * self.growth * self.half_range + self.apart) / temperature
 
     @property
@@ -98,13 +98,13 @@ class FollowerError:
 
 @attrs.frozen
 class ErrorBound:
-    """A bound of `‖g − ∇φ(x)‖₂`, by its parts.
+    """A bound on `‖g − ∇φ(x)‖₂`, by its parts.
 
     Args:
-        follower: what the follower's error can do through π* − π and V* − v.
-        objective: what it can do through the objective's own gradients, their rounding included.
-        adjoint: what e and σ can do.
-        rounding: what rounding can do everywhere else.
+        follower: the effect of the follower's error through π* − π and V* − v.
+        objective: its effect through the objective's own gradients, including their rounding.
+        adjoint: the effect of e and σ.
+        rounding: the effect of all other rounding.
     """
 
     follower: float
@@ -120,7 +120,7 @@ class ErrorBound:
 
 @attrs.frozen(eq=False)
 class ComputedGradient:
-    """A hyper-gradient with all that it was computed from.
+    """A hyper-gradient with everything that it was computed from.
 
     Args:
         model: the follower's `SoftMDP` at x.
@@ -150,7 +150,7 @@ def error_bound(problem: Any, x: Array, computed: ComputedGradient, follower: Fo
     """The theorem.
 
     Raises:
-        Unbounded: where the problem does not say how large its derivatives can be.
+        Unbounded: if the problem does not bound its derivatives.
     """
     model, policy, weights = computed.model, computed.backup.policy, computed.weights
     temperature, discount = model.temperature, model.discount
@@ -175,20 +175,20 @@ def error_bound(problem: Any, x: Array, computed: ComputedGradient, follower: Fo
     rounded += rounding * float((sizes * slopes.sizes).sum())
     rounded += 4.0 * EPSILON * (length(computed.direct) + length(computed.implicit))
     parts = moved + sum(of_objective) + adjoint + rounded
-    # The sums above are themselves rounded; and doubles that underflowed on the way have no digits.
+    # The sums above are rounded too, and doubles that underflowed have no digits.
     rounded += (1.0 - follower.share) * moved + 8.0 * rounding * parts + TINY
     return ErrorBound(follower.share * moved, sum(of_objective), adjoint, rounded)
 
 
 @attrs.frozen(eq=False)
 class _Slopes:
-    """How large the sensitivities at V* and π* can be.
+    """Bounds on the sensitivities at V* and π*.
 
     Args:
-        values: of `‖∇V*_s‖₂`, in every state.
-        advantages: (S, A) of `‖∇(Q* − V*)_sa‖₂`.
-        moved: (S, A) of `‖∇P_sa·γ(V* − v)‖₂`.
-        sizes: (S, A) what `∇q_sa(v)` is computed from.
+        values: on `‖∇V*_s‖₂`, for every state.
+        advantages: (S, A) on `‖∇(Q* − V*)_sa‖₂`.
+        moved: (S, A) on `‖∇P_sa·γ(V* − v)‖₂`.
+        sizes: (S, A) the size of the terms of `∇q_sa(v)`.
     """
 
     values: float
@@ -214,6 +214,6 @@ class _Slopes:
         of_action_values = slope + follower.growth * of_values
         others = np.minimum(nearby.others + nearby.entries, 1.0)
         advantages = others * (of_action_values + of_action_values.max(axis=1, keepdims=True))
-        # The continuation that was pulled back is the sum of the two asked about.
+        # The continuation that was pulled back is the sum of these two.
         sizes = there.rewards.sizes + there.transitions.sizes + between.transitions.sizes
         return cls(of_values, advantages, between.transitions.norms, sizes)

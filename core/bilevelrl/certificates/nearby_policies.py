@@ -1,4 +1,4 @@
-"""All policies that are not far from a known one: what a certificate knows of the follower's optimal policy."""
+"""All policies near a known one: what a certificate knows of the follower's optimal policy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from bilevelrl.mdp.rounding import EPSILON, TINY
 from bilevelrl.validation.arrays import Array
 
-# exp(500) times the smallest probability that is told from zero is still a double; beyond, nothing is known.
+# exp(500) times the smallest positive probability is still a double; beyond it nothing is known.
 LARGEST_OSCILLATION = 500.0
 
 
@@ -20,7 +20,7 @@ class NearbyPolicies:
 
     Args:
         policy: π (S, A), rows sum to one to rounding.
-        oscillation: ω (S,), at least 0; infinite where nothing is known.
+        oscillation: ω (S,), at least 0; infinite if nothing is known.
     """
 
     policy: Array
@@ -28,9 +28,9 @@ class NearbyPolicies:
 
     @cached_property
     def entries(self) -> Array:
-        """(S, A) the most that `|π'_sa − π_sa|` can be: `π(1−π)g / (1 + min(π, 1−π)g)` with `g = exp(ω) − 1`.
+        """(S, A) the maximum of `|π'_sa − π_sa|`: `π(1−π)g / (1 + min(π, 1−π)g)` with `g = exp(ω) − 1`.
 
-        `π'_a = π_a e^(ℓ_a) / Σ_b π_b e^(ℓ_b)` is extreme where ℓ is ω at a and zero elsewhere, or the reverse.
+        `π'_a = π_a e^(ℓ_a) / Σ_b π_b e^(ℓ_b)` is extreme if ℓ is ω at a and zero elsewhere, or the reverse.
         """
         growth = np.expm1(np.minimum(self.oscillation, LARGEST_OSCILLATION))[:, None]
         policy, others = self.policy + TINY, self.others + TINY
@@ -40,7 +40,7 @@ class NearbyPolicies:
 
     @cached_property
     def others(self) -> Array:
-        """(S, A) `1 − π_sa`, as the sum over the other actions: of a policy near 1 it keeps its digits."""
+        """(S, A) `1 − π_sa`, as the sum over the other actions, which is accurate for probabilities near 1."""
         before, after = np.zeros((2, self.policy.shape[0], self.policy.shape[1] + 1))
         np.cumsum(self.policy, axis=1, out=before[:, 1:])
         np.cumsum(self.policy[:, ::-1], axis=1, out=after[:, 1:])
@@ -48,19 +48,19 @@ class NearbyPolicies:
 
     @cached_property
     def totals(self) -> Array:
-        """(S,) the most that `Σ_a |π'_sa − π_sa|` can be: `2 tanh(ω/4)`, and no more than the entries allow."""
+        """(S,) a bound on `Σ_a |π'_sa − π_sa|`: `2 tanh(ω/4)`, or the sum of the entries' bounds if that is smaller."""
         by_oscillation = 2.0 * np.tanh(0.25 * self.oscillation) + 2.0 * self._unnormalised
         return np.asarray(np.minimum(by_oscillation, self.entries.sum(axis=1)))
 
     @cached_property
     def ratios(self) -> Array:
-        """(S,) the most that `|π_sa/π'_sa − 1|` can be: `exp(ω) − 1`."""
+        """(S,) the maximum of `|π_sa/π'_sa − 1|`: `exp(ω) − 1`."""
         known = self.oscillation <= LARGEST_OSCILLATION
         growth = np.expm1(np.where(known, self.oscillation, 0.0))
         return np.where(known, growth + self._unnormalised, np.inf)
 
     def mean_change(self, table: Array) -> Array:
-        """(S,) the most that `|Σ_a (π'_sa − π_sa) t_sa|` can be, for a table t (S, A)."""
+        """(S,) a bound on `|Σ_a (π'_sa − π_sa) t_sa|`, for a table t (S, A)."""
         low, high = table.min(axis=1), table.max(axis=1)
         centre, half = 0.5 * (low + high), 0.5 * (high - low)
         by_entry = (self.entries * np.abs(table - centre[:, None])).sum(axis=1)
@@ -69,5 +69,5 @@ class NearbyPolicies:
 
     @property
     def _unnormalised(self) -> float:
-        """By how much a row of a computed policy may miss the sum one, and more."""
+        """A bound on the distance of a computed policy's row sums from one."""
         return float(2.0 * (self.policy.shape[1] + 2) * EPSILON)

@@ -1,4 +1,4 @@
-"""How far the gradients of core's own objectives can move with the policy: the implementations of `gradient_change`."""
+"""Bounds on how far the gradients of core's objectives move with the policy: implementations of `gradient_change`."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def _of_log_likelihood(
         sizes = np.divide(objective.demonstrations, nearby.policy, out=np.zeros_like(nearby.policy), where=shown)
     rounded = 4.0 * EPSILON * sizes
     if objective.baseline is not None:
-        # Visits are at most 1/(1−γ); what is added to an entry rounds it by an ulp of the sum.
+        # Visits are at most 1/(1−γ); each addition to an entry rounds it by an ulp of the sum.
         rounded += 4.0 * EPSILON * float(objective.demonstrations.sum())
     return 0.0, float((weights * (sizes * nearby.ratios[:, None] + rounded)).sum())
 
 
 @gradient_change.register
 def _of_sum(objective: WeightedSum, x: Array, nearby: NearbyPolicies, weights: Array) -> tuple[float, float]:
-    """See `BoundsGradientChange`: the sums of the terms', and what rounding does to the sums."""
+    """See `BoundsGradientChange`: the sums of the terms' bounds, and the rounding of the sums."""
     by_x = by_policy = 0.0
     for weight, term in objective.terms:
         term_by_x, term_by_policy = gradient_change(term, x, nearby, weights)
@@ -83,7 +83,7 @@ def _of_sum(objective: WeightedSum, x: Array, nearby: NearbyPolicies, weights: A
 def _of_finite_horizon(
     objective: FiniteHorizonReturnObjective, x: Array, nearby: NearbyPolicies, weights: Array
 ) -> tuple[float, float]:
-    """See `BoundsGradientChange`: the sum of the stages', and what rounding does to it."""
+    """See `BoundsGradientChange`: the sum of the stages' bounds, and its rounding."""
     stages = list(objective.stages(nearby.policy))
     changes = stage_changes(stages, nearby)
     by_policy = sum(change_by_policy(stage, change, weights) for stage, change in zip(stages, changes, strict=True))
@@ -94,7 +94,7 @@ def _of_finite_horizon(
 def _of_contexts(
     objective: ContextualObjective, x: Array, nearby: NearbyPolicies, weights: Array
 ) -> tuple[float, float]:
-    """See `BoundsGradientChange`: the contexts' own, weighted, and what rounding does to their sum."""
+    """See `BoundsGradientChange`: the contexts' own bounds, weighted, and the rounding of their sum."""
     by_x = by_policy = 0.0
     for index, own_objective in enumerate(objective.objectives):
         weight, rows = float(objective.lower.weights[index]), objective.lower.rows(index)

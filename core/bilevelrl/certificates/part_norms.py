@@ -1,4 +1,4 @@
-"""How large the derivatives of core's own parts can be: the implementations of `row_norms` and `derivative_norms`."""
+"""Bounds on the derivatives of core's own parts: implementations of `row_norms` and `derivative_norms`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from bilevelrl.validation.arrays import PROBABILITY_TOLERANCE, Array, as_array_u
 
 
 def feature_lengths(features: Any) -> Array:
-    """`‖φ_i‖₂` of each row of a matrix of features, dense or sparse; by hypotenuses, since small squares underflow."""
+    """`‖φ_i‖₂` of each row of a matrix of features, dense or sparse, by hypotenuses, since small squares underflow."""
     if not scipy.sparse.issparse(features):
         return np.asarray(np.hypot.reduce(np.abs(features), axis=1))
     lengths, filled = np.zeros(features.shape[0]), np.diff(features.indptr) > 0
@@ -41,7 +41,7 @@ def feature_lengths(features: Any) -> Array:
 
 
 def steepness(features: Any, x: Array, base: Array | float = 0.0) -> float:
-    """By how much an exponential multiplies the rounding of its exponent `base + φx`, at most."""
+    """A bound on the factor by which an exponential amplifies the rounding of its exponent `base + φx`."""
     sizes = np.abs(x) if features is None else abs(features) @ np.abs(x)
     return 1.0 + float((np.abs(base) + sizes).max())
 
@@ -54,7 +54,7 @@ def _of_tabular_reward(part: TabularReward, x: Array) -> RowNorms:
 
 @row_norms.register
 def _of_state_reward(part: StateReward, x: Array) -> RowNorms:
-    """One in the rows of `states`."""
+    """An array with ones in the rows of `states`."""
     norms = np.zeros_like(part.base)
     norms[part.states] = 1.0
     return RowNorms.plain(norms)
@@ -80,7 +80,7 @@ def _of_softmax_transitions(part: SoftmaxTransitions, x: Array, values: Array, r
     probabilities = part.probabilities(x)
     worth = values[part.successors]
     mean = np.add.reduceat(probabilities * worth, part.starts)[part.rows]
-    # One entry of u moves the difference to the mean by 1 − P of itself; the others, together, by as much.
+    # One entry of u changes the difference to the mean by 1 − P times itself; all others together by as much.
     apart = np.abs(worth - mean) + 2.0 * radius * (1.0 - probabilities + EPSILON)
     steep = steepness(part.features, x, part.log_base)
     whole = steep * (np.abs(worth) + np.abs(mean) + 2.0 * radius)
@@ -106,7 +106,7 @@ def _of_softmax_initial(part: SoftmaxInitial, x: Array) -> RowNorms:
 
 @row_norms.register
 def _of_slice(part: Slice, x: Array, *within: Any) -> RowNorms:
-    """The part's own; `within` is what only transitions are asked, see `SoftmaxTransitions.row_norms`."""
+    """The inner part's bounds; only transitions use `within`, see `SoftmaxTransitions.row_norms`."""
     norms = row_norms(part.part, x[part.block], *within)
     return norms
 
@@ -135,7 +135,7 @@ def _of_mixture_reward(part: MixtureReward, x: Array) -> RowNorms:
 def _of_mixture_transitions(part: MixtureTransitions, x: Array, values: Array, radius: float) -> RowNorms:
     """`Σ_b ‖∇σ_sb‖₂ (|Σ_s' P^b_sas' u_s' − c_sa| + radius)`, with c half way between the extremes over b.
 
-    σ's rows sum to one at every x, so that a number that does not depend on b changes nothing.
+    σ's rows sum to one at every x, so a number that does not depend on b changes nothing.
     """
     weights = row_norms(part.weights, x)
     worth = part.joint.expectation(values).reshape(part.joint.states, len(part.kernels), -1)
@@ -148,10 +148,10 @@ def _of_mixture_transitions(part: MixtureTransitions, x: Array, values: Array, r
 
 @derivative_norms.register
 def _of_parametric_mdp(part: ParametricMDP, x: Array, values: Array, radius: float) -> DerivativeNorms:
-    """Bounds of the derivatives of r, of `P u` for all u within `radius` of the values, and of ρ.
+    """Bounds on the derivatives of r, of `P u` for all u within `radius` of the values, and of ρ.
 
     Raises:
-        Unbounded: where a part does not give its own.
+        Unbounded: if a part does not give its own.
     """
     shape = part.base.rewards.shape
     asked = {
@@ -168,7 +168,7 @@ def _of_parametric_mdp(part: ParametricMDP, x: Array, values: Array, radius: flo
 
 @derivative_norms.register
 def _of_contextual_mdp(part: ContextualMDP, x: Array, values: Array, radius: float) -> DerivativeNorms:
-    """The contexts' bounds side by side, those of ρ times the context's weight."""
+    """The contexts' bounds, stacked; those of ρ times the context's weight."""
     each = [
         derivative_norms(context, x, values[part.rows(index)], radius) for index, context in enumerate(part.contexts)
     ]

@@ -1,4 +1,4 @@
-"""How far the gradients of a return can move while the policy does, and how far rounding moves them."""
+"""Bounds on how far the gradients of a return move with the policy and with rounding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bilevelrl.validation.arrays import Array, maximum_norm
 
 @attrs.frozen
 class ReturnChange:
-    """How far a `JudgedReturn` is, at most, from the truth for nearby policies.
+    """Bounds on the distance of a `JudgedReturn` from the exact arrays of nearby policies.
 
     Args:
         action_values: `max_sa |Q' − Q̂|`.
@@ -31,12 +31,12 @@ class ReturnChange:
 
 
 def return_change(judged: JudgedReturn, nearby: NearbyPolicies) -> ReturnChange:
-    """How far these arrays are, at most, from those of a nearby policy π'.
+    """Bounds on the distance of these arrays from those of a nearby policy π'.
 
         (I − γ̄P̄^π') (V' − V̂)  = Σ_a π'Q̂ − V̂,                    at most |Σ_a πQ̂ − V̂| + |Σ_a (π' − π)Q̂|
         (I − γ̄P̄^π')ᵀ (d' − d̂) = ρ̄ − d̂ + γ̄P̄ᵀ(π'd̂),             likewise, summed over states
 
-    and either matrix has an inverse of norm at most `1/(1−γ̄)`: what the solves missed counts as what π did.
+    and both matrices have an inverse of norm at most `1/(1−γ̄)`: the residuals of the solves count like changes of π.
     """
     mdp, policy, visited = judged.mdp, nearby.policy, np.abs(judged.visits)
     growth = mdp.discount * (1.0 + row_defect(mdp.transitions))
@@ -54,7 +54,7 @@ def return_change(judged: JudgedReturn, nearby: NearbyPolicies) -> ReturnChange:
 
 
 def change_by_policy(judged: JudgedReturn, change: ReturnChange, weights: Array) -> float:
-    """The most that `Σ_sa w_sa |d'_s Q'_sa − d̂_s Q̂_sa − k_s|` can be, and what rounds the computed product.
+    """A bound on `Σ_sa w_sa |d'_s Q'_sa − d̂_s Q̂_sa − k_s|`, including the rounding of the computed product.
 
     `d'Q' − d̂Q̂ = (d' − d̂)(Q̂ − k) + d'(Q' − Q̂)`, up to a number per state.
     """
@@ -73,7 +73,7 @@ def size_of_gradient(judged: JudgedReturn, weights: Array) -> float:
 
 
 def change_by_x(judged: JudgedReturn, lower: Any, x: Array, nearby: NearbyPolicies, change: ReturnChange) -> float:
-    """The most that the gradient by x can be from the pullback of `d̂π`, γ̄V̂ and V̂, in the Euclidean norm.
+    """A bound on the Euclidean distance of the gradient by x from the pullback of `d̂π`, γ̄V̂ and V̂.
 
     `d'π'∇q(V') − d̂π∇q(V̂) = (d' − d̂)π'∇q(V') + d̂(π' − π)∇q(V') + d̂π γ̄∇P̄(V' − V̂)`, and `∇ρ̄(V' − V̂)`.
     """
@@ -93,12 +93,12 @@ def change_by_x(judged: JudgedReturn, lower: Any, x: Array, nearby: NearbyPolici
 
 
 def stage_changes(stages: Sequence[JudgedReturn], nearby: NearbyPolicies) -> list[ReturnChange]:
-    """How far the arrays of the stages h = 0, …, H−1 of a finite horizon are, at most, from those of a nearby policy.
+    """Bounds on the distance of the arrays of the stages h = 0, …, H−1 from those of a nearby policy.
 
         Q'_h − Q̂_h = γ̄P̄(V'_{h+1} − V̂_{h+1}),    V'_h − V̂_h = Σ_a (π' − π)Q̂_h + Σ_a π'(Q'_h − Q̂_h)
         d'_{h+1} − d̂_{h+1} = γ̄P̄ᵀ(π'(d'_h − d̂_h) + (π' − π)d̂_h)
 
-    What rounding adds at each stage is an ulp of its largest sum a term.
+    Rounding adds at each stage one ulp of the stage's largest sum for each term.
     """
     mdp = stages[0].mdp
     growth, sums = (
