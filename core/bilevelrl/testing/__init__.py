@@ -1,4 +1,4 @@
-"""The kit with which to prove a solver, an estimator, an optimizer or a problem right. Needs `bilevelrl[testing]`.
+"""A property-test kit for solvers, estimators, optimizers, problems and algorithms. Needs `bilevelrl[testing]`.
 
     from bilevelrl import testing
 

@@ -1,4 +1,4 @@
-"""The entry points: hold a component, a problem or an algorithm to every law that its tags let apply."""
+"""The entry points: check a component, a problem or an algorithm against every law that applies to its tags."""
 
 from __future__ import annotations
 
@@ -41,36 +41,36 @@ Expected = Mapping[str, str]
 
 
 def check_lower_level_solver(factory: Factory, **options: Any) -> Report:
-    """Hold a lower-level solver to every law of its tags; see `check` for the options.
+    """Check a lower-level solver against every law of its tags; see `check` for the options.
 
     Args:
-        factory: makes a fresh solver: its class, where that needs no arguments, or a function.
+        factory: makes a fresh solver: a function, or its class if that needs no arguments.
         options: of `check`.
 
     Raises:
-        ChecksFailed: where a law is broken, with the smallest example of each.
-        InputError: where the factory does not make a solver, or the solver's tags contradict each other.
+        ChecksFailed: if a law is broken, with the smallest example of each.
+        InputError: if the factory does not make a solver, or the solver's tags contradict each other.
     """
     return check(factory, kind=Kind.LOWER_LEVEL_SOLVER, **options)
 
 
 def check_hypergradient_estimator(factory: Factory, **options: Any) -> Report:
-    """Hold a hyper-gradient estimator to every law of its tags; as `check_lower_level_solver`."""
+    """Check a hyper-gradient estimator against every law of its tags, like `check_lower_level_solver`."""
     return check(factory, kind=Kind.HYPERGRADIENT_ESTIMATOR, **options)
 
 
 def check_upper_level_optimizer(factory: Factory, **options: Any) -> Report:
-    """Hold an upper-level optimizer to every law; as `check_lower_level_solver`."""
+    """Check an upper-level optimizer against every law, like `check_lower_level_solver`."""
     return check(factory, kind=Kind.UPPER_LEVEL_OPTIMIZER, **options)
 
 
 def check_algorithm(factory: Factory, **options: Any) -> Report:
-    """Hold a composed algorithm to the laws of runs; its components have checks of their own."""
+    """Check a composed algorithm against the laws of runs; its components have checks of their own."""
     return check(factory, kind=Kind.ALGORITHM, **options)
 
 
 def check_bellman_operator(operator: Callable[[Any, Any], Any], **options: Any) -> Report:
-    """Hold a function `(mdp, v) ↦ Backup` to the laws of the soft Bellman operator, such as `mdp.soft_backup`.
+    """Check a function `(mdp, v) ↦ Backup`, such as `mdp.soft_backup`, against the laws of the soft Bellman operator.
 
     Args:
         operator: the function.
@@ -80,11 +80,11 @@ def check_bellman_operator(operator: Callable[[Any, Any], Any], **options: Any) 
 
 
 def check_problem(problem: BilevelProblem, **options: Any) -> Report:
-    """Hold a bilevel problem to its laws: true derivatives, and one world in its model and its simulator.
+    """Check a bilevel problem against its laws: correct derivatives, and a simulator that agrees with the model.
 
     Args:
         problem: the problem.
-        options: of `check`; a problem is examined at its start and around it, so that there are no examples to draw.
+        options: of `check`; a problem is examined at its start and around it, so no examples are drawn.
     """
     if not isinstance(problem, BilevelProblem):
         raise InputError("problem", kind_words(problem), "a BilevelProblem")
@@ -105,27 +105,27 @@ def check(
     strict: bool = True,
     progress: Callable[[Outcome], None] | None = None,
 ) -> Report:
-    """Hold what a factory makes to every law that applies to it.
+    """Check what a factory makes against every law that applies to it.
 
     Args:
-        factory: makes a fresh subject, without arguments. It is called anew for every example.
-        kind: what it makes; told from the subject where not given.
-        examples: how many problems a law is tried on; laws that take long try a share of them.
-        problems: what to draw problems from, instead of the kit's own.
-        laws: the names of those to try. Default: all that apply.
-        expected_failed_checks: `{law: reason}` for laws that are known to be broken. One that holds all the same is a
-            failure, so that the list stays true.
-        deadline: seconds that a law may take with one problem before the subject is said to hang.
-        seed: of the drawing: another seed, other problems.
-        shrink: look for the smallest problem that breaks a law; False shows the first, which is quicker.
-        strict: raise where a law fails; False returns the report as it is.
-        progress: called with every outcome as it comes.
+        factory: makes a fresh subject, without arguments. It is called for every example.
+        kind: what it makes; by default found from the subject.
+        examples: the number of problems for each law; slow laws get a share of them.
+        problems: a strategy that replaces the kit's own problems.
+        laws: the names of the laws to try. Default: all that apply.
+        expected_failed_checks: `{law: reason}` for laws that are known to be broken. A law on the list that holds is a
+            failure, so that the list stays correct.
+        deadline: seconds that a law may take with one problem before the subject is reported as hanging.
+        seed: the key of the random problems: another seed draws other problems.
+        shrink: look for the smallest problem that breaks a law; False shows the first, which is faster.
+        strict: raise if a law fails; False returns the report.
+        progress: called with every outcome when it is known.
 
     Raises:
-        ChecksFailed: where a law fails and `strict`.
+        ChecksFailed: if a law fails and `strict` is true.
         InputError: for a factory that cannot be called without arguments, raises, or makes something else; for tags
             that contradict each other or what the component requires.
-        UnknownNameError: for a law that there is none of that name.
+        UnknownNameError: if no law has a given name.
     """
     check_count("examples", examples)
     check_count("seed", seed, at_least=0)
@@ -179,7 +179,7 @@ def _outcome(
 
 
 def _count(law: Law, examples: int) -> int:
-    """How many problems a law is tried on: its share of the budget."""
+    """The number of problems for a law: its share of the budget."""
     if law.kind is Kind.PROBLEM:
         return 1
     return max(1, round(law.examples * examples))
@@ -217,7 +217,7 @@ def _chosen(kind: AnyKind, names: Iterable[str] | None, expected: Expected) -> l
 
 
 def made_by(factory: Factory, kind: AnyKind | None = None, deadline: float = DEADLINE) -> tuple[Any, AnyKind]:
-    """What a factory makes, and its kind; raises `InputError` where either is not what it should be."""
+    """What a factory makes, and its kind; raises `InputError` if either is wrong."""
     if not callable(factory):
         raise InputError("factory", kind_words(factory), "a function that makes a fresh component, or its class")
     label = getattr(factory, "__name__", type(factory).__name__)
@@ -228,9 +228,9 @@ def made_by(factory: Factory, kind: AnyKind | None = None, deadline: float = DEA
         expected = f"a component within the deadline of {deadline:g} s"
         raise InputError(f"what factory {label!r} makes", "nothing so far", expected) from None
     except Exception as error:
-        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
         expected = "a component: a factory is called without arguments, so give options in a lambda"
-        raise InputError(f"what factory {label!r} makes", told, expected) from error
+        raise InputError(f"what factory {label!r} makes", message, expected) from error
     subject = made[0]
     found = OPERATOR if kind is OPERATOR and callable(subject) else _kind_of(subject)
     if found is None or (kind is not None and found is not kind):
@@ -267,7 +267,7 @@ def _check_tags(subject: Any) -> None:
     declared = getattr(subject, "tags", None)
     if not isinstance(declared, Tags):
         value = "not declared" if declared is None else kind_words(declared)
-        raise InputError(label, value, "a bilevelrl.Tags, such as Tags('exact'), so that the kit knows what to ask")
+        raise InputError(label, value, "a bilevelrl.Tags, such as Tags('exact'), which decide the laws that apply")
     if declared.exact and subject.requires is SupportsSampling:
         raise InputError(
             label, "exact, of one that sees samples only", "unbiased or biased, or requires = SupportsModel"
@@ -284,13 +284,13 @@ def _check_tags(subject: Any) -> None:
 
 
 def drawn_for(law: Law, subject: Any) -> st.SearchStrategy[Any]:
-    """What a law's problems are drawn from, for a subject.
+    """The strategy of a law's problems, for a subject.
 
-    A law names them: "any"; "moderate" (γ ≤ 0.9, τ ≥ 0.25), where differences must resolve; "quickly forgotten"
-    (γ ≤ ½, τ ≥ 0.25), where slow iterations must converge; "fully visited" (ρ > 0 everywhere, γ ≤ 0.9, 0.5 ≤ τ ≤ 5);
-    "for learners" (the same, after one on which every mistake of a learner shows); "with a reference". A subject that
-    estimates from trajectories gets objectives of trajectories, one that only samples gets rewards that depend on x.
-    "For precise statistics" nothing is drawn: see `precise`.
+    A law names it: "any"; "moderate" (γ ≤ 0.9, τ ≥ 0.25), for differences; "quickly forgotten" (γ ≤ ½, τ ≥ 0.25), for
+    slow iterations that must converge; "fully visited" (ρ > 0 everywhere, γ ≤ 0.9, 0.5 ≤ τ ≤ 5); "for learners" (the
+    same, after a problem that reveals every error of a learner); "with a reference". A subject that estimates from
+    trajectories gets objectives of trajectories; a subject that only samples gets rewards that depend on x.
+    "For precise statistics" draws nothing: see `precise`.
     """
     if law.kind is Kind.PROBLEM:
         return st.just(_AT_ITS_START)
@@ -310,7 +310,7 @@ def _requirement(subject: Any, kind: AnyKind) -> Any:
 
 
 def _wishes(subject: Any, kind: AnyKind) -> tuple[int, bool]:
-    """How many trajectories the objective may be one of (0: of the policy); whether x may enter rewards only."""
+    """The largest number of trajectories of the objective (0: of the policy), and whether x may enter rewards only."""
     estimator = subject.estimator if kind is Kind.ALGORITHM else subject
     solver = subject.lower if kind is Kind.ALGORITHM else subject
     of_trajectories = {TrajectoryObjective: 2, StepwiseObjective: 1}.get(_requirement(subject, kind), 0)
@@ -354,9 +354,9 @@ def parametrize_with_checks(
             check()
 
     Args:
-        subjects: factories as `check` takes them, and problems as they are.
+        subjects: factories as for `check`, and problems themselves.
         expected_failed_checks: `{law: reason}` for all subjects, or a function of the subject that returns it. Such a
-            test is marked to fail, and fails where it passes.
+            test is a strict `xfail`.
         options: of `check`.
     """
     import pytest

@@ -1,4 +1,4 @@
-"""Counting what a component really does: passes over P, linear solves, products, transitions drawn."""
+"""Counts the work of a component: passes over P, linear solves, products, transitions drawn."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from bilevelrl.validation.arrays import Array, Indices
 
 @attrs.define
 class Tally:
-    """What happened, as the instruments saw it.
+    """The counted work.
 
     Args:
         backups: calls of `expectation`, each one pass over P.
         linear_solves: solves of a `Linearization` of the model, with the matrix or its transpose, by factorisation.
-        products: its products outside of these, one for each column, those of solves by iteration among them.
+        products: its other products, one for each column, including those of solves by iteration.
         samples: transitions drawn.
-        seen_raw: whether P or P^π was taken out, which hides what is done with it: the counts are then lower bounds.
-        inside: how many watched methods are at work, which may take out what they like.
+        seen_raw: whether the component read P or P^π itself, whose use cannot be counted; the counts are then lower
+            bounds.
+        inside: the number of counted methods in progress, which may read both.
     """
 
     backups: int = 0
@@ -38,7 +39,7 @@ class Tally:
 
 
 class _Counted:
-    """What both counted kernels have in common; `original` does the work."""
+    """The common part of both counted kernels; `original` does the work."""
 
     original: Any
     tally: Tally
@@ -71,7 +72,7 @@ class _Counted:
 
 
 class _CountedDense(_Counted, DenseTransitions):  # type: ignore[override]
-    """Counts, and passes for the dense kernel that it stands for."""
+    """A counting wrapper that is an instance of the dense kernel's class."""
 
     @property
     def _flat(self) -> Any:  # type: ignore[override]
@@ -80,16 +81,16 @@ class _CountedDense(_Counted, DenseTransitions):  # type: ignore[override]
 
 
 class _CountedSparse(_Counted, SparseTransitions):
-    """Counts, and passes for the sparse kernel that it stands for."""
+    """A counting wrapper that is an instance of the sparse kernel's class."""
 
     @property
     def chains(self) -> Any:
-        """Which entries the chains have, not what is in them."""
+        """The pattern of the chains' entries, without their values."""
         return self.original.chains
 
 
 def counted_transitions(original: Transitions, tally: Tally) -> Transitions:
-    """The same kernel, of the same class as far as `isinstance` can tell."""
+    """A counting wrapper of the kernel; `isinstance` gives the same class."""
     kind = _CountedSparse if isinstance(original, SparseTransitions) else _CountedDense
     if not isinstance(original, DenseTransitions | SparseTransitions):
         raise NotApplicable("the problem's transitions are of a class of their own, which cannot be counted")
@@ -146,7 +147,7 @@ def counting_linear_algebra(tally: Tally) -> Iterator[None]:
 
 
 class CountingSimulator:
-    """A simulator that counts the transitions it hands out, or says it drew; it can do what the original can."""
+    """A simulator that counts the transitions it returns or reports; it has the same methods as the original."""
 
     def __init__(self, original: Any, tally: Tally) -> None:
         self._original, self._tally = original, tally
@@ -167,7 +168,7 @@ class CountingSimulator:
         return observations
 
     def step(self, actions: Indices, rng: np.random.Generator) -> Step:
-        """One transition an environment."""
+        """One transition for each environment."""
         self._tally.samples += int(np.size(actions))
         step: Step = self._original.step(actions, rng)
         return step

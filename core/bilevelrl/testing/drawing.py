@@ -1,12 +1,12 @@
 """How the strategies draw an MDP, and how x enters it.
 
-Built so that a failing example shrinks to a small problem that a person can read:
+The design makes a failing example shrink to a small, readable problem:
 
-- every number is drawn by Hypothesis itself, as a small integer or a simple fraction of one, several of them as the
-  digits of one integer, which is fast, and smaller the fewer entries differ from zero and the earlier they come;
-- alternatives are listed simplest first;
-- how many integers are drawn does not depend on S and A (tables are drawn in their largest size and cut), so that what
-  else Hypothesis has found stays in place while S and A shrink.
+- Hypothesis draws every number, as a small integer or a simple fraction of one. Several numbers are the digits of one
+  integer, which is fast; the integer is smaller if fewer entries differ from zero and if they come earlier.
+- Alternatives are listed simplest first.
+- The number of drawn integers does not depend on S and A (tables are drawn in their largest size and cut), so that the
+  rest of an example stays the same while S and A shrink.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _INITIALS = st.sampled_from(("uniform", "one state", "any"))
 _EVERYWHERE_INITIALS = st.sampled_from(("uniform", "any"))
 _MEASURES = np.array((1.0, 2.0, 0.5, 0.1, 10.0, 0.01, 100.0, 0.001))
 _SLIGHT = 1e-6
-# The number of flags that are True is nearly the same each time where there are many.
+# With many flags the number of True ones is nearly constant.
 _FLAGS = 8
 
 WEIGHTS = np.arange(8.0)
@@ -63,7 +63,7 @@ QUARTERS = 0.25 * np.array((0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6, 7, -7, 
 
 
 def _optional(check: Validator) -> Validator:
-    """Lets a strategy and None through beside what `check` does."""
+    """Accepts a strategy and None in addition to what `check` accepts."""
 
     def validate(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if value is None or isinstance(value, st.SearchStrategy):
@@ -131,7 +131,7 @@ def _integers_of(bits: int) -> st.SearchStrategy[int]:
 def digits(draw: st.DrawFn, count: int, bits: int, group: int | None = None) -> npt.NDArray[np.int64]:
     """`count` numbers of so many bits, the first of them the low digits of the last integer drawn.
 
-    Each integer has as many as fit, or `group` of them, if that many fit.
+    Each integer contains as many as fit, or `group` of them if that many fit.
     """
     each = _BITS // bits if group is None else min(_BITS // bits, group)
     sizes = [min(each, count - first) for first in range(0, count, each)]
@@ -142,7 +142,7 @@ def digits(draw: st.DrawFn, count: int, bits: int, group: int | None = None) -> 
 
 
 def _index(draw: st.DrawFn, count: int) -> int:
-    """From 0 to `count` − 1; an integer is drawn even where there is one choice only."""
+    """From 0 to `count` − 1; an integer is drawn even if there is only one choice."""
     return draw(_integers_of(6)) % count
 
 
@@ -153,7 +153,7 @@ def drawn_entries(draw: st.DrawFn, shape: tuple[int, ...], levels: bl.Array) -> 
 
 
 def distributions(weights: bl.Array) -> bl.Array:
-    """Each row divided by its sum; a row of zeros puts everything on its first entry."""
+    """Each row divided by its sum; a row of zeros becomes one at its first entry."""
     weights[..., 0] += weights.sum(axis=-1) == 0.0
     normalised: bl.Array = weights / weights.sum(axis=-1, keepdims=True)
     return normalised
@@ -164,10 +164,10 @@ def distributions(weights: bl.Array) -> bl.Array:
 
 @attrs.frozen(eq=False, kw_only=True)
 class Tables:
-    """An MDP's numbers, before they become one.
+    """The numbers of an MDP.
 
     Args:
-        most: the largest S and A, in which tables are drawn.
+        most: the largest S and A; tables are drawn in this size.
         kernel: P (S, A, S).
         rewards: r (S, A).
         discount: γ.
@@ -198,12 +198,12 @@ class Tables:
 
 
 def _drawn_size(draw: st.DrawFn, most: int) -> int:
-    """From 1 to `most`. Hypothesis makes a flag False before it simplifies tables, but lowers an integer after."""
+    """From 1 to `most`. Hypothesis makes flags False before it simplifies tables, but lowers integers after."""
     return 1 + (sum(draw(EITHER) for _ in range(most - 1)) if most <= _FLAGS else draw(st.integers(0, most - 1)))
 
 
 def drawn_tables(draw: st.DrawFn, options: MDPOptions, shape: tuple[int, int] | None = None) -> Tables:
-    """An MDP's numbers, of sizes drawn where no `shape` (S, A) is given."""
+    """The numbers of an MDP, whose sizes are drawn if no `shape` (S, A) is given."""
     most = (options.max_states, options.max_actions) if shape is None else shape
     if shape is None:
         shape = _drawn_size(draw, most[0]), _drawn_size(draw, most[1])
@@ -228,7 +228,7 @@ def _drawn_kernel(draw: st.DrawFn, shape: tuple[int, int], most: tuple[int, int]
         targets = digits(draw, math.prod(most), most[0].bit_length()).reshape(most)[:states, :actions]
         kernel = np.eye(states)[targets % states]
     if kind != "deterministic":
-        # A row an integer: rows are then made simple one by one.
+        # One integer for each row, so that rows are simplified one by one.
         rows = WEIGHTS[digits(draw, math.prod(most) * most[0], 3, most[0])]
         weights = rows.reshape(*most, most[0])[:states, :actions, :states]
         if kind == "mixed":
@@ -242,7 +242,7 @@ def _drawn_kernel(draw: st.DrawFn, shape: tuple[int, int], most: tuple[int, int]
 
 
 def _drawn_rewards(draw: st.DrawFn, shape: tuple[int, int], most: tuple[int, int]) -> bl.Array:
-    """r (S, A): nothing, one state that pays, ties in every state, or any; sometimes a hundred times as large."""
+    """r (S, A): zero, one state that pays, ties in every state, or any; sometimes a hundred times as large."""
     (states, actions), kind = shape, draw(_REWARDS)
     rewards = np.zeros(shape)
     if kind == "goal":
@@ -285,7 +285,7 @@ def mdp_of(tables: Tables) -> bl.SoftMDP:
 
 # Parts that depend on x.
 
-# Without a `dimension`, features are at most three, and one parameter for each entry is for small tables only.
+# Without a `dimension` there are at most three features; only small tables have one parameter for each entry.
 _FEATURES = 3
 _ENTRIES = 8
 
@@ -297,7 +297,7 @@ _REWARD_PARTS = {
 
 
 def _drawn_features(draw: st.DrawFn, tables: Tables, room: int | None, shape: tuple[int, ...], kept: Any) -> Any:
-    """φ (rows, k), multiples of 1/2, for the entries `kept` of a table; sometimes sparse where the kernel is."""
+    """φ (rows, k), multiples of 1/2, for the entries `kept` of a table; sometimes sparse if the kernel is."""
     count = draw(st.integers(1, _FEATURES if room is None else room))
     features = drawn_entries(draw, (count, *shape), HALVES)
     dense = np.ascontiguousarray(features[(slice(None), *map(slice, kept.shape))][:, kept].T)
@@ -311,7 +311,7 @@ def _has_room(entries: int, room: int | None) -> bool:
 
 def _reward_part(draw: st.DrawFn, tables: Tables, linear: bool | None, room: int | None) -> Any:
     rewards, (states, _), kind = tables.rewards, tables.shape, draw(_REWARD_PARTS[linear])
-    # Drawn for every kind, or else one that draws less would count as simpler.
+    # Drawn for every kind, because a kind that draws less would count as simpler.
     count = 1 + _index(draw, states if room is None else min(states, room))
     first = _index(draw, states - count + 1)
     if kind == "table" and _has_room(rewards.size, room):

@@ -1,6 +1,6 @@
-"""What drawn problems are made of: MDPs and problems that print as source, and parts that are not linear in x.
+"""The building blocks of drawn problems: MDPs and problems that print as source, and parts that are not linear in x.
 
-Lambdas could not be written into a test; these can.
+Unlike lambdas they can be written into a test.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bilevelrl.validation.arrays import as_array, check_shape
 
 
 class PrintsSource:
-    """Its `repr` is Python source that rebuilds it, in Hypothesis's reports too."""
+    """A class whose `repr` is Python source that rebuilds the value, also in Hypothesis's reports."""
 
     __slots__ = ()
 
@@ -98,10 +98,10 @@ def _x_weights(value: object) -> bl.Array:
 
 @attrs.frozen(eq=False, repr=False)
 class TableLoss(PrintsSource):
-    """`l = (1 + b·x) g(Σ_i Σ_h table[s^i_h, a^i_h])`, with `g(z) = z` or `tanh(z)`: it draws nothing.
+    """`l = (1 + b·x) g(Σ_i Σ_h table[s^i_h, a^i_h])`, with `g(z) = z` or `tanh(z)`; deterministic.
 
     Args:
-        table: what a visit counts, (S, A).
+        table: the value of a visit, (S, A).
         x_weights: b (n,).
         horizon: H ≥ 1.
         trajectories: I ≥ 1.

@@ -1,4 +1,4 @@
-"""The exact expectation of a trajectory objective and its gradient, by going through every trajectory there is."""
+"""The exact expectation of a trajectory objective and its gradient, by enumeration of all trajectories."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MOST_GROUPS = 300_000
 
 
 class Enumeration:
-    """`f = E[l]`, `E[∂l/∂x]` and `τ⁻¹ E[l Σ (∇Q − ∇V)]` at a problem's point, from the follower's exact answer.
+    """`f = E[l]`, `E[∂l/∂x]` and `τ⁻¹ E[l Σ (∇Q − ∇V)]` at a problem's point, from the follower's exact solution.
 
     Raises:
-        NotApplicable: where there are too many groups of trajectories to go through.
+        NotApplicable: if there are too many groups of trajectories to enumerate.
     """
 
     def __init__(self, problem: BilevelProblem) -> None:
@@ -31,7 +31,7 @@ class Enumeration:
         horizon, size = int(problem.objective.horizon), int(problem.objective.trajectories)
         paths, chances = self._paths(horizon)
         if len(chances) ** size > MOST_GROUPS:
-            raise NotApplicable(f"{len(chances)}^{size} groups of trajectories, too many to go through")
+            raise NotApplicable(f"{len(chances)}^{size} groups of trajectories, too many to enumerate")
         groups = np.array(list(itertools.product(range(len(chances)), repeat=size)))
         self.chances = np.prod(chances[groups], axis=1)
         flat = groups.reshape(-1)
@@ -57,7 +57,7 @@ class Enumeration:
         return np.asarray(self.direct + self.implicit)
 
     def _paths(self, horizon: int) -> tuple[Indices, Array]:
-        """Every trajectory `(s_0, a_0, …, s_H)` that can happen, and its probability."""
+        """Every possible trajectory `(s_0, a_0, …, s_H)` and its probability."""
         kernel, policy = dense_kernel(self.mdp), self.solution.policy
         known: list[tuple[list[int], float]] = [([s], float(p)) for s, p in enumerate(self.mdp.initial) if p > 0]
         for _ in range(horizon):
@@ -68,7 +68,7 @@ class Enumeration:
                 for t in np.flatnonzero(kernel[path[-1], a]).tolist()
             ]
             if len(known) > MOST_GROUPS:
-                raise NotApplicable(f"more than {MOST_GROUPS} trajectories, too many to go through")
+                raise NotApplicable(f"more than {MOST_GROUPS}trajectories, too many to enumerate")
         return np.array([path for path, _ in known]), np.array([chance for _, chance in known])
 
     def _rewards(self, paths: Any) -> Array:

@@ -1,7 +1,7 @@
-"""Exact answers in plain NumPy, for the laws to compare with: dense arrays, no code shared with the framework.
+"""Exact answers in plain NumPy for the laws: dense arrays, no code shared with the framework.
 
-Only `problem.lower.model` and `problem.lower.pullback` are taken from the problem; pulled back once for every entry of
-r and P they give the whole Jacobians, which is what nothing else in the framework ever builds.
+Only `problem.lower.model` and `problem.lower.pullback` are used of the problem. One pullback for every entry of r and P
+gives the whole Jacobians, which nothing else in the framework computes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bilevelrl.testing.rounding import EPSILON, TINY, policy_error, solve_roundi
 from bilevelrl.validation.arrays import Array
 
 NEWTON_STEPS = 100
-POLICY_ITERATION_SLACK = 1e-12  # relative: an action must be better by more than rounding to be chosen instead
+POLICY_ITERATION_SLACK = 1e-12  # relative: an action replaces another only if it is better by more than rounding
 STEEPEST = 16.0  # of ∂log P, in the bound of rounding: the kit draws features of a few at most
 
 
@@ -31,7 +31,7 @@ def point_of(problem: BilevelProblem) -> Array:
 
 
 def dense_kernel(mdp: SoftMDP) -> Array:
-    """P (S, A, S), whatever its storage."""
+    """P (S, A, S), from dense or sparse storage."""
     rows, successors, probabilities = mdp.transitions.stored()
     kernel = np.zeros((mdp.states * mdp.actions, mdp.states))
     np.add.at(kernel, (rows, successors), probabilities)
@@ -51,7 +51,7 @@ def backed_up(mdp: SoftMDP, values: Array) -> tuple[Array, Array, Array]:
 
 
 def solved(mdp: SoftMDP) -> TabularSolution:
-    """The follower's answer as exact as float64 allows: Newton's method until the residual stops falling."""
+    """The follower's solution as exact as float64 allows: Newton's method until the residual stops falling."""
     kernel, values = dense_kernel(mdp), np.zeros(mdp.states)
     after, policy, action_values = backed_up(mdp, values)
     best = np.inf
@@ -141,7 +141,7 @@ class Jacobians:
 
 
 class Exact:
-    """The follower's answer and everything about the leader's gradient at a problem's point, with natural sizes."""
+    """The follower's solution and the leader's gradient at a problem's point, with natural sizes."""
 
     def __init__(self, problem: BilevelProblem) -> None:
         self.problem, self.x = problem, point_of(problem)
@@ -154,20 +154,20 @@ class Exact:
         self.objective, self.by_x, self.by_policy = problem.objective.value_and_gradients(self.x, self.policy)
         discount = self.mdp.discount
         self.slope = self.jacobians.rewards + discount * np.einsum("satn,t->san", self.jacobians.kernel, self.values)
-        # What |∂_x q| is made of before anything cancels: rounding sees that.
+        # The terms of |∂_x q| before anything cancels: rounding is relative to these.
         through_kernel = discount * np.einsum("satn,t->san", self._kernel_scale(), np.abs(self.values))
         steepness = float((np.abs(self.jacobians.rewards) + through_kernel).max(initial=0.0))
         self.strength = float((self.policy * np.abs(self.by_policy)).sum())
         per_strength = 2 / (self.mdp.temperature * (1 - discount))
         self.scale = self.strength * per_strength * steepness
-        # The gradient's size where ∂f/∂π is of size one, and not even q's dependence on x is smaller than a millionth.
+        # The gradient's size for a ∂f/∂π of size one; q's dependence on x counts as a millionth at least.
         self.unit = float(per_strength * (steepness + 1e-6 * (1 + np.abs(self.values).max())))
 
     def _kernel_scale(self) -> Array:
         """|J_P| (S, A, S, n) before its own cancellation: `∂P = P ∂log P`, and in a row differences of log P count.
 
-        In a nearly deterministic row `P_t (φ_t − Σ Pφ)` is a difference of large numbers for the likely t, as the
-        unlikely ones show.
+        In a nearly deterministic row `P_t (φ_t − Σ Pφ)` is a difference of large numbers for the likely t; the
+        unlikely entries reveal their size.
         """
         kernel, slopes = self.kernel[..., None], np.abs(self.jacobians.kernel)
         relative = np.divide(slopes, kernel, where=kernel > 0, out=np.zeros_like(slopes))
@@ -181,12 +181,12 @@ class Exact:
 
     @property
     def size(self) -> float:
-        """How large the gradient can be: its implicit part by bounds, its direct part as it is."""
+        """The largest size of the gradient: a bound on its implicit part, and its direct part."""
         return float(self.scale + np.abs(self.by_x).max(initial=0.0))
 
     @property
     def rough_size(self) -> float:
-        """How large the terms can be of which an inexact method makes a gradient, before anything cancels.
+        """The largest size of the terms of an inexact method's gradient, before anything cancels.
 
         `(size + v + (max|J_r| + γ v max Σ|J_P|)/(1−γ)) (1 + v/τ)` with v the largest number in a backup: a method may
         differentiate whole values, through ρ or through q, and exponents of the size v/τ lose as many digits of π.
@@ -201,14 +201,14 @@ class Exact:
 
     @property
     def algebra(self) -> float:
-        """What rounding does to a gradient computed from the same V* and π*: that of one linear solve."""
+        """The rounding of a gradient computed from the same V* and π*: that of one linear solve."""
         return solve_rounding(self.mdp) * self.size + TINY
 
     @property
     def error(self) -> float:
-        """How far two gradients at two answers, each as exact as float64 allows, can be apart.
+        """A bound on the difference of two gradients at two solutions, each as exact as float64 allows.
 
-        The policies differ by `policy_error`; c is proportional to π, and an occupancy moves by 1/(1−γ) of what π does.
+        The policies differ by `policy_error`; c is proportional to π, and an occupancy changes 1/(1−γ) times as much.
         """
         residual = self.solution.residual
         relative = policy_error(self.mdp, self.values, residual) / (1 - self.mdp.discount)
@@ -223,7 +223,7 @@ class Exact:
         return np.asarray(self.by_x + np.einsum("sa,san->n", self.by_policy, by_policy))
 
     def implicit(self, weights: Array) -> Array:
-        """The pullback (n,) of an occupancy `r̄` (S, A), with P̄ = γ r̄ ⊗ V* written out."""
+        """The pullback (n,) of an occupancy `r̄` (S, A), with P̄ = γ r̄ ⊗ V* as an array."""
         return self.jacobians.contracted(weights, self.mdp.discount * weights[:, :, None] * self.values)
 
     def papers_formula(self) -> Array:
@@ -236,7 +236,7 @@ class Exact:
         return np.asarray(self.by_x + (through_q - through_v) / self.mdp.temperature)
 
     def mixture(self) -> Array:
-        """`r̄ = Σ_sa c_sa (d_(s,a) − d_s)` (S, A), every occupancy written out."""
+        """`r̄ = Σ_sa c_sa (d_(s,a) − d_s)` (S, A), with every occupancy computed separately."""
         cotangent = self.policy * self.by_policy / self.mdp.temperature
         visits = np.linalg.inv(self.system)
         from_state = visits[:, :, None] * self.policy
@@ -305,7 +305,7 @@ class Exact:
         return np.asarray(self.by_x - mixed @ inverse @ by_logits)
 
     def value_at(self, x: Array) -> float:
-        """`φ(x)` (a float), solved afresh."""
+        """`φ(x)` (a float), from a new solution."""
         policy = solved(self.problem.lower.model(x)).policy
         return float(self.problem.objective.value_and_gradients(x, policy)[0])
 

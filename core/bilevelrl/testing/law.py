@@ -1,4 +1,4 @@
-"""A law: a function of a subject and a problem, with a name, a formula, and the subjects that it speaks about."""
+"""A law: a function of a subject and a problem, with a name, a formula, and the subjects to which it applies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bilevelrl.testing.violation import LawViolation, NotApplicable
 
 
 class OperatorKind(enum.Enum):
-    """What the kit examines besides what can be registered."""
+    """The kinds of subjects that cannot be registered."""
 
     BELLMAN_OPERATOR = "Bellman operator"
 
@@ -25,7 +25,7 @@ OPERATOR = OperatorKind.BELLMAN_OPERATOR
 AnyKind = Kind | OperatorKind
 
 Condition = Callable[[Any], str]
-"""Says why a law has nothing to say about a subject; the empty string where it has."""
+"""Returns why a law does not apply to a subject; an empty string if it applies."""
 
 
 @attrs.frozen(eq=False)
@@ -33,12 +33,12 @@ class Law:
     """A law, to be called with a subject and a problem; it returns, or raises `LawViolation`.
 
     Args:
-        function: `(subject, problem) ↦ None`, or a remark for the report, such as how finely it looked.
-        kind: what it speaks about.
-        conditions: each may say why it does not apply to a subject.
-        problems: which drawn problems it is tried on: see `bilevelrl.testing.checks.drawn_for`.
-        examples: the share of the budget of examples that it gets, for laws that are slow; at least one example.
-        statistical: whether it judges random numbers; a violation is then shown as it was met, not shrunk.
+        function: `(subject, problem) ↦ None`, or a remark for the report, such as its resolution.
+        kind: the kind of subject that it applies to.
+        conditions: each may return a reason why it does not apply to a subject.
+        problems: the problems that are drawn for it: see `bilevelrl.testing.checks.drawn_for`.
+        examples: the share of the budget of examples for a slow law; at least one example.
+        statistical: whether it tests random numbers; a violation is then shown without shrinking.
     """
 
     function: Callable[[Any, Any], str | None]
@@ -55,20 +55,20 @@ class Law:
 
     @property
     def formula(self) -> str:
-        """What the law says: the first paragraph of its docstring."""
+        """The statement of the law: the first paragraph of its docstring."""
         return " ".join((inspect.getdoc(self.function) or "").split("\n\n")[0].split())
 
     def why_not(self, subject: Any) -> str:
-        """Why the law does not apply to a subject; empty where it does."""
+        """Why the law does not apply to a subject; empty if it applies."""
         return next((reason for condition in self.conditions if (reason := condition(subject))), "")
 
     def __call__(self, subject: Any, problem: Any) -> str:
-        """Hold the subject to the law on one problem; a remark for the report, mostly empty.
+        """Check the subject against the law on one problem; returns a remark for the report, mostly empty.
 
         Raises:
-            LawViolation: where it breaks it; says by how much and on which problem. An exception of the subject's own
-                is a violation too, and its cause.
-            NotApplicable: where the law has nothing to say about this subject or this problem.
+            LawViolation: if the law is broken; says by how much and on which problem. An exception of the subject is a
+                violation too, and its cause.
+            NotApplicable: if the law does not apply to this subject or this problem.
         """
         reason = self.why_not(subject)
         if reason:
@@ -87,14 +87,14 @@ class Law:
             raise raised from error
 
     def describe(self, violation: LawViolation, subject: Any, problem: Any) -> None:
-        """Fill in what the law knows of its violation: its name, its formula, the subject and the example."""
+        """Add the law's name, its formula, the subject and the example to the violation."""
         violation.law, violation.formula = self.name, self.formula
         violation.subject = self.kind.value if subject is None else f"{self.kind.value} {name_of(subject)!r}"
         violation.example = "" if self.kind is Kind.PROBLEM else source(problem)
 
 
 LAWS: dict[tuple[AnyKind, str], Law] = {}
-"""Every law, by the kind it speaks about and its name, in the order they are tried."""
+"""Every law, by its kind of subject and its name, in the order in which they are tried."""
 
 
 def law(
@@ -115,7 +115,7 @@ def law(
 
 
 def name_of(subject: Any) -> str:
-    """How a subject is called."""
+    """The name of a subject."""
     return str(getattr(subject, "name", None) or getattr(subject, "__name__", None) or type(subject).__name__)
 
 
@@ -123,26 +123,26 @@ def name_of(subject: Any) -> str:
 
 
 def tags_of(subject: Any) -> Tags:
-    """What a component promises; one that declares nothing draws and is biased, which promises next to nothing."""
+    """A component's tags; without any it counts as stochastic and biased, the weakest tags."""
     declared = getattr(subject, "tags", None)
     return declared if isinstance(declared, Tags) else Tags(Exactness.BIASED, deterministic=False)
 
 
 def exact(subject: Any) -> str:
-    """Only for the exact."""
-    return "" if tags_of(subject).exact else "it does not promise to be exact"
+    """Only for components with the tag exact."""
+    return "" if tags_of(subject).exact else "its tags do not include exact"
 
 
 def tracking(subject: Any) -> str:
-    """Only for those that converge over calls."""
-    return "" if tags_of(subject).tracking else "it does not promise to converge over calls"
+    """Only for components with the tag tracking."""
+    return "" if tags_of(subject).tracking else "its tags do not include tracking"
 
 
 def deterministic(subject: Any) -> str:
-    """Only for those that draw nothing."""
+    """Only for deterministic components."""
     return "" if tags_of(subject).deterministic else "it draws random numbers"
 
 
 def stochastic(subject: Any) -> str:
-    """Only for those that draw."""
+    """Only for stochastic components."""
     return "it draws no random numbers" if tags_of(subject).deterministic else ""

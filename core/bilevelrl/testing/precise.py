@@ -1,6 +1,6 @@
-"""Problems on which sampled means can be told from exact ones: little noise beside the gradient, few trajectories.
+"""Problems with precise sample means: little noise relative to the gradient, few trajectories.
 
-A law that judges means is tried on these rather than on drawn problems, most of which are trivial or far too noisy.
+Laws about means use these instead of drawn problems, most of which are trivial or far too noisy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def quiet_problem() -> BilevelProblem:
 
 
 def fork_problem() -> BilevelProblem:
-    """One choice, and then for ever the reward x or none: a tail that is truncated or wrongly discounted shows."""
+    """One choice, and then the reward x or none for ever: reveals a truncated or wrongly discounted tail."""
     kernel = np.zeros((3, 2, 3))
     kernel[0, 0, 1] = kernel[0, 1, 2] = kernel[1, :, 1] = kernel[2, :, 2] = 1.0
     features = np.zeros((3, 2, 1))
@@ -35,7 +35,7 @@ def fork_problem() -> BilevelProblem:
 
 
 def rich_problem() -> BilevelProblem:
-    """Pairs of trajectories of three steps, two parameters, τ = 1/2, γ = 0.8: coarser, but nothing is one."""
+    """Pairs of trajectories of three steps, two parameters, τ = 1/2, γ = 0.8: coarser, but no parameter is one."""
     kernel = np.array([[[0.75, 0.25], [0.25, 0.75]], [[0.5, 0.5], [0.0, 1.0]]])
     features = np.array([[[0.25, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.25, 0.0]]])
     base = np.array([[0.25, 0.0], [0.0, 0.5]])
@@ -45,7 +45,7 @@ def rich_problem() -> BilevelProblem:
 
 
 def learnable_problem() -> BilevelProblem:
-    """One choice, between a state with two equal actions and one with a dominated action: the bonus decides, and μ."""
+    """One choice, between a state with two equal actions and one with a dominated action: the bonus and μ decide."""
     kernel = np.zeros((3, 2, 3))
     kernel[0, 0, 1] = kernel[0, 1, 2] = kernel[1, :, 0] = kernel[2, :, 0] = 1.0
     rewards = np.array([[0.0, 0.0], [0.0, 0.0], [0.0, -2.5]])
@@ -63,4 +63,4 @@ PRECISE = (
     fork_problem(),
     rich_problem(),
     quiet_problem(),
-)  # in the order they are tried; the last, the quietest, takes longest
+)  # in the order in which they are tried; the last has the least noise and takes longest

@@ -1,4 +1,4 @@
-"""How a law asks a component: what goes in, what comes out, and what two answers have in common."""
+"""How a law calls a component: the inputs, the outputs, and the comparison of two answers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from bilevelrl.testing.violation import expect, expect_close
 from bilevelrl.validation.arrays import Array
 from bilevelrl.validation.errors import kind_words
 
-# What two deterministic but inexact answers to one question in two forms may differ by, of the answer's natural size:
-# an iteration that stops at a threshold may stop a step sooner.
+# The allowed difference of two deterministic but inexact answers to two forms of one question, relative to the answer's
+# natural size: an iteration that stops at a threshold may stop a step sooner.
 INEXACT = 1e-8
 
 
@@ -37,12 +37,12 @@ def kind_of(subject: Any) -> Kind:
 
 
 def needs_model(subject: Any) -> bool:
-    """Whether it asks for a transition model."""
+    """Whether it requires a transition model."""
     return subject.requires is SupportsModel
 
 
 def given_answer(subject: Any, problem: BilevelProblem, x: Array) -> Any:
-    """The follower's exact answer at x, in the form that an estimator's `requires` lets it expect."""
+    """The follower's exact solution at x, in the form that matches an estimator's `requires`."""
     solution = solved(problem.lower.model(x))
     if needs_model(subject):
         return solution
@@ -54,10 +54,10 @@ def given_answer(subject: Any, problem: BilevelProblem, x: Array) -> Any:
 def ask(
     subject: Any, problem: BilevelProblem, x: Array, *, previous: Any = None, solution: Any = None, key: int = 0
 ) -> Any:
-    """One call, at x: of a solver, warm-started by `previous`; of an estimator, with the follower's exact answer.
+    """One call, at x: of a solver, warm-started by `previous`; of an estimator, with the follower's exact solution.
 
     Raises:
-        LawViolation: where the answer is not what the protocol says.
+        LawViolation: if the answer does not satisfy the protocol.
     """
     if kind_of(subject) is Kind.LOWER_LEVEL_SOLVER:
         answer = subject.solve(problem, x, previous, rng_of(key))
@@ -70,7 +70,7 @@ def ask(
 
 
 def facts_of(answer: Any) -> dict[str, Any]:
-    """All that an answer says, but for how long it took and for handles."""
+    """The contents of an answer, without its seconds and handles."""
     if isinstance(answer, HyperGradient):
         names: tuple[str, ...] = ("direct", "implicit", "objective", "residual", "standard_error")
         facts = {name: getattr(answer, name) for name in names if getattr(answer, name) is not None}
@@ -88,12 +88,12 @@ def facts_of(answer: Any) -> dict[str, Any]:
 def expect_agreement(
     what: str, subject: Any, problem: BilevelProblem, came: Any, expected: Any, *, solves_differ: bool = False
 ) -> None:
-    """Two answers to one question agree, as far as rounding and the subject's tolerance let them.
+    """Check that two answers to one question agree, up to rounding and the subject's tolerance.
 
     Args:
         what: which two, in words.
-        subject: whose they are.
-        problem: the question, with a policy objective where the subject estimates.
+        subject: the component that gave them.
+        problem: the question, with a policy objective if the subject is an estimator.
         came: an answer.
         expected: another, of the same shape.
         solves_differ: whether an exact solver may have stopped at different points within its tolerance.
@@ -113,7 +113,7 @@ def expect_agreement(
 
 
 def gradient_tolerance(subject: Any, problem: BilevelProblem) -> float:
-    """What two forms of one question may move a deterministic gradient by."""
+    """The allowed difference of a deterministic gradient between two forms of one question."""
     if not isinstance(problem.objective, PolicyObjective):
         return INEXACT
     answer = Exact(problem)
@@ -124,7 +124,7 @@ def gradient_tolerance(subject: Any, problem: BilevelProblem) -> float:
 
 
 def solution_tolerances(subject: Any, *answers: Any) -> tuple[float, float]:
-    """What V, and log π, of a solver's answers may differ by, by the residuals that it claims itself."""
+    """The allowed difference of V, and of log π, between a solver's answers, from the residuals that it reports."""
     of_values = of_policy = 0.0
     for answer in answers:
         if isinstance(answer, TabularSolution):

@@ -1,4 +1,4 @@
-"""What a check saw, law by law."""
+"""The results of a check, law by law."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ HOLDS, BROKEN, EXPECTED, UNEXPECTED, SKIPPED = (
 
 @attrs.frozen(eq=False)
 class Outcome:
-    """What became of one law.
+    """The result of one law.
 
     Args:
         law: its name.
         result: "holds", "broken", "broken, as expected", "holds, against expectation" or "skipped".
-        examples: problems it was tried on without being broken.
-        seconds: how long that took.
+        examples: the number of problems on which it held.
+        seconds: the time that it took.
         detail: why it was skipped, or in one line how it was broken, or the law's remark.
         violation: how it was broken, in full.
     """
@@ -41,7 +41,7 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether this must not be."""
+        """Whether this result is a failure."""
         return self.result in (BROKEN, UNEXPECTED)
 
 
@@ -50,8 +50,8 @@ class Report:
     """The outcomes of a check, in the order of the laws.
 
     Args:
-        name: how the subject is called.
-        kind: what it is.
+        name: the subject's name.
+        kind: the subject's kind.
         outcomes: one for each law.
     """
 
@@ -70,21 +70,21 @@ class Report:
 
     @property
     def failures(self) -> list[Outcome]:
-        """The outcomes that must not be."""
+        """The outcomes that are failures."""
         return [outcome for outcome in self.outcomes if outcome.failed]
 
     def __str__(self) -> str:
         counts = {result: sum(o.result == result for o in self.outcomes) for result in (HOLDS, EXPECTED, SKIPPED)}
-        told = ", ".join(f"{count} {result}" for result, count in counts.items() if count)
+        tally = ", ".join(f"{count} {result}" for result, count in counts.items() if count)
         heading = f"{self.kind.value} {self.name!r}: {len(self.failures)} of {len(self.outcomes)} laws failed"
-        lines = [f"{heading} ({told})" if told else heading]
+        lines = [f"{heading} ({tally})" if tally else heading]
         for outcome in self.failures:
             lines += ["", str(outcome.violation) if outcome.violation else f"law {outcome.law}: {outcome.detail}"]
         return "\n".join(lines)
 
 
 class ChecksFailed(AssertionError):
-    """Some law failed; the message tells each, with its smallest example. `report` has all of them."""
+    """At least one law failed; the message reports each, with its smallest example. `report` has all outcomes."""
 
     def __init__(self, report: Report) -> None:
         super().__init__(str(report))

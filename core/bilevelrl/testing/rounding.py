@@ -1,4 +1,4 @@
-"""How far rounding alone can move an answer: first-order bounds, so that no tolerance is a matter of taste."""
+"""First-order bounds on the effect of rounding, from which the laws derive their tolerances."""
 
 from __future__ import annotations
 

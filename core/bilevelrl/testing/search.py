@@ -1,4 +1,4 @@
-"""Trying a law on drawn problems: Hypothesis looks for one that breaks it, and makes it small."""
+"""Tries a law on drawn problems: Hypothesis searches for one that breaks it, and shrinks it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from bilevelrl.testing.violation import LawViolation, NotApplicable
 
 SECONDS_A_LAW = 12.0
 SECONDS_TO_SHRINK = 8.0
-FEWEST_REJECTIONS = 20  # before a law is taken to have nothing to say about a subject
+FEWEST_REJECTIONS = 20  # before a law counts as not applicable to a subject
 
 
 class Hung(BaseException):
-    """A call has not returned in time. Not an `Exception`, so that nobody takes it for an answer."""
+    """A call has not returned in time. Not an `Exception`, so that it cannot pass for the subject's own error."""
 
 
 class _Enough(BaseException):
@@ -30,13 +30,13 @@ class _Enough(BaseException):
 
 @attrs.frozen
 class Found:
-    """What a search saw.
+    """The result of a search.
 
     Args:
-        examples: problems that the law spoke about.
+        examples: the number of problems to which the law applied.
         violation: the smallest violation found, or None.
-        reason: why the law spoke about none of them, where it did not.
-        remark: the law's own, on the last of them.
+        reason: why the law applied to none of them, if it did not.
+        remark: the law's remark on the last of them.
     """
 
     examples: int
@@ -46,12 +46,12 @@ class Found:
 
 
 def within(seconds: float, function: Callable[[], None]) -> None:
-    """Call a function, and give it so long.
+    """Call a function with a time limit.
 
     Python cannot stop a thread: one that hangs is left behind, as a daemon that does not keep the process alive.
 
     Raises:
-        Hung: where it has not returned.
+        Hung: if it has not returned in time.
     """
     outcome: list[BaseException] = []
 
@@ -80,16 +80,16 @@ def search(
     deadline: float,
     shrink: bool = True,
 ) -> Found:
-    """Hold a fresh subject to a law on each of up to `examples` drawn problems.
+    """Check a fresh subject against a law on each of up to `examples` drawn problems.
 
     Args:
         law: the law.
         factory: makes a subject.
-        problems: what to draw from.
-        examples: at most so many problems, fewer where each takes long.
-        key: seeds the drawing.
+        problems: the strategy.
+        examples: the largest number of problems; fewer are tried if each takes long.
+        key: the seed of the strategy.
         deadline: seconds that the law may take with one problem.
-        shrink: whether to make the problem that breaks it small.
+        shrink: whether to shrink the problem that breaks it.
     """
     began, first_broken = time.monotonic(), 0.0
     spoken, rejected, reason, remark, broken = 0, 0, "", "", list[LawViolation]()
@@ -139,17 +139,17 @@ def search(
     except (_Enough, Hung, LawViolation):
         pass
     except HypothesisException:
-        # An answer that is not the same twice is told as such by the violation itself. Unless nothing was broken:
-        # then all problems were rejected, for the reason kept.
+        # The violation itself reports an answer that is not reproducible. If nothing was broken, all problems were
+        # rejected, for the recorded reason.
         if not broken and not reason:
             raise
     return Found(spoken, broken[-1] if broken else None, "" if spoken or broken else reason, remark)
 
 
 def try_each(law: Law, subject: Any, factory: Callable[[], Any], problems: list[Any], *, deadline: float) -> Found:
-    """Hold a fresh subject to a law on each of a few given problems, in their order, as far as the first violation.
+    """Check a fresh subject against a law on each of a few given problems, in their order, up to the first violation.
 
-    A problem on which the law cannot say what its name promises leaves the law unsaid, whatever the others say.
+    If the law cannot reach its resolution on one problem, the law is skipped, for any results on the others.
     """
     remarks: list[str] = []
     for spoken, problem in enumerate(problems):
@@ -169,6 +169,6 @@ def _hung(law: Law, problem: Any, deadline: float) -> LawViolation:
     violation = LawViolation(
         "the time a call takes", expected=f"an answer within the deadline of {deadline:g} s", came="none so far"
     )
-    law.describe(violation, None, problem)  # what is called cannot be asked for its name: it may hang there too
+    law.describe(violation, None, problem)  # the subject's name is not read: that may hang too
     violation.hung = True
     return violation

@@ -1,4 +1,4 @@
-"""Every array that hangs on a value, and what is left of an answer once it went through a file."""
+"""Finds every array in a value, and saves and restores answers like a file does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bilevelrl.validation.arrays import Array
 
 
 def arrays_of(value: Any, name: str = "", depth: int = 3) -> Iterator[tuple[str, Array]]:
-    """Every array that hangs on a value, with the path to it."""
+    """Every array in a value, with its path."""
     if isinstance(value, np.ndarray):
         yield name, value
     elif depth and isinstance(value, Mapping):
@@ -33,10 +33,10 @@ def arrays_of(value: Any, name: str = "", depth: int = 3) -> Iterator[tuple[str,
 
 
 def saved_and_restored(value: Any) -> Any:
-    """An answer as it comes back from a file: arrays and numbers only; handles are rebuilt, what is not saved is gone.
+    """An answer as restored from a file: arrays and numbers only; handles are rebuilt, everything else is lost.
 
     Raises:
-        NotApplicable: for an answer of a class of its own, which the kit does not know how to save.
+        NotApplicable: for an answer of a class that the kit cannot save.
     """
     if isinstance(value, TabularSolution):
         return attrs.evolve(
@@ -50,11 +50,11 @@ def saved_and_restored(value: Any) -> Any:
     if isinstance(value, HyperGradient):
         arrays = through_a_file(direct=value.direct, implicit=value.implicit)
         return attrs.evolve(value, **arrays, occupancy=None, carry=through_a_file(**value.carry))
-    raise NotApplicable(f"a {type(value).__name__} is of a class of its own, which the kit does not know how to save")
+    raise NotApplicable(f"a {type(value).__name__} is of a class that the kit cannot save")
 
 
 def through_a_file(**arrays: Array) -> dict[str, Any]:
-    """Arrays as they come back from a file, without pickle."""
+    """Arrays as restored from a file, without pickle."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     buffer.seek(0)

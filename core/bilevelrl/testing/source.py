@@ -1,4 +1,4 @@
-"""Values as Python source: what a failing example prints can be pasted into a test.
+"""Values as Python source, so that a failing example can be pasted into a test.
 
 The expression assumes `import numpy as np`, `import scipy.sparse`, `import bilevelrl as bl` and
 `from bilevelrl import testing`.
@@ -22,13 +22,13 @@ import bilevelrl as bl
 WIDTH = 100
 INDENT = 4
 
-# Sparse arrays with more entries than this, zeros counted, are written by their stored entries.
+# Sparse arrays with more entries than this, including zeros, are written by their stored entries.
 WRITTEN_DENSE = 10_000
 
 
 @attrs.frozen
 class Group:
-    """A bracketed list: on one line where it fits, else an item a line; `packed`: as many items a line as fit."""
+    """A bracketed list: on one line if it fits, else one item per line, or with `packed` as many as fit."""
 
     opening: str
     items: list[Node]
@@ -42,9 +42,9 @@ Node: TypeAlias = str | Group
 def source(value: object) -> str:
     """A Python expression that rebuilds `value`, broken over lines of at most 100 columns.
 
-    It writes what this package makes MDPs, objectives and problems of, arrays with their exact floats, and plain Python
-    values; arguments that have their default are left out. What it cannot write (a lambda, another's class) becomes its
-    `repr` in angle brackets, so that the text as a whole still shows the rest.
+    It writes this package's MDPs, objectives and problems, arrays with their exact floats, and plain Python values;
+    default arguments are left out. Anything else (a lambda, another class) becomes its `repr` in angle brackets, so
+    that the rest of the text can still be read.
     """
     return _laid_out(_node(value), 0)
 
@@ -89,13 +89,13 @@ def _node(value: Any) -> Node:
 def _unwritten(value: object) -> str:
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # an object that cannot tell itself
+    except Exception:  # an object without a constructor expression
         text = type(value).__name__
     return text if text.startswith("<") and text.endswith(">") else f"<{text}>"
 
 
 def _public_name(value: object) -> str | None:
-    """How a test names the class of a value; None where it cannot."""
+    """The name of a value's class in a test; None if it has none."""
     kind = type(value)
     kind = kind.__dict__.get("written_as", kind)
     if getattr(bl, kind.__name__, None) is kind:
@@ -119,7 +119,7 @@ def _call(name: str, value: Any) -> Node:
     return Group(f"{name}(", items, ")")
 
 
-# Arguments that a constructor fills in itself where they are left out.
+# Arguments that a constructor fills in itself if they are left out.
 _FILLED_IN: dict[tuple[type, str], Callable[[Any], Any]] = {
     (bl.SoftMDP, "initial"): lambda mdp: np.full(mdp.states, 1.0 / mdp.states),
     (bl.parametric.StateReward, "states"): lambda reward: np.arange(reward.base.shape[0]),
@@ -180,7 +180,7 @@ def _array(array: Any) -> Node:
     shape = str(array.shape[0]) if array.ndim == 1 else str(array.shape)
     short = {"zeros": 0.0, "ones": 1.0}
     for name, number in short.items():
-        # 0.0 == -0.0, which a test may be about.
+        # 0.0 == -0.0, but a test may depend on the sign.
         if (array == number).all() and not np.signbit(array).any():
             call = f"np.{name}({shape}" + (")" if array.dtype == np.float64 else f"{dtype})")
             if array.size == 0 or len(call) < len(_flat(written)):
@@ -192,7 +192,7 @@ def _sparse(array: Any) -> Node:
     name = f"scipy.sparse.{type(array).__name__}"
     if math.prod(array.shape) <= WRITTEN_DENSE:
         dense = array.toarray()
-        if np.count_nonzero(dense) == array.nnz:  # no zero and no entry twice among the stored
+        if np.count_nonzero(dense) == array.nnz:  # no stored zeros and no duplicate entries
             return _wrapped(f"{name}(", _array(dense), ")")
     if array.format != "csr":
         return _unwritten(array)
@@ -201,7 +201,7 @@ def _sparse(array: Any) -> Node:
 
 
 def _kernel(kernel: Any) -> Node:
-    """The array that a kernel is made of: whatever takes a kernel takes that."""
+    """The array inside a kernel; every constructor that accepts a kernel accepts the array."""
     return _unwritten(kernel) if not hasattr(kernel, "probabilities") else _node(kernel.probabilities)
 
 

@@ -1,7 +1,7 @@
 """Hypothesis strategies: MDPs, policies, followers that depend on x, objectives and bilevel problems.
 
-Every argument is optional and narrows what is drawn. A failing example shrinks to a small problem with simple numbers,
-whose `repr` can be pasted into a test; see `bilevelrl.testing.source`.
+Every argument is optional and restricts what is drawn. A failing example shrinks to a small problem with simple
+numbers, whose `repr` can be pasted into a test; see `bilevelrl.testing.source`.
 
     @given(testing.bilevel_problems(max_states=3, temperature=1.0))
     def test_my_estimator(problem): ...
@@ -51,7 +51,7 @@ def soft_mdps(
     """Entropy- and KL-regularised MDPs, dense and sparse, whose `repr` rebuilds them.
 
     Rows of P are deterministic, noisy, or nearly deterministic; states may be absorbing, or never entered; rewards may
-    tie, and are sometimes a hundred times as large. The simplest: one state, one action, no reward, γ = 0, τ = 1.
+    be equal, and are sometimes a hundred times as large. The simplest: one state, one action, no reward, γ = 0, τ = 1.
 
     Args:
         max_states: S is drawn from 1 to this.
@@ -99,10 +99,10 @@ def parametric_mdps(
         linear: rewards that depend on x do so linearly (True), or through a tanh (False). Default: either.
         dimension: n, the length of x. Default: as the parts need, with up to two entries more.
         max_states: as for `soft_mdps`, like all that follow.
-        max_actions: at most so many actions.
+        max_actions: A is drawn from 1 to this.
         discount: γ.
         temperature: τ.
-        sparse: how P is stored; features are sometimes sparse too where it is.
+        sparse: how P is stored; features are sometimes sparse too if it is.
         reference: whether there is a μ.
         reachable: ρ is positive in every state, at every x.
 
@@ -125,7 +125,7 @@ def parametric_mdps(
 
 
 def points(dimension: int) -> st.SearchStrategy[bl.Array]:
-    """x (n,), multiples of 1/4 from −7/4 to 2. Raises `InputError` where `dimension` is no positive integer."""
+    """x (n,), multiples of 1/4 from −7/4 to 2. Raises `InputError` if `dimension` is not a positive integer."""
     check_count("dimension", dimension)
     return _drawn(lambda draw: drawn_entries(draw, (dimension,), QUARTERS))
 
@@ -134,7 +134,7 @@ def policies(states: int, actions: int) -> st.SearchStrategy[bl.Array]:
     """Policies (S, A): in each state uniform, deterministic, nearly so (to 1e-12), or anything between.
 
     Raises:
-        InputError: where `states` or `actions` is no positive integer.
+        InputError: if `states` or `actions` is not a positive integer.
     """
     check_count("states", states)
     check_count("actions", actions)
@@ -142,15 +142,15 @@ def policies(states: int, actions: int) -> st.SearchStrategy[bl.Array]:
 
 
 def policy_objectives(lower: Any, *, bounded: bool = False) -> st.SearchStrategy[Any]:
-    """The leader's objectives of a follower's policy, among them returns in a model that depends on x too.
+    """The leader's objectives of a follower's policy, including returns in a model that depends on x too.
 
-    Quadratic with and without targets, return in a fixed MDP or in `lower` itself, log-likelihood of demonstrations,
-    and weighted sums.
+    They are quadratic with and without targets, the return in a fixed MDP or in `lower` itself, the log-likelihood of
+    demonstrations, and weighted sums.
 
     Args:
         lower: the follower, a `SupportsModel`: it gives the shapes.
-        bounded: leave out the log-likelihood, which is infinite where the follower never acts as demonstrated, as
-            rounding has it at low temperatures.
+        bounded: leave out the log-likelihood, which is infinite if the follower never acts as demonstrated; rounding
+            causes this at low temperatures.
 
     Raises:
         InputError: naming the argument, the value and what was expected.
@@ -163,10 +163,10 @@ def policy_objectives(lower: Any, *, bounded: bool = False) -> st.SearchStrategy
 def trajectory_objectives(
     lower: Any, *, max_horizon: int = 2, max_trajectories: int = 2
 ) -> st.SearchStrategy[bl.objectives.TrajectoryObjective]:
-    """The leader's objectives of a few short trajectories, whose exact expectation is a short sum: none draws noise.
+    """The leader's deterministic objectives of a few short trajectories, whose exact expectation is a short sum.
 
-    A `PreferenceObjective` whose labeller answers with probabilities, where the follower's rewards depend on x and
-    pairs are allowed; or a `TableLoss`.
+    They are `PreferenceObjective`s whose labeller answers with probabilities, if the follower's rewards depend on x and
+    pairs are allowed, and `TableLoss`es.
 
     Args:
         lower: the follower, a `SupportsModel`: it gives the shapes.

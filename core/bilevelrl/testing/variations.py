@@ -1,4 +1,4 @@
-"""Problems made from a problem: what a component sees of it restricted, spoilt, renamed, extended."""
+"""Variations of a problem: restricted, damaged, relabelled, extended."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from bilevelrl.validation.arrays import Array, Indices
 
 @attrs.frozen(eq=False)
 class Altered:
-    """A lower level whose MDP is changed after it is made; what x does to it is the original's.
+    """A lower level with a changed MDP and the original's derivatives by x.
 
     Args:
         lower: the original.
         change: `mdp ↦ mdp`.
-        tally: counts what its simulators draw, where given.
+        tally: counts what its simulators draw, if given.
     """
 
     lower: Any
@@ -57,7 +57,7 @@ class Altered:
 
 @attrs.frozen(eq=False)
 class OnlyModel:
-    """What `SupportsModel` offers, and nothing else."""
+    """A lower level with only the members of `SupportsModel`."""
 
     _lower: Any
 
@@ -79,7 +79,7 @@ class OnlyModel:
 
 @attrs.frozen(eq=False)
 class OnlySampling:
-    """What `SupportsSampling` offers, and nothing else."""
+    """A lower level with only the members of `SupportsSampling`."""
 
     _lower: Any
 
@@ -94,7 +94,7 @@ class OnlySampling:
         return simulator
 
     def pullback(self, x: Array, occupancy: Occupancy) -> Array:
-        """The original's, for rewards alone: whoever samples does not know γV."""
+        """The original's, for rewards only: a sampling component does not know γV."""
         shape = self._lower.simulator(x).spec
         weights = occupancy.dense(shape.states, shape.actions).weights
         gradient: Array = self._lower.pullback(x, DenseOccupancy(weights))
@@ -130,7 +130,7 @@ class Extended:
         return TabularSimulator(self.model(x))
 
     def pullback(self, x: Array, occupancy: Occupancy) -> Array:
-        """The original's, and one inner product a further parameter."""
+        """The original's, and one inner product for each further parameter."""
         known, base = x[: -self.count], self.lower.model(x[: -self.count])
         weights = occupancy.dense(base.states, base.actions).weights
         further = [float((weights * table).sum()) for table in self.directions(base)]
@@ -139,7 +139,7 @@ class Extended:
 
 @attrs.frozen(eq=False)
 class Relabelled:
-    """A lower level whose states and actions bear other numbers: new state i is old state `states[i]`."""
+    """A lower level with relabelled states and actions: new state i is old state `states[i]`."""
 
     lower: Any
     states: Indices
@@ -151,7 +151,7 @@ class Relabelled:
         return int(self.lower.dimension)
 
     def model(self, x: Array) -> SoftMDP:
-        """The same MDP under its new names."""
+        """The relabelled MDP."""
         mdp: SoftMDP = self.lower.model(x)
         kernel = dense_kernel(mdp)[np.ix_(self.states, self.actions, self.states)]
         return SoftMDP(
@@ -164,11 +164,11 @@ class Relabelled:
         )
 
     def simulator(self, x: Array) -> TabularSimulator:
-        """Samples the renamed MDP."""
+        """Samples the relabelled MDP."""
         return TabularSimulator(self.model(x))
 
     def table(self, array: Array) -> Array:
-        """An (S, A) array of the original, renamed."""
+        """An (S, A) array of the original, relabelled."""
         return np.asarray(array[np.ix_(self.states, self.actions)])
 
     def original(self, array: Array) -> Array:
@@ -178,7 +178,7 @@ class Relabelled:
         return before
 
     def pullback(self, x: Array, occupancy: Occupancy) -> Array:
-        """The original's, of the occupancy under its old names."""
+        """The original's, for the occupancy with the original labels."""
         measure = occupancy.dense(self.states.size, self.actions.size)
         continuation = measure.continuation
         if continuation is not None:
@@ -192,7 +192,7 @@ def _stored(kernel: Array, sparse: bool) -> Any:
 
 
 def stored_otherwise(mdp: SoftMDP) -> SoftMDP:
-    """The same MDP, sparse where it was dense and dense where it was sparse."""
+    """The same MDP with the other storage of P: sparse for dense, dense for sparse."""
     return SoftMDP(
         _stored(dense_kernel(mdp), not is_sparse(mdp)),
         mdp.rewards,
@@ -208,14 +208,14 @@ def stored_otherwise(mdp: SoftMDP) -> SoftMDP:
 
 @attrs.frozen(eq=False)
 class ChangedObjective:
-    """An objective whose answers, or whose questions, are changed on the way.
+    """An objective with changed inputs or outputs.
 
     Args:
         objective: the original.
         answers: `(value, by_x, by_policy) ↦` the same, for policy objectives.
         losses: `(losses, by_x) ↦` the same, for trajectory objectives.
-        point: `x ↦ x` before the original is asked.
-        policy: `π ↦ π` before the original is asked.
+        point: `x ↦ x`, applied before the original is called.
+        policy: `π ↦ π`, applied before the original is called.
     """
 
     objective: Any
@@ -245,26 +245,26 @@ class ChangedObjective:
     def step_losses_and_gradient(
         self, x: Array, trajectories: Trajectories, rng: np.random.Generator
     ) -> tuple[Array, Array]:
-        """The changed answer, of an objective that adds up over steps."""
+        """The changed answer of an objective that is a sum over steps."""
         return self.losses(*self.objective.step_losses_and_gradient(self.point(x), trajectories, rng))
 
 
 class Untouched:
-    """An objective that nobody may ask."""
+    """An objective that must not be used."""
 
     horizon = trajectories = 1
 
     def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
         """Not for solvers."""
-        raise PermissionError("a solver answers x, and has no use for the leader's objective")
+        raise PermissionError("a solver has no use for the leader's objective")
 
     def loss_and_gradient(self, x: Array, trajectories: Trajectories, rng: np.random.Generator) -> tuple[Array, Array]:
         """Not for solvers."""
-        raise PermissionError("a solver answers x, and has no use for the leader's objective")
+        raise PermissionError("a solver has no use for the leader's objective")
 
 
 def with_lower(problem: BilevelProblem, lower: Any) -> BilevelProblem:
-    """The problem with another follower, and where it can, the same objective, start and feasible set."""
+    """The problem with another follower and, if possible, the same objective, start and feasible set."""
     return attrs.evolve(problem, lower=lower)
 
 

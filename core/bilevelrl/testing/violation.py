@@ -1,4 +1,4 @@
-"""What a law raises when it does not hold, and the comparisons that raise it."""
+"""The exception of a broken law, and the comparisons that raise it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class LawViolation(AssertionError):
 
     Attributes:
         what: the quantity, in words.
-        expected: what the law asks for.
-        came: what the subject answered.
-        off: by how much, in words; empty where there is no number for it.
+        expected: what the law requires.
+        came: what the subject returned.
+        off: by how much they differ, in words; empty if there is no number for it.
         law: the law's name; filled in by the law.
-        formula: what the law says; filled in by the law.
-        subject: how the subject is called; filled in by the law.
+        formula: the statement of the law; filled in by the law.
+        subject: the subject's name; filled in by the law.
         example: the problem as Python source that rebuilds it; filled in by the law.
-        which: which example that is, such as the smallest found.
+        which: a label of the example, such as the smallest found.
         hung: whether a call did not return in time; the subject is then not called again.
     """
 
@@ -50,7 +50,7 @@ class LawViolation(AssertionError):
 
 
 class NotApplicable(Exception):
-    """A law has nothing to say about this subject or this problem; the message says why."""
+    """A law does not apply to this subject or this problem; the message says why."""
 
 
 def _indented(text: str) -> str:
@@ -73,7 +73,7 @@ def expect(what: str, holds: bool, *, expected: object, came: object, off: str =
 
 
 def expect_close(what: str, came: Any, expected: Any, tolerance: float | Array) -> None:
-    """Raise `LawViolation` unless `|came − expected| ≤ tolerance` everywhere; NaN is close to nothing."""
+    """Raise `LawViolation` unless `|came − expected| ≤ tolerance` everywhere; NaN is not close to anything."""
     answer, wanted = np.asarray(came, dtype=float), np.asarray(expected, dtype=float)
     if answer.shape != wanted.shape:
         raise LawViolation(f"the shape of {what}", expected=wanted.shape, came=answer.shape)
@@ -107,7 +107,7 @@ def _number(array: Any) -> object:
 
 
 def _ratio(came: Array, expected: Array) -> str:
-    """A hint: a constant factor between the two is often the fault itself (τ, γ, a sign)."""
+    """A hint: a constant factor between the two is often the error itself (τ, γ, a sign)."""
     largest = float(np.abs(expected).max(initial=0.0))
     if not (np.isfinite(came).all() and np.isfinite(largest) and largest > 1e-290):
         return ""

@@ -1,4 +1,4 @@
-"""The laws, by what they speak about; importing this package enters them all in `LAWS`."""
+"""The laws, by kind of subject; importing this package registers all of them in `LAWS`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a composed algorithm owes: one seed, one run, whether in one piece or in many."""
+"""The laws of a composed algorithm: one seed gives one run, in one piece or in steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STEPS = 4
 
 
 def algorithm_law(function: Callable[[Any, BilevelProblem], None]) -> Law:
-    """A law of algorithms; a run that fails as it reports is no violation."""
+    """A law of algorithms; a run that reports its failure is not a violation."""
 
     @functools.wraps(function)
     def without_failures(subject: Any, problem: BilevelProblem) -> None:
@@ -58,7 +58,7 @@ def same_seed_same_run(subject: Any, problem: BilevelProblem) -> None:
 
 @algorithm_law
 def steps_make_the_run(subject: Any, problem: BilevelProblem) -> None:
-    """`start` and then `step` again and again is `run`, bit for bit."""
+    """`start` and repeated `step` give the same as `run`, bit for bit."""
     _, expected = _run(subject, problem, 5)
     state = subject.start(problem, seed=5)
     states = [state]
@@ -71,7 +71,7 @@ def steps_make_the_run(subject: Any, problem: BilevelProblem) -> None:
 
 @algorithm_law
 def saved_and_restored_continues_identically(subject: Any, problem: BilevelProblem) -> None:
-    """A state that went through a file goes on to the same x as the state itself, bit for bit."""
+    """A state restored from a file continues to the same x as the state itself, bit for bit."""
     state = subject.start(problem, seed=5)
     state = subject.step(problem, state, seed=5)
     restored = attrs.evolve(
@@ -88,7 +88,7 @@ def saved_and_restored_continues_identically(subject: Any, problem: BilevelProbl
 
 @algorithm_law
 def history_is_true(subject: Any, problem: BilevelProblem) -> None:
-    """The run's history has a row an iteration, and its cost is the sum of what the components reported."""
+    """The run's history has a row for each iteration, and its cost is the sum of the components' costs."""
     run, trace = _run(subject, problem, 5)
     rows = len(run.history)
     expect("rows of the history", rows == len(trace["x"]), expected=len(trace["x"]), came=rows)

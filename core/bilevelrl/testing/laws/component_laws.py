@@ -1,4 +1,4 @@
-"""What any solver and any estimator owes its callers, whatever it computes."""
+"""The laws of every solver and every estimator."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def component_law(
 
 
 def model_needed(subject: Any) -> str:
-    """Only for those that see the model: a sampler draws other numbers from a rearranged one."""
+    """Only for components with a model: a sampler draws other numbers from a relabelled problem."""
     return "" if needs_model(subject) else "it sees samples only"
 
 
 def _solution_for(subject: Any, problem: BilevelProblem, x: Array) -> Any:
-    """What an estimator is given; a solver is given nothing."""
+    """The input of an estimator; a solver has none."""
     return given_answer(subject, problem, x) if kind_of(subject) is Kind.HYPERGRADIENT_ESTIMATOR else None
 
 
@@ -64,14 +64,14 @@ def _another_point(x: Array) -> Array:
 def _expect_same_facts(what: str, came: Any, expected: Any) -> None:
     wanted = facts_of(expected)
     got = facts_of(came)
-    expect_same(f"what the answer says, {what}", sorted(got), sorted(wanted))
+    expect_same(f"the answer {what}", sorted(got), sorted(wanted))
     for name, value in wanted.items():
         expect_same(f"{name}, {what}", got[name], value)
 
 
 @component_law(examples=0.5)
 def inputs_are_not_mutated(subject: Any, problem: BilevelProblem) -> None:
-    """A call leaves x, the model, the solution, the warm start and its own earlier answers as they were."""
+    """A call does not change x, the model, the solution, the warm start or its own earlier answers."""
     x = point_of(problem)
     model = problem.lower.model(x)
     held = {name: np.array(array) for name, array in vars(model).items() if isinstance(array, np.ndarray)}
@@ -105,7 +105,7 @@ def same_key_same_answer(subject: Any, problem: BilevelProblem) -> None:
 
 @component_law(examples=0.5)
 def calls_are_independent(subject: Any, problem: BilevelProblem) -> None:
-    """What a call answers does not depend on the calls before it, except through the warm start it is given."""
+    """An answer does not depend on earlier calls, except through the warm start."""
     x = point_of(problem)
     first = copy.deepcopy(ask(subject, problem, x, key=3))
     ask(subject, problem, _another_point(x), key=4)
@@ -147,16 +147,16 @@ def memory_layout_does_not_matter(subject: Any, problem: BilevelProblem) -> None
     if solution is not None:
         solution = _column_major(solution)
     came = ask(subject, moved, _strided(x), solution=solution)
-    expect_agreement("with arrays laid out otherwise", subject, problem, came, expected, solves_differ=True)
+    expect_agreement("with another memory layout", subject, problem, came, expected, solves_differ=True)
 
 
 @component_law(deterministic, model_needed, examples=0.5)
 def storage_does_not_matter(subject: Any, problem: BilevelProblem) -> None:
-    """Dense and sparse storage of one kernel give one answer, to rounding."""
+    """Dense and sparse storage of one kernel give the same answer, to rounding."""
     x = point_of(problem)
     other = with_lower(problem, Altered(problem.lower, stored_otherwise))
     came, expected = ask(subject, other, x), ask(subject, problem, x)
-    expect_agreement("with P stored otherwise", subject, problem, came, expected, solves_differ=True)
+    expect_agreement("with the other storage of P", subject, problem, came, expected, solves_differ=True)
 
 
 def _rotation(size: int) -> Indices:
@@ -189,24 +189,24 @@ def _expect_equivariance(subject: Any, problem: BilevelProblem, states: bool) ->
         tables = {name: names.table(getattr(expected, name)) for name in ("policy", "action_values")}
         expected = attrs.evolve(expected, model=came.model, values=expected.values[names.states], **tables)
     which = "states" if states else "actions"
-    expect_agreement(f"with {which} renamed", subject, problem, came, expected, solves_differ=True)
+    expect_agreement(f"with {which} relabelled", subject, problem, came, expected, solves_differ=True)
 
 
 @component_law(deterministic, model_needed, examples=0.5)
 def relabelling_states_permutes_the_answer(subject: Any, problem: BilevelProblem) -> None:
-    """Other numbers for the states: the same answer in the new order, the same gradient."""
+    """Relabelled states give the same answer in the new order, and the same gradient."""
     _expect_equivariance(subject, problem, states=True)
 
 
 @component_law(deterministic, model_needed, examples=0.5)
 def relabelling_actions_permutes_the_answer(subject: Any, problem: BilevelProblem) -> None:
-    """Other numbers for the actions: the same answer in the new order, the same gradient."""
+    """Relabelled actions give the same answer in the new order, and the same gradient."""
     _expect_equivariance(subject, problem, states=False)
 
 
 @component_law(exact, examples=0.5)
 def warm_start_changes_the_cost_only(subject: Any, problem: BilevelProblem) -> None:
-    """An exact answer does not depend on where the search for it began, near or far."""
+    """An exact answer does not depend on the warm start."""
     x = point_of(problem)
     expected = ask(subject, problem, x)
     for what, point in (("an answer at another x", _another_point(x)), ("its own answer", x)):
@@ -217,9 +217,9 @@ def warm_start_changes_the_cost_only(subject: Any, problem: BilevelProblem) -> N
 
 @component_law(examples=0.5)
 def cost_is_true(subject: Any, problem: BilevelProblem) -> None:
-    """The backups, linear solves, products and samples in `cost` are those that happened; seconds are not negative.
+    """The backups, linear solves, products and samples in `cost` are correct; seconds are not negative.
 
-    What a component does with P in arrays of its own cannot be counted: then it must report no less than was seen.
+    Work on the component's own copies of P cannot be counted; it must then report at least the counted work.
     """
     x, tally = point_of(problem), Tally()
     solution = _solution_for(subject, problem, x)
@@ -252,8 +252,8 @@ def _over(solution: Any, model: SoftMDP) -> Any:
 def _compare_costs(cost: Any, tally: Tally, which: str) -> None:
     for name in ("backups", "linear_solves", "products", "samples"):
         said, seen = getattr(cost, name), getattr(tally, name)
-        honest = said >= seen if tally.seen_raw else said == seen
-        expect(f"cost.{name} {which}", honest, expected=seen, came=said, off=f"{said - seen:+d}")
+        correct = said >= seen if tally.seen_raw else said == seen
+        expect(f"cost.{name} {which}", correct, expected=seen, came=said, off=f"{said - seen:+d}")
 
 
 def _spoilt_rewards(mdp: SoftMDP) -> SoftMDP:
@@ -263,7 +263,7 @@ def _spoilt_rewards(mdp: SoftMDP) -> SoftMDP:
 
 
 def _spoilt(subject: Any, problem: BilevelProblem) -> BilevelProblem:
-    """A problem that goes wrong at x: NaN in the rewards for a solver, in the objective's answers for an estimator."""
+    """A problem with NaN at x: in the rewards for a solver, in the objective's values for an estimator."""
     if kind_of(subject) is Kind.LOWER_LEVEL_SOLVER:
         return with_lower(problem, Altered(problem.lower, _spoilt_rewards))
     objective = ChangedObjective(
@@ -276,17 +276,17 @@ def _spoilt(subject: Any, problem: BilevelProblem) -> BilevelProblem:
 
 @component_law(examples=0.25, problems="fully visited")
 def failure_is_reported(subject: Any, problem: BilevelProblem) -> None:
-    """Values that are not finite end in a status that says so (`NON_FINITE` or `DIVERGED`), not in an exception."""
+    """Values that are not finite give the status `NON_FINITE` or `DIVERGED`, not an exception."""
     with np.errstate(all="ignore"):
         answer = ask(subject, _spoilt(subject, problem), point_of(problem))
     came, is_solver = answer.status, kind_of(subject) is Kind.LOWER_LEVEL_SOLVER
-    where = "where r[0, 0] is NaN" if is_solver else "where all that the objective answers is NaN"
+    where = "where r[0, 0] is NaN" if is_solver else "where all of the objective's values are NaN"
     expect(f"the status {where}", not came.usable, expected="NON_FINITE or DIVERGED", came=came.name)
 
 
 @component_law(examples=0.25, problems="fully visited")
 def non_finite_never_converges(subject: Any, problem: BilevelProblem) -> None:
-    """`Status.CONVERGED` never comes with a number that is not finite."""
+    """An answer with `Status.CONVERGED` has only finite numbers."""
     for asked in (problem, _spoilt(subject, problem)):
         with np.errstate(all="ignore"):
             answer = ask(subject, asked, point_of(problem))
@@ -295,14 +295,14 @@ def non_finite_never_converges(subject: Any, problem: BilevelProblem) -> None:
         for name, value in facts_of(answer).items():
             if not isinstance(value, str):
                 finite = bool(np.isfinite(value).all())
-                expect(f"{name} beside CONVERGED", finite, expected="finite numbers", came=value)
+                expect(f"{name} with CONVERGED", finite, expected="finite numbers", came=value)
 
 
 @component_law(examples=0.5)
 def saved_and_restored_continues_identically(subject: Any, problem: BilevelProblem) -> None:
-    """An answer that went through a file warm-starts the next call as the answer itself does, bit for bit.
+    """An answer restored from a file warm-starts the next call like the answer itself, bit for bit.
 
-    Only arrays and numbers are saved; for an estimate, only `carry` counts as memory.
+    Only arrays and numbers are saved; of an estimate, only `carry`.
     """
     x = point_of(problem)
     first = ask(subject, problem, x, key=1)
@@ -320,15 +320,15 @@ def only_what_is_required_is_used(subject: Any, problem: BilevelProblem) -> None
     restricted = attrs.evolve(problem, lower=lower, objective=Untouched() if is_solver else problem.objective)
 
     def answer(asked: BilevelProblem) -> Any:
-        # A solution afresh each time: one that was used may hold a factorisation, and that moves the last digits.
+        # A new solution each time: a used one may contain a factorisation, which changes the last digits.
         return ask(subject, asked, x, solution=_solution_for(subject, problem, x))
 
-    _expect_same_facts("seeing only what it requires", answer(restricted), answer(problem))
+    _expect_same_facts("with only what it requires", answer(restricted), answer(problem))
 
 
 @component_law(examples=0.25)
 def answer_is_float64(subject: Any, problem: BilevelProblem) -> None:
-    """Every array of an answer is float64: nothing was rounded to fewer digits on the way."""
+    """Every array of an answer is float64."""
     x = point_of(problem)
     answer = ask(subject, problem, x)
     for name, value in facts_of(answer).items():

@@ -1,4 +1,4 @@
-"""What a hyper-gradient obeys, and every independent answer that an exact one must agree with (MATH.md 3)."""
+"""The laws of a hyper-gradient, including the independent formulas that an exact one must agree with."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ NOISE = 8.0  # standard errors, of few directions or blocks
 
 
 def of_policies(subject: Any) -> str:
-    """Only for those that differentiate an objective of the policy (or any), given a model."""
+    """Only for estimators with a model and an objective of the policy (or any objective)."""
     suits = needs_model(subject) and subject.requires_objective in (PolicyObjective, object)
-    return "" if suits else "it sees trajectories only"
+    return "" if suits else "it uses trajectories only"
 
 
 def _estimate(subject: Any, problem: BilevelProblem, answer: Exact) -> HyperGradient:
@@ -39,13 +39,13 @@ def _estimate(subject: Any, problem: BilevelProblem, answer: Exact) -> HyperGrad
 
 
 def _tolerance(subject: Any, answer: Exact, rounding: float) -> float:
-    """Rounding, and what the subject declares; a stopping rule knows nothing of gradients that happen to be tiny."""
+    """Rounding, and the declared tolerance, which is not relative to gradients that happen to be tiny."""
     return rounding + tags_of(subject).tolerance * (answer.size + answer.unit)
 
 
 def _weights(hyper: HyperGradient, answer: Exact) -> Array:
     if hyper.occupancy is None:
-        raise NotApplicable("its answer shows no occupancy")
+        raise NotApplicable("its answer has no occupancy")
     weights: Array = hyper.occupancy.dense(answer.mdp.states, answer.mdp.actions).weights
     return weights
 
@@ -71,7 +71,7 @@ def agrees_with_the_papers_formula(subject: Any, problem: BilevelProblem) -> Non
 
 @law(ESTIMATOR, of_policies, exact, problems="moderate", examples=0.5)
 def agrees_with_central_differences(subject: Any, problem: BilevelProblem) -> None:
-    """`∇φ·d = (8(φ₁ − φ₋₁) − (φ₂ − φ₋₂))/12h + O(h⁴)`, `φ_k = φ(x + khd)`, each solved afresh, along random d."""
+    """`∇φ·d = (8(φ₁ − φ₋₁) − (φ₂ − φ₋₂))/12h + O(h⁴)`, `φ_k = φ(x + khd)`, each from a new solution, along random d."""
     answer = Exact(problem)
     came = _estimate(subject, problem, answer)
     direction = rng_of(5).normal(size=answer.x.size)
@@ -145,12 +145,12 @@ def reference_measure_is_a_reward_bonus(subject: Any, problem: BilevelProblem) -
     expect_close("gradient", came.gradient, answer.forward(), _tolerance(subject, answer, answer.algebra))
 
 
-# --- What the answer is made of
+# --- The parts of the answer
 
 
 @law(ESTIMATOR, of_policies, deterministic)
 def direct_part_is_the_objectives(subject: Any, problem: BilevelProblem) -> None:
-    """`direct = ∂f/∂x` at the follower's policy, as the objective gives it."""
+    """`direct = ∂f/∂x` at the follower's policy, as the objective returns it."""
     answer = Exact(problem)
     came = _estimate(subject, problem, answer)
     floor = (tags_of(subject).tolerance if tags_of(subject).exact else INEXACT) * answer.size
@@ -159,7 +159,7 @@ def direct_part_is_the_objectives(subject: Any, problem: BilevelProblem) -> None
 
 @law(ESTIMATOR, of_policies, deterministic)
 def objective_is_reported(subject: Any, problem: BilevelProblem) -> None:
-    """`objective = f(x, π)` at the solution given, whatever was estimated before."""
+    """`objective = f(x, π)` at the given solution, after any earlier estimates."""
     answer = Exact(problem)
     before = ask(subject, problem, answer.x + 0.25)
     came = ask(subject, problem, answer.x, solution=answer.solution, previous=before)
@@ -169,7 +169,7 @@ def objective_is_reported(subject: Any, problem: BilevelProblem) -> None:
 
 @law(ESTIMATOR, of_policies, deterministic)
 def implicit_part_is_one_pullback(subject: Any, problem: BilevelProblem) -> None:
-    """`implicit = J_rᵀ r̄ + J_Pᵀ P̄`, `P̄ = γ r̄ ⊗ V*`, r̄ the occupancy that the answer shows; `gradient` is the sum."""
+    """`implicit = J_rᵀ r̄ + J_Pᵀ P̄`, `P̄ = γ r̄ ⊗ V*`, r̄ the answer's occupancy; `gradient` is the sum of both parts."""
     answer = Exact(problem)
     came = _estimate(subject, problem, answer)
     expected = answer.implicit(_weights(came, answer))
@@ -204,9 +204,9 @@ def _of_occupancy(subject: Any, answer: Exact) -> float:
 
 @law(ESTIMATOR, of_policies, deterministic)
 def residual_is_true(subject: Any, problem: BilevelProblem) -> None:
-    """The reported residual is the largest violation of the flow equation by the occupancy r̄ that the answer shows.
+    """The reported residual is the largest violation of the flow equation by the answer's occupancy r̄.
 
-    `(I − γP^π)ᵀλ − (γPᵀc − Σ_a c)` is, term by term, `Σ_a r̄ − γPᵀr̄`: the adjoint's residual can be read off r̄.
+    `(I − γP^π)ᵀλ − (γPᵀc − Σ_a c)` is, term by term, `Σ_a r̄ − γPᵀr̄`: r̄ determines the adjoint's residual.
     """
     answer = Exact(problem)
     came = _estimate(subject, problem, answer)
@@ -238,14 +238,14 @@ def a_number_per_state_changes_nothing(subject: Any, problem: BilevelProblem) ->
 
 
 def proportionate(subject: Any) -> str:
-    """Only for those whose bias, where they have one, is a share of the gradient: a fixed penalty's is not."""
+    """Only for estimators whose bias, if any, is a share of the gradient; that of a fixed penalty is not."""
     bounded = not tags_of(subject).biased or tags_of(subject).bias_bound is not None
-    return "" if bounded else "it does not say that its bias is a share of the gradient (bias_bound)"
+    return "" if bounded else "it does not declare its bias as a share of the gradient (bias_bound)"
 
 
 @law(ESTIMATOR, deterministic, proportionate)
 def scaling_the_objective_scales_the_gradient(subject: Any, problem: BilevelProblem) -> None:
-    """The gradient of `4f + 3` is `4∇φ`, both parts of it, and its objective is `4f + 3`."""
+    """The gradient of `4f + 3` is `4∇φ`, in both parts, and its objective is `4f + 3`."""
     x = point_of(problem)
     scaled = _with_objective(
         problem,
@@ -254,8 +254,8 @@ def scaling_the_objective_scales_the_gradient(subject: Any, problem: BilevelProb
     )
     came, expected = ask(subject, scaled, x), ask(subject, problem, x)
     answer = Exact(problem)
-    promised = tags_of(subject)
-    share = promised.tolerance if promised.exact else INEXACT
+    tags = tags_of(subject)
+    share = tags.tolerance if tags.exact else INEXACT
     allowed = 8 * (answer.algebra + share * answer.size)
     for part in ("direct", "implicit"):
         expect_close(part, getattr(came, part), 4 * getattr(expected, part), allowed)
@@ -263,7 +263,7 @@ def scaling_the_objective_scales_the_gradient(subject: Any, problem: BilevelProb
 
 @law(ESTIMATOR, problems="any")
 def irrelevant_parameter_has_no_gradient(subject: Any, problem: BilevelProblem) -> None:
-    """A parameter that enters neither the follower's MDP nor f has gradient zero, and leaves the others alone."""
+    """A parameter that enters neither the follower's MDP nor f has gradient zero, and the others keep theirs."""
     x = point_of(problem)
     wider = extended(problem, x, lambda mdp: [np.zeros((mdp.states, mdp.actions))])
     came = ask(subject, wider, point_of(wider))
@@ -271,7 +271,7 @@ def irrelevant_parameter_has_no_gradient(subject: Any, problem: BilevelProblem) 
     expected = ask(subject, problem, x)
     size = 1e-9 * (1 + float(np.abs(expected.gradient).max(initial=0.0)))
     zero = 0.0 if not tags_of(subject).biased else size
-    if came.standard_error is not None:  # zero but for what noise the estimate itself owns up to
+    if came.standard_error is not None:  # zero up to the noise that the estimate reports
         zero += NOISE * float(came.standard_error[-1])
     expect_close("the gradient of an irrelevant parameter", came.gradient[-1], 0.0, zero)
     if not tags_of(subject).biased or tags_of(subject).deterministic:
@@ -280,7 +280,7 @@ def irrelevant_parameter_has_no_gradient(subject: Any, problem: BilevelProblem) 
 
 @law(ESTIMATOR, of_policies, exact)
 def constant_rewards_have_no_gradient(subject: Any, problem: BilevelProblem) -> None:
-    """A parameter that adds the same to every reward moves no policy: its implicit gradient is zero."""
+    """A parameter that adds the same to every reward changes no policy: its implicit gradient is zero."""
     answer = Exact(problem)
     wider = extended(problem, answer.x, lambda mdp: [np.ones((mdp.states, mdp.actions))])
     came = ask(subject, wider, point_of(wider), solution=answer.solution)
@@ -290,7 +290,7 @@ def constant_rewards_have_no_gradient(subject: Any, problem: BilevelProblem) -> 
 
 @law(ESTIMATOR, of_policies, exact)
 def potential_shaping_has_no_gradient(subject: Any, problem: BilevelProblem) -> None:
-    """A parameter that adds `γ Σ P_sas' Φ_s' − Φ_s` moves no policy: its implicit gradient is zero."""
+    """A parameter that adds `γ Σ P_sas' Φ_s' − Φ_s` changes no policy: its implicit gradient is zero."""
     answer = Exact(problem)
     potential = np.cos(np.arange(answer.mdp.states) + 1.0)
     wider = extended(problem, answer.x, lambda mdp: [shaping(mdp, potential)])
@@ -301,10 +301,10 @@ def potential_shaping_has_no_gradient(subject: Any, problem: BilevelProblem) -> 
 
 @law(ESTIMATOR, of_policies, exact)
 def initial_distribution_enters_directly_only(subject: Any, problem: BilevelProblem) -> None:
-    """π* does not depend on ρ, so neither does the implicit part, for an f that does not see ρ."""
+    """π* does not depend on ρ, so neither does the implicit part, for an f that does not depend on ρ."""
     answer = Exact(problem)
     elsewhere = rng_of(8).dirichlet(np.ones(answer.mdp.states))
-    frozen = _with_objective(problem, point=lambda x: answer.x)  # f keeps the ρ it may know of
+    frozen = _with_objective(problem, point=lambda x: answer.x)  # f keeps its own ρ
     moved = with_lower(frozen, Altered(problem.lower, lambda mdp: mdp.replace(initial=elsewhere)))
     came, expected = ask(subject, moved, answer.x), ask(subject, problem, answer.x)
     allowed = _tolerance(subject, answer, answer.algebra)
@@ -313,7 +313,7 @@ def initial_distribution_enters_directly_only(subject: Any, problem: BilevelProb
 
 @law(ESTIMATOR, of_policies, tracking, examples=0.25, problems="quickly forgotten")
 def repeated_calls_converge(subject: Any, problem: BilevelProblem) -> None:
-    """Warm-started by its own estimate again and again at one x and π*, a tracking estimator arrives at ∇φ."""
+    """In repeated calls at one x and π*, each warm-started from the last, a tracking estimator converges to ∇φ."""
     answer = Exact(problem)
     expected, hyper = answer.forward(), None
     wanted = 1e-7 * answer.size + 4 * answer.algebra
@@ -325,8 +325,8 @@ def repeated_calls_converge(subject: Any, problem: BilevelProblem) -> None:
 
 
 def biased(subject: Any) -> str:
-    """Only for those that say they are biased."""
-    return "" if tags_of(subject).biased else "it promises to be unbiased"
+    """Only for estimators with the tag biased."""
+    return "" if tags_of(subject).biased else "its tags do not include biased"
 
 
 @law(ESTIMATOR, of_policies, deterministic, biased, problems="moderate")
@@ -339,12 +339,12 @@ def bias_is_bounded(subject: Any, problem: BilevelProblem) -> None:
 
 
 def declared_bias(subject: Any, discount: float) -> float:
-    """What `bias_bound(γ)` says; raises `NotApplicable` where nothing is said, or where it is infinite."""
+    """`bias_bound(γ)`; raises `NotApplicable` if there is none, or if it is infinite."""
     if not tags_of(subject).biased:
         return 0.0
     said = tags_of(subject).bias_bound
     if said is None:
-        raise NotApplicable("it does not say how large its bias is (bias_bound)")
+        raise NotApplicable("it does not bound its bias (bias_bound)")
     bound = float(said(discount))
     expect("bias_bound", bound >= 0, expected="a number of at least 0", came=bound)
     if not np.isfinite(bound):

@@ -1,4 +1,4 @@
-"""What a soft Bellman operator obeys (MATH.md 2), whoever computes it: for those who write a faster one.
+"""The laws of a soft Bellman operator, for other implementations of it.
 
 The subject is a function `(mdp, v) ↦ Backup`, as `bilevelrl.mdp.soft_backup` is.
 """
@@ -24,7 +24,7 @@ from bilevelrl.validation.errors import kind_words
 
 @attrs.frozen
 class _Asked:
-    """An operator on a problem's MDP, with some values to apply it to."""
+    """An operator on a problem's MDP, with values to which it is applied."""
 
     operator: Any
     mdp: SoftMDP
@@ -83,7 +83,7 @@ def is_monotone(operator: Any, problem: BilevelProblem) -> None:
 
 @law(OPERATOR)
 def shifts_with_a_constant(operator: Any, problem: BilevelProblem) -> None:
-    """`T(v + c·1) = Tv + γc·1`, and π(v) stays."""
+    """`T(v + c·1) = Tv + γc·1`, and π(v) does not change."""
     asked = _Asked.of(operator, problem)
     before, after = asked.backup(asked.one), asked.backup(asked.one + 3.0)
     rounding = 2 * asked.rounding(asked.one, asked.one + 3.0)
@@ -93,7 +93,7 @@ def shifts_with_a_constant(operator: Any, problem: BilevelProblem) -> None:
 
 @law(OPERATOR)
 def is_convex(operator: Any, problem: BilevelProblem) -> None:
-    """T is convex in (r, v) together: at the middle of two it is at most the mean of both."""
+    """T is jointly convex in (r, v): at the midpoint it is at most the mean of both ends."""
     asked = _Asked.of(operator, problem)
     other = asked.mdp.replace(rewards=asked.mdp.rewards + rng_of(42).normal(size=asked.mdp.rewards.shape))
     between = asked.mdp.replace(rewards=(asked.mdp.rewards + other.rewards) / 2)

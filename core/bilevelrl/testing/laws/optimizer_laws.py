@@ -1,4 +1,4 @@
-"""What an upper-level optimizer obeys: it descends, and it keeps its memory in the state that it hands out."""
+"""The laws of an upper-level optimizer: it descends, and keeps all memory in the state that it returns."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _step(subject: Any, x: Array, hyper: HyperGradient, state: Any) -> tuple[Arr
 
 @law(OPTIMIZER)
 def zero_gradient_moves_nothing(subject: Any, problem: BilevelProblem) -> None:
-    """From a fresh state a gradient of zero leaves x where it is: stationary points are fixed points."""
+    """From a fresh state a gradient of zero does not change x: stationary points are fixed points."""
     x = point_of(problem)
     moved, _ = _step(subject, x, hyper_of(np.zeros_like(x)), subject.init(x))
     expect_close("x after a zero gradient", moved, x, 1e-15 * (1 + np.abs(x)))
@@ -74,10 +74,10 @@ def first_step_descends(subject: Any, problem: BilevelProblem) -> None:
 
 @law(OPTIMIZER, examples=0.5)
 def approaches_a_minimum(subject: Any, problem: BilevelProblem) -> None:
-    """On `½‖x − x̂‖²`, `‖x − x̂‖∞ = ¼`, hundreds of steps end nearer to x̂ or close to it, or else still go on.
+    """On `½‖x − x̂‖²`, `‖x − x̂‖∞ = ¼`, hundreds of steps end nearer to x̂ or close to it, or are still moving.
 
-    Step sizes differ by orders of magnitude, so little is asked of the way gone; but steps must not shrink so that they
-    sum to a finite way (Robbins and Monro 1951): the last quarter goes at least a hundredth as far as the first.
+    Step sizes differ by orders of magnitude, so the required distance is small. But the steps must not have a finite
+    sum (Robbins and Monro 1951): the last quarter moves at least a hundredth as far as the first.
     """
     x = point_of(problem)
     target = x + 0.25 * np.where(np.arange(x.size) % 2, -1.0, 1.0)
@@ -91,12 +91,12 @@ def approaches_a_minimum(subject: Any, problem: BilevelProblem) -> None:
     quarter = LONG // 4
     first, last = (float(np.linalg.norm(points[k + quarter] - points[k])) for k in (0, LONG - quarter))
     goes_on = ended < 0.5 * began or last >= 0.01 * first
-    expect("the way of the last quarter of the steps", goes_on, expected=f"at least {0.01 * first:.3g}", came=last)
+    expect("the length of the last quarter of the steps", goes_on, expected=f"at least {0.01 * first:.3g}", came=last)
 
 
 @law(OPTIMIZER)
 def the_whole_gradient_is_used(subject: Any, problem: BilevelProblem) -> None:
-    """The step depends on `direct + implicit` and not on how the two share it."""
+    """The step depends on `direct + implicit`, not on the two parts separately."""
     x = point_of(problem)
     (gradient,) = _gradients(x, 1)
     expected, _ = _step(subject, x, hyper_of(gradient, 0.5), subject.init(x))
@@ -107,7 +107,7 @@ def the_whole_gradient_is_used(subject: Any, problem: BilevelProblem) -> None:
 
 @law(OPTIMIZER)
 def relabelling_coordinates_permutes_the_step(subject: Any, problem: BilevelProblem) -> None:
-    """Other numbers for the coordinates of x: the same steps in the new order."""
+    """Relabelled coordinates of x give the same steps in the new order."""
     x = point_of(problem)
     order = np.arange(x.size)[::-1]
     gradients = _gradients(x, STEPS)
@@ -119,7 +119,7 @@ def relabelling_coordinates_permutes_the_step(subject: Any, problem: BilevelProb
 
 @law(OPTIMIZER)
 def steps_are_counted(subject: Any, problem: BilevelProblem) -> None:
-    """`state.steps` is 0 at first and grows by one a step."""
+    """`state.steps` is 0 at first and grows by one with each step."""
     x = point_of(problem)
     state = subject.init(x)
     expect("state.steps before the first step", state.steps == 0, expected=0, came=state.steps)
@@ -130,7 +130,7 @@ def steps_are_counted(subject: Any, problem: BilevelProblem) -> None:
 
 @law(OPTIMIZER)
 def inputs_are_not_mutated(subject: Any, problem: BilevelProblem) -> None:
-    """A step leaves x, the gradient and the state that it is given as they were."""
+    """A step does not change the given x, gradient and state."""
     x = point_of(problem).copy()
     state = subject.init(x)
     for gradient in _gradients(x, STEPS):
@@ -146,18 +146,18 @@ def inputs_are_not_mutated(subject: Any, problem: BilevelProblem) -> None:
 
 @law(OPTIMIZER)
 def same_key_same_answer(subject: Any, problem: BilevelProblem) -> None:
-    """Equal x, gradients and states give equal steps, bit for bit, whatever was done in between."""
+    """Equal x, gradients and states give equal steps, bit for bit, after any other calls."""
     x = point_of(problem)
     gradients = _gradients(x, STEPS)
     expected = copy.deepcopy(_walk(subject, x, gradients)[0])
     _walk(subject, x + 1.0, gradients[::-1])
     for step, (came, wanted) in enumerate(zip(_walk(subject, x, gradients)[0], expected, strict=True), start=1):
-        expect_same(f"x after step {step}, walked again", came, wanted)
+        expect_same(f"x after step {step}, repeated", came, wanted)
 
 
 @law(OPTIMIZER)
 def calls_are_independent(subject: Any, problem: BilevelProblem) -> None:
-    """Two runs taken in turns are the two runs: all memory is in the state."""
+    """Two interleaved runs give the same as two separate runs: all memory is in the state."""
     x = point_of(problem)
     first, second = _gradients(x, STEPS), [-2.0 * g for g in _gradients(x, STEPS)]
     alone = copy.deepcopy(_walk(subject, x, first)[0])
@@ -165,12 +165,12 @@ def calls_are_independent(subject: Any, problem: BilevelProblem) -> None:
     for step, (gradient, another) in enumerate(zip(first, second, strict=True)):
         here, state = _step(subject, here, hyper_of(gradient), state)
         there, other = _step(subject, there, hyper_of(another), other)
-        expect_same(f"x after step {step + 1}, in turns with another run", here, alone[step])
+        expect_same(f"x after step {step + 1}, interleaved with another run", here, alone[step])
 
 
 @law(OPTIMIZER)
 def saved_and_restored_continues_identically(subject: Any, problem: BilevelProblem) -> None:
-    """A state that went through a file (a count and arrays) goes on as the state itself does, bit for bit."""
+    """A state restored from a file (a count and arrays) continues like the state itself, bit for bit."""
     x = point_of(problem)
     gradients = _gradients(x, 2 * STEPS)
     before, state = _walk(subject, x, gradients[:STEPS])
@@ -199,13 +199,13 @@ def memory_layout_does_not_matter(subject: Any, problem: BilevelProblem) -> None
 
 @law(OPTIMIZER, examples=0.25)
 def failure_is_reported(subject: Any, problem: BilevelProblem) -> None:
-    """A gradient that is not finite raises nothing and is not hidden: the next x shows it, or has not moved."""
+    """A gradient that is not finite raises no error and is not hidden: the next x is not finite or has not moved."""
     x = point_of(problem)
     gradient = np.full_like(x, np.nan)
     with np.errstate(all="ignore"):
         moved, _ = _step(subject, x, hyper_of(gradient), subject.init(x))
     shown = not np.isfinite(moved).all() or bool((moved == x).all())
-    expect("x after a gradient of NaN", shown, expected="not finite, or where it was", came=moved)
+    expect("x after a gradient of NaN", shown, expected="not finite, or unchanged", came=moved)
 
 
 @law(OPTIMIZER, examples=0.25)

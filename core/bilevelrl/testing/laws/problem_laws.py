@@ -1,4 +1,4 @@
-"""What a bilevel problem owes its algorithms: derivatives that are derivatives, and one world, not two."""
+"""The laws of a bilevel problem: correct derivatives, and a simulator that agrees with the model."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _points(problem: BilevelProblem) -> list[Array]:
 
 
 def _derivative(function: Any, x: Array, direction: Array) -> tuple[Any, Any]:
-    """Along a direction, by central differences of fourth order; and what halving the step changes."""
+    """The derivative along a direction by central differences of fourth order, and its change with half the step."""
 
     def quotient(step: float) -> Any:
         near = function(x + step * direction) - function(x - step * direction)
@@ -77,7 +77,7 @@ def model_is_valid(subject: Any, problem: Any = None) -> None:
 
     for x in _points(subject):
         mdp = subject.lower.model(x)
-        again = SoftMDP(  # validates everything once more; raises InputError with the entry
+        again = SoftMDP(  # validates everything again; raises InputError with the entry
             getattr(mdp.transitions, "probabilities", mdp.transitions),
             mdp.rewards,
             mdp.discount,
@@ -90,7 +90,7 @@ def model_is_valid(subject: Any, problem: Any = None) -> None:
 
 @law(PROBLEM, with_model)
 def model_is_a_function_of_x(subject: Any, problem: Any = None) -> None:
-    """Equal x give equal models, whatever was asked in between, and x is left as it was."""
+    """Equal x give equal models, after any other calls, and x is not changed."""
     first, *others = _points(subject)
     kept = first.copy()
     expected = copy.deepcopy(_tables(subject.lower.model(first)))
@@ -157,7 +157,7 @@ def _shape(subject: Any, x: Array) -> tuple[int, int]:
 
 
 def policies_at(subject: Any, x: Array) -> list[Array]:
-    """Inside the simplex, where f is smooth: the follower's own where there is a model, and one drawn."""
+    """Policies inside the simplex, where f is smooth: the follower's own if there is a model, and a random one."""
     rng, shape = rng_of(24), _shape(subject, x)
     drawn = 0.5 * rng.dirichlet(np.ones(shape[1]), size=shape[0]) + 0.5 / shape[1]
     if not isinstance(subject.lower, SupportsModel):
@@ -169,7 +169,7 @@ def policies_at(subject: Any, x: Array) -> list[Array]:
 def objective_gradients_are_derivatives(subject: Any, problem: Any = None) -> None:
     """`∂f/∂x` and `∂f/∂π` are the derivatives of f, by central differences, π's entries taken as independent.
 
-    Where π leaves the simplex an objective may have no value; directions within it are then all that is asked of it.
+    An objective may have no value outside the simplex; then only directions within the simplex are checked.
     """
     rng = rng_of(25)
     for x in _points(subject)[:2]:
@@ -240,7 +240,7 @@ def start_is_feasible(subject: Any, problem: Any = None) -> None:
 
 
 def _asked(subject: Any, x: Array, policy: Array, weights: Array, after: Array) -> dict[str, Array]:
-    """Everything that a problem with a policy answers at x."""
+    """Everything that a problem returns at x and a policy."""
     pulled = subject.lower.pullback(x, DenseOccupancy(weights, after))
     answers = {"pullback": pulled, "Π(x)": subject.feasible_set.project(x)}
     if isinstance(subject.objective, PolicyObjective):
@@ -251,7 +251,7 @@ def _asked(subject: Any, x: Array, policy: Array, weights: Array, after: Array) 
 
 @law(PROBLEM)
 def inputs_are_not_mutated(subject: Any, problem: Any = None) -> None:
-    """`pullback`, the objective and the projection leave x, π and the occupancy as they were."""
+    """`pullback`, the objective and the projection do not change x, π and the occupancy."""
     rng, x = rng_of(34), 3 * point_of(subject) + 1.0
     policy = policies_at(subject, point_of(subject))[0]
     policy = 0.01 * policy + 0.99 * np.eye(policy.shape[1])[policy.argmax(axis=1)]
@@ -266,14 +266,14 @@ def inputs_are_not_mutated(subject: Any, problem: Any = None) -> None:
 
 @law(PROBLEM)
 def calls_are_independent(subject: Any, problem: Any = None) -> None:
-    """What the problem answers does not depend on what it was asked before."""
+    """The problem's results do not depend on earlier calls."""
     rng, (x, other, *_) = rng_of(35), _points(subject)
     policy = policies_at(subject, x)[0]
     weights, after = rng.normal(size=policy.shape), np.asarray(rng.normal(size=policy.shape[0]))
     expected = _asked(subject, x, policy, weights, np.asarray(after))
     _asked(subject, other, np.roll(policy, 1, axis=0), -weights, np.asarray(after + 1.0))
     for name, array in _asked(subject, x, policy, weights, after).items():
-        expect_same(f"{name}, asked again", array, expected[name])
+        expect_same(f"{name} of a second call", array, expected[name])
 
 
 @law(PROBLEM)
@@ -287,12 +287,12 @@ def memory_layout_does_not_matter(subject: Any, problem: Any = None) -> None:
     came = _asked(subject, strided, np.asfortranarray(policy), np.asfortranarray(weights), np.repeat(after, 2)[::2])
     for name, array in came.items():
         size = 1 + float(np.abs(expected[name]).max(initial=0.0))
-        expect_close(f"{name} with arrays laid out otherwise", array, expected[name], 1e-9 * size)
+        expect_close(f"{name} with another memory layout", array, expected[name], 1e-9 * size)
 
 
 @law(PROBLEM, with_model)
 def measures_are_finite(subject: Any, problem: Any = None) -> None:
-    """The figures for reports, where the problem has any, are finite numbers at the start."""
+    """The problem's measures for reports, if it has any, are finite numbers at the start."""
     if subject.measures is None:
         raise NotApplicable("it has no measures")
     x = point_of(subject)

@@ -1,7 +1,7 @@
-"""What a stochastic estimator owes: the right expectation, and a true account of its own noise.
+"""The laws of a stochastic estimator: the right expectation, and a correct standard error.
 
 A mean is compared with an exact expectation at `CONFIDENCE` standard errors of that mean: a correct estimator fails in
-fewer than one comparison in a million. How small a bias that resolves depends on how often the estimator may be called.
+fewer than one comparison in a million. The smallest bias that is detected depends on the number of calls.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CALLS_FOR_SPREAD = 400
 
 
 def of_trajectories(subject: Any) -> str:
-    """Only for those that differentiate an expected loss of trajectories, given a simulator."""
+    """Only for estimators of an expected loss of trajectories, with a simulator."""
     judged = (TrajectoryObjective, StepwiseObjective)
     suits = subject.requires is SupportsSampling and subject.requires_objective in judged
     return "" if suits else "it does not estimate from trajectories"
@@ -56,7 +56,7 @@ class Sample:
     said: Any = 0.0
 
     def add(self, hyper: HyperGradient) -> None:
-        """One more answer: direct, implicit and whole gradient, and the objective."""
+        """Add an answer: direct, implicit and whole gradient, and the objective."""
         values = np.concatenate([hyper.direct, hyper.implicit, hyper.gradient, [hyper.objective]])
         self.calls += 1
         change = values - self.means
@@ -93,8 +93,8 @@ def _sampled(
 ) -> Sample:
     """Calls until their number, the time, or the resolution (a share of each part's largest entry) is reached.
 
-    The means are looked at on the way too, whenever the calls have doubled: what is far off shows soon. So many looks
-    at the same numbers make a false alarm a few times as likely, hence the wider margin.
+    The means are also compared each time the number of calls has doubled, which detects large errors early. Repeated
+    comparisons make a false alarm a few times as likely, hence the wider margin.
     """
     problem = attrs.evolve(exact.problem, lower=OnlySampling(exact.problem.lower))
     solution = given_answer(subject, exact.problem, exact.x)
@@ -123,7 +123,7 @@ def _compare(sample: Sample, exact: Enumeration, slack: float, bias: float, conf
     means, errors = sample.parts(sample.means), sample.parts(sample.standard_errors)
     size = exact.scale + float(np.abs(exact.direct).max(initial=0.0)) + exact.largest_loss
     for part, expected in (("objective", [exact.objective]), ("direct", exact.direct), ("implicit", exact.implicit)):
-        # Errors of the sampled variance itself, and of the enumeration's differences, are far below these.
+        # The errors of the sampled variance itself, and of the enumeration's differences, are far below this.
         allowed = confidence * errors[part] + slack * size + 1e-8 * size
         if part == "implicit":
             allowed = allowed + bias * exact.scale
@@ -131,8 +131,8 @@ def _compare(sample: Sample, exact: Enumeration, slack: float, bias: float, conf
 
 
 def unbiased_by_promise(subject: Any) -> str:
-    """Only for those that do not say they are biased."""
-    return "it does not promise to be unbiased" if tags_of(subject).biased else ""
+    """Only for estimators without the tag biased."""
+    return "its tags include biased" if tags_of(subject).biased else ""
 
 
 @law(ESTIMATOR, of_trajectories, stochastic, unbiased_by_promise, examples=0.1, statistical=True)
@@ -140,7 +140,7 @@ def unbiased(subject: Any, problem: BilevelProblem) -> None:
     """`E[direct] = E[∂l/∂x]` and `E[implicit] = τ⁻¹ E[l Σ_h (∇Q* − ∇V*)(s_h, a_h)]`, both by enumeration."""
     exact = Enumeration(problem)
     sample = _sampled(subject, exact, calls=MOST_CALLS, seconds=SECONDS_ON_A_PROBLEM)
-    # What happens once in ten thousand trajectories may not have happened yet.
+    # An event of one in ten thousand trajectories may not have occurred yet.
     _compare(sample, exact, slack=1e-4, bias=0.0)
 
 
@@ -154,11 +154,11 @@ def unbiased(subject: Any, problem: BilevelProblem) -> None:
     statistical=True,
 )
 def unbiased_to_one_percent(subject: Any, problem: BilevelProblem) -> str:
-    """On problems with little noise each part's mean is the exact one; a bias of 1 % shows on the quietest."""
+    """On problems with little noise each part's mean is the exact one; the last problem reveals a bias of 1 %."""
     shares = _resolved(subject, problem, bias=0.0)
     if problem is PRECISE[-1] and max(shares.values()) > ONE_PERCENT:
-        told = " and ".join(f"{share:.1%} in {part}" for part, share in shares.items())
-        raise NotApplicable(f"in {SECONDS_TO_RESOLVE:g} s only a bias of {told} would show; draw a larger batch a call")
+        shown = " and ".join(f"{share:.1%} in {part}" for part, share in shares.items())
+        raise NotApplicable(f"in {SECONDS_TO_RESOLVE:g} s only a bias of {shown} would be detected; use a larger batch")
     return _remark(shares)
 
 
@@ -178,7 +178,7 @@ def bias_is_within_the_declared(subject: Any, problem: BilevelProblem) -> str:
 
 
 def _resolved(subject: Any, problem: BilevelProblem, *, bias: float) -> dict[str, float]:
-    """Compare the means; the smallest further bias that would mostly have been seen, as a share of each part."""
+    """Compare the means; returns the smallest bias that would usually be detected, as a share of each part."""
     exact = Enumeration(problem)
     sample = _sampled(subject, exact, calls=10**9, seconds=_seconds(problem), resolution=RESOLUTION, bias=bias)
     _compare(sample, exact, slack=0.0, bias=bias)
@@ -187,7 +187,7 @@ def _resolved(subject: Any, problem: BilevelProblem, *, bias: float) -> dict[str
 
 
 def _remark(seen: dict[str, float]) -> str:
-    return ", ".join(f"a bias of {share:.1%} in {part} would show" for part, share in seen.items())
+    return ", ".join(f"a bias of {share:.1%} in {part} would be detected" for part, share in seen.items())
 
 
 @law(ESTIMATOR, of_trajectories, stochastic, problems="for precise statistics", examples=0.0, statistical=True)
@@ -199,10 +199,10 @@ def standard_error_covers(subject: Any, problem: BilevelProblem) -> None:
         raise NotApplicable("it reports no standard error")
     spread = np.sqrt(sample.parts(sample.variances)["gradient"])
     said = np.sqrt(sample.said / sample.calls)
-    # The spread of so many calls is known to a tenth or so, the mean of the squared errors to less.
+    # The spread of this many calls is known to about a tenth, the mean of the squared errors more precisely.
     low, high = spread / 1.45, spread * 1.45
     covers = bool(((said >= low - 1e-12) & (said <= high + 1e-12)).all())
-    off = f"{float((said / np.maximum(spread, 1e-300)).min()):.3g} times what was seen"
+    off = f"{float((said / np.maximum(spread, 1e-300)).min()):.3g} times the observed variance"
     expect("the reported standard error", covers, expected=spread, came=said, off=off)
 
 

@@ -1,4 +1,4 @@
-"""What a problem's simulator owes its model, where there are both: the same world, drawn."""
+"""The laws of a problem's simulator: it agrees with the problem's model if there is one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PAIRS, REPLICATES, DIRECTIONS = 2000, 40, 3
 
 @law(PROBLEM, with_simulator)
 def simulator_repeats_itself(subject: Any, problem: Any = None) -> None:
-    """The same generator gives the same trajectories, bit for bit, and x is left as it was."""
+    """The same generator gives the same trajectories, bit for bit, and x is not changed."""
     x = point_of(subject)
     kept, policy = x.copy(), policies_at(subject, x)[0]
     first = subject.lower.simulator(x).rollout(policy, 20, 10, rng_of(31))
@@ -46,8 +46,8 @@ def simulator_agrees_with_the_model(subject: Any, problem: Any = None) -> None:
     x = point_of(subject)
     mdp, simulator = subject.lower.model(x), subject.lower.simulator(x)
     spec = simulator.spec
-    told = {"states": mdp.states, "actions": mdp.actions, "discount": mdp.discount, "temperature": mdp.temperature}
-    for name, expected in told.items():
+    known = {"states": mdp.states, "actions": mdp.actions, "discount": mdp.discount, "temperature": mdp.temperature}
+    for name, expected in known.items():
         expect_close(f"spec.{name}", getattr(spec, name), expected, 0)
     policy = np.full((mdp.states, mdp.actions), 1.0 / mdp.actions)
     drawn = simulator.rollout(policy, TRAJECTORIES, HORIZON, rng_of(32))
@@ -74,7 +74,7 @@ def _counts(rows: Any, columns: Any, height: int, width: int) -> Array:
 
 
 def _compare_counts(what: str, counts: Array, chances: Array) -> None:
-    """Counts of a row against its probabilities; one that cannot happen must not have."""
+    """Compare the counts of a row with its probabilities; impossible events must have count zero."""
     totals = counts.sum(axis=1, keepdims=True)
     expected = totals * chances
     allowed = CONFIDENCE * np.sqrt(expected * (1 - chances)) + CONFIDENCE**2 * (chances > 0) + 1e-6
@@ -88,19 +88,19 @@ def _compare_ends(simulator: Any, mdp: Any, policy: Array) -> None:
         step = simulator.step(rng.integers(mdp.actions, size=here.size), rng)
         here = step.observations
         expected = mdp.transitions.absorbing[here]
-        expect_same("terminated, beside which states absorb", step.terminated, expected)
+        expect_same("terminated, compared with the absorbing states", step.terminated, expected)
 
 
 def with_visits(subject: Any) -> str:
-    """Only for problems whose simulator adds up visits without recording them."""
+    """Only for problems whose simulator sums visits without recording them."""
     lacks = with_simulator(subject)
     offers = not lacks and isinstance(subject.lower.simulator(point_of(subject)), SupportsVisits)
-    return "" if offers else lacks or "its simulator does not add up visits (SupportsVisits)"
+    return "" if offers else lacks or "its simulator does not sum visits (SupportsVisits)"
 
 
 @law(PROBLEM, with_model, with_visits)
 def visits_agree_with_the_model(subject: Any, problem: Any = None) -> None:
-    """`E[signed_visits] = Σ_j w_j (d_(s_j,a_j) − d_(s_j))`, of T steps too; the same generator gives the same sums.
+    """`E[signed_visits] = Σ_j w_j (d_(s_j,a_j) − d_(s_j))`, also for T steps; the same generator gives the same sums.
 
     The mean over independent calls is compared along the exact answer and a few random directions, at five standard
     errors.
@@ -120,20 +120,20 @@ def visits_agree_with_the_model(subject: Any, problem: Any = None) -> None:
         )
         for together in (True, False):
             options = {"truncation": truncation, "common_random_numbers": together}
-            told = f"the visits ({', '.join(f'{name}={value}' for name, value in options.items())})"
-            _visits_repeat_themselves(simulator, asked, options, told)
+            part = f"the visits ({', '.join(f'{name}={value}' for name, value in options.items())})"
+            _visits_repeat_themselves(simulator, asked, options, part)
             tables = [simulator.signed_visits(*asked, rng, **options)[0].reshape(-1) for _ in range(REPLICATES)]
             seen = np.array(tables) @ directions.T
             error = np.std(seen, axis=0, ddof=1) / np.sqrt(REPLICATES)
-            expect_close(f"the mean of {told}", seen.mean(axis=0), directions @ exact, CONFIDENCE * error + 1e-9 * size)
+            expect_close(f"the mean of {part}", seen.mean(axis=0), directions @ exact, CONFIDENCE * error + 1e-9 * size)
 
 
-def _visits_repeat_themselves(simulator: Any, asked: Any, options: Any, told: str) -> None:
+def _visits_repeat_themselves(simulator: Any, asked: Any, options: Any, part: str) -> None:
     table, drawn = simulator.signed_visits(*asked, rng_of(35), **options)
     again, drawn_again = simulator.signed_visits(*asked, rng_of(35), **options)
-    expect_same(f"{told}, drawn again", again, table)
-    expect_same(f"the transitions of {told}, drawn again", np.array(drawn_again), np.array(drawn))
-    expect(f"the transitions of {told}", drawn > 0, expected="a positive number", came=drawn)
+    expect_same(f"{part}, drawn again", again, table)
+    expect_same(f"the transitions of {part}, drawn again", np.array(drawn_again), np.array(drawn))
+    expect(f"the transitions of {part}", drawn > 0, expected="a positive number", came=drawn)
 
 
 def _occupancy(mdp: SoftMDP, policy: Array, cotangent: Array, truncation: int | None) -> Array:

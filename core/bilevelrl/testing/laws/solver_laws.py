@@ -1,4 +1,4 @@
-"""What a lower-level solver's answer obeys: the fixed point `V* = T V*`, its bounds and its symmetries (MATH.md 2)."""
+"""The laws of a lower-level solver: the fixed point `V* = T V*`, its bounds and its symmetries."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ MOST_CALLS = 5000
 
 
 def tabular(subject: Any) -> str:
-    """Only for those that answer with V and q of a model."""
-    return "" if needs_model(subject) else "it sees samples only, and answers without a model's values"
+    """Only for solvers that return V and q of a model."""
+    return "" if needs_model(subject) else "it uses samples only, and returns no values of a model"
 
 
 def _answer(subject: Any, problem: BilevelProblem) -> TabularSolution:
     answer = ask(subject, problem, point_of(problem))
     if not isinstance(answer, TabularSolution):
-        raise NotApplicable(f"it answers with a {type(answer).__name__}, not with tables of values")
+        raise NotApplicable(f"it returns a {type(answer).__name__}, not tables of values")
     return answer
 
 
@@ -79,7 +79,7 @@ def policy_is_the_softmax_of_the_action_values(subject: Any, problem: BilevelPro
 
 @law(SOLVER, tabular)
 def residual_is_true(subject: Any, problem: BilevelProblem) -> None:
-    """The reported residual is `‖T V − V‖∞` of the values that come with it."""
+    """The reported residual is `‖T V − V‖∞` of the values in the same answer."""
     answer = _answer(subject, problem)
     mdp = _model(problem)
     after, _, _ = backed_up(mdp, answer.values)
@@ -89,7 +89,7 @@ def residual_is_true(subject: Any, problem: BilevelProblem) -> None:
 
 @law(SOLVER, tabular)
 def residual_bounds_the_error(subject: Any, problem: BilevelProblem) -> None:
-    """`‖V − V*‖∞ ≤ ‖T V − V‖∞ / (1−γ)`, with the residual as reported: T is a γ-contraction."""
+    """`‖V − V*‖∞ ≤ ‖T V − V‖∞ / (1−γ)`, with the reported residual: T is a γ-contraction."""
     answer = _answer(subject, problem)
     best = solved(_model(problem))
     allowed = value_error(best.model, answer.values, answer.residual)
@@ -117,7 +117,7 @@ def _log(policy: Array, known: Mask) -> Array:
 def converged_means_within_tolerance(subject: Any, problem: BilevelProblem) -> None:
     """`Status.CONVERGED` guarantees `‖V − V*‖∞ ≤ tolerance`, the tolerance that its tags declare.
 
-    A solver that does not promise to be exact is held to its own residual, which must then be small beside V.
+    For a solver without the tag exact, its residual must be small relative to V.
     """
     answer = _answer(subject, problem)
     if not answer.status.converged:
@@ -127,12 +127,12 @@ def converged_means_within_tolerance(subject: Any, problem: BilevelProblem) -> N
     best = solved(_model(problem))
     allowed = tags_of(subject).tolerance if tags_of(subject).exact else 1e-6 * (1 + float(np.abs(best.values).max()))
     allowed += value_error(best.model, best.values, best.residual) + value_error(best.model, answer.values, 0.0)
-    expect_close("values beside CONVERGED", answer.values, best.values, allowed)
+    expect_close("values with CONVERGED", answer.values, best.values, allowed)
 
 
 @law(SOLVER, tabular, exact)
 def values_are_those_of_the_policy(subject: Any, problem: BilevelProblem) -> None:
-    """V is the regularised value of the policy that comes with it: `V^π = Σ_a π (r − τ log(π/μ)) + γP^π V^π`."""
+    """V is the regularised value of the policy in the same answer: `V^π = Σ_a π (r − τ log(π/μ)) + γP^π V^π`."""
     answer = _answer(subject, problem)
     mdp = _model(problem)
     expected = policy_values(mdp, answer.policy)
@@ -143,7 +143,7 @@ def values_are_those_of_the_policy(subject: Any, problem: BilevelProblem) -> Non
 
 @law(SOLVER, tabular, exact)
 def no_policy_is_better(subject: Any, problem: BilevelProblem) -> None:
-    """No policy's regularised value exceeds V in any state: the uniform, a greedy one, a neighbour."""
+    """No policy's regularised value exceeds V in any state; tried for a uniform, a greedy and a nearby one."""
     answer = _answer(subject, problem)
     mdp = _model(problem)
     allowed = 2 * value_error(mdp, answer.values, answer.residual)
@@ -166,7 +166,7 @@ def _rivals(mdp: SoftMDP, policy: Array) -> list[tuple[str, Array]]:
 
 
 def _compare(what: str, subject: Any, came: TabularSolution, expected: TabularSolution, values: Array) -> None:
-    """The policies of two answers agree, and the values of one are `values`, by the residuals that they claim."""
+    """The policies of two answers agree, and the values of one are `values`, up to the residuals that they report."""
     of_values, of_policy = solution_tolerances(subject, came, expected)
     expect_close(f"policy, {what}", came.policy, expected.policy, np.expm1(min(of_policy, 30.0)) + TINY)
     expect_close(f"values, {what}", came.values, values, of_values)
@@ -174,7 +174,7 @@ def _compare(what: str, subject: Any, came: TabularSolution, expected: TabularSo
 
 @law(SOLVER, tabular, exact)
 def constant_rewards_change_no_policy(subject: Any, problem: BilevelProblem) -> None:
-    """`r + c` leaves π* as it is and adds `c/(1−γ)` to V*."""
+    """`r + c` does not change π* and adds `c/(1−γ)` to V*."""
     answer = _answer(subject, problem)
     mdp = _model(problem)
     for constant in (1.0, -3.0):
@@ -189,7 +189,7 @@ def constant_rewards_change_no_policy(subject: Any, problem: BilevelProblem) -> 
 
 @law(SOLVER, tabular, exact)
 def potential_shaping_changes_no_policy(subject: Any, problem: BilevelProblem) -> None:
-    """`r_sa + γ Σ P_sas' Φ_s' − Φ_s` leaves π* as it is and takes Φ from V* (Ng, Harada and Russell 1999)."""
+    """`r_sa + γ Σ P_sas' Φ_s' − Φ_s` does not change π* and subtracts Φ from V* (Ng, Harada and Russell 1999)."""
     answer = _answer(subject, problem)
     potential = np.cos(np.arange(_model(problem).states) + 1.0)
     came = _answer(subject, _changed(problem, lambda mdp: mdp.replace(rewards=mdp.rewards + shaping(mdp, potential))))
@@ -235,7 +235,7 @@ def reference_measure_is_a_reward_bonus(subject: Any, problem: BilevelProblem) -
 
 @law(SOLVER, tabular, exact)
 def temperature_and_rewards_scale_together(subject: Any, problem: BilevelProblem) -> None:
-    """`(c·r, c·τ)` leaves π* as it is and multiplies V* by c: only their ratio matters to the follower."""
+    """`(c·r, c·τ)` does not change π* and multiplies V* by c: only the ratio of r and τ affects the policy."""
     answer = _answer(subject, problem)
     factor = 4.0
 
@@ -288,7 +288,7 @@ def values_are_convex_in_rewards(subject: Any, problem: BilevelProblem) -> None:
 
 @law(SOLVER, tabular, tracking, examples=0.25, problems="quickly forgotten")
 def repeated_calls_converge(subject: Any, problem: BilevelProblem) -> None:
-    """Warm-started by its own answer again and again at one x, a tracking solver arrives at V*."""
+    """In repeated calls at one x, each warm-started from the last, a tracking solver converges to V*."""
     x, best = point_of(problem), solved(_model(problem))
     floor = 4 * value_error(best.model, best.values, 0.0)
     answer, calls = ask(subject, problem, x), 1
@@ -300,10 +300,10 @@ def repeated_calls_converge(subject: Any, problem: BilevelProblem) -> None:
 
 @law(SOLVER, stochastic, problems="for learners")
 def learns_the_optimal_policy(subject: Any, problem: BilevelProblem) -> None:
-    """`‖π − π*‖∞ ≤ tolerance · (1 + span V*/τ)`, as the tags declare, where ρ reaches every state and γ ≤ 0.9.
+    """`‖π − π*‖∞ ≤ tolerance · (1 + span V*/τ)`, with the tags' tolerance, if ρ reaches every state and γ ≤ 0.9.
 
-    What is learnt from samples is Q, to an error that grows with the span of the values; it enters π divided by τ. On
-    actions that are hardly ever taken nobody learns a logarithm, so probabilities are compared.
+    Q is learnt from samples, with an error that grows with the span of the values; it enters π divided by τ. The
+    logarithm of a rarely taken action's probability cannot be learnt, so probabilities are compared.
     """
     tolerance = tags_of(subject).tolerance
     if not tolerance:
