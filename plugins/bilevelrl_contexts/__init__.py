@@ -1,4 +1,4 @@
-"""Contexts one by one: each follower solved and differentiated in a task of its own, which workers may share."""
+"""Contexts one by one: each follower is solved and differentiated in a separate task, which workers may share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A follower's answer in parts: the rows of a context, as arrays, and back."""
+"""Splits a follower's solution into the rows of each context, as arrays, and joins them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TABLES = {
 
 @attrs.frozen(eq=False)
 class Answer:
-    """A `TabularSolution` or a `SampledSolution` without its handles, which are rebuilt where they are needed.
+    """A `TabularSolution` or a `SampledSolution` without its handles, which are rebuilt when needed.
 
     Args:
         kind: which of the two.
@@ -41,7 +41,7 @@ class Answer:
 
     @classmethod
     def of(cls, solution: Any) -> Answer:
-        """All of a solution."""
+        """The parts of a whole solution."""
         kind = type(solution)
         if kind not in TABLES:
             raise bl.InputError("the follower's answer", kind.__name__, "a TabularSolution or a SampledSolution")
@@ -56,7 +56,7 @@ class Answer:
         )
 
     def of_context(self, rows: slice, context: int) -> Answer:
-        """The part of an answer to all contexts that belongs to one of them."""
+        """The part of a solution of all contexts that belongs to one of them."""
         tables = {name: table[rows] for name, table in self.tables.items()}
         return attrs.evolve(self, tables=tables, carry=below(self.carry, context))
 
@@ -69,7 +69,7 @@ class Answer:
 
     @classmethod
     def joined(cls, answers: Sequence[Answer]) -> Answer:
-        """The answers of all contexts as one: worst residual and status, most iterations, all costs."""
+        """The solutions of all contexts as one: largest residual, worst status, most iterations, sum of costs."""
         first = answers[0]
         return cls(
             first.kind,
@@ -83,11 +83,11 @@ class Answer:
 
 
 def collected(carries: Sequence[Mapping[str, bl.Array]]) -> dict[str, bl.Array]:
-    """What each context carries, under one roof: `0/name`."""
+    """The carries of all contexts in one dictionary, with keys such as `0/name`."""
     return {f"{context}/{name}": array for context, carry in enumerate(carries) for name, array in carry.items()}
 
 
 def below(carry: Mapping[str, bl.Array], context: int) -> dict[str, bl.Array]:
-    """What one context carries."""
+    """The carry of one context."""
     prefix = f"{context}/"
     return {name.removeprefix(prefix): array for name, array in carry.items() if name.startswith(prefix)}

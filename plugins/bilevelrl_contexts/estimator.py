@@ -25,15 +25,15 @@ from bilevelrl_contexts.inner import (
 
 @attrs.frozen
 class PerContextEstimator:
-    """Differentiates each context's objective by itself, in a task for the workers in force (`bilevelrl.use_jobs`).
+    """Differentiates each context's objective in a separate task for the current workers (`bilevelrl.use_jobs`).
 
         ∇φ(x) = Σ_c w_c ∇φ_c(x)
 
     with `φ_c = f_c(x, π*_c(x))`; likewise the direct part, the implicit part, the objective and the signed occupancy
     `w_c r̄_c` in the rows of c. Residual and status are the worst, counts the sum over the contexts. A stochastic
     estimator draws a batch for each context, not one for all: strata, whose errors are independent,
-    `SE² = Σ_c w_c² SE_c²`. What has no weight is not asked. A problem without contexts, or with an objective that is no
-    sum over them, is differentiated as the estimator inside does it.
+    `SE² = Σ_c w_c² SE_c²`. Contexts with weight zero are skipped. A problem without contexts, or with an objective that
+    is not a sum over them, is differentiated by the inner estimator.
 
     Args:
         estimator: the name of a hyper-gradient estimator.
@@ -55,7 +55,7 @@ class PerContextEstimator:
 
     @property
     def tags(self) -> bl.Tags:
-        """Those of the estimator inside."""
+        """The tags of the inner estimator."""
         declared: bl.Tags = self.inner.tags
         return declared
 
@@ -67,7 +67,7 @@ class PerContextEstimator:
         previous: bl.HyperGradient | None,
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
-        """`∇φ(x)`. `carry` has each context's own, and what it answered, from which the next call starts."""
+        """`∇φ(x)`. `carry` has each context's own carry and its last estimate, from which the next call starts."""
         lower = problem.lower
         if not (isinstance(lower, bl.problems.ContextualMDP) and is_sum(problem)):
             whole: bl.HyperGradient = self.inner.estimate(problem, x, solution, previous, rng)
@@ -102,7 +102,7 @@ class PerContextEstimator:
 
 @attrs.frozen(eq=False)
 class _Question:
-    """What is asked of all contexts: by whom, and where."""
+    """The data that the tasks of all contexts share."""
 
     estimator: Any
     x: bl.Array
@@ -112,7 +112,7 @@ Task = tuple[int, Answer, bl.HyperGradient | None, np.random.Generator | None]
 
 
 def _estimate(shared: tuple[bl.BilevelProblem, _Question], task: Task) -> bl.HyperGradient:
-    """One context's hyper-gradient, its occupancy a table."""
+    """One context's hyper-gradient, with its occupancy as a table."""
     (problem, question), (context, given, before, stream) = shared, task
     own, x = problem_of(problem, context), question.x
     solution = given.rebuilt(own.lower, x)
@@ -158,7 +158,7 @@ def _occupancy(lower: bl.problems.ContextualMDP, measures: Mapping[int, Any]) ->
 
 
 def _memory(x: bl.Array, parts: Sequence[bl.HyperGradient | None]) -> dict[str, bl.Array]:
-    """What the next call starts from, as arrays that a checkpoint holds; NaN for a context that was not asked."""
+    """The state for the next call, as arrays for a checkpoint; NaN for a context that was skipped."""
     figures = np.full((4, len(parts)), np.nan)
     gradients = np.full((2, len(parts), x.size), np.nan)
     carry: dict[str, bl.Array] = {}
@@ -173,7 +173,7 @@ def _memory(x: bl.Array, parts: Sequence[bl.HyperGradient | None]) -> dict[str, 
 
 
 def _remembered(hyper: bl.HyperGradient) -> list[bl.HyperGradient | None]:
-    """Each context's last hyper-gradient, but for its occupancy, cost and standard error."""
+    """Each context's last hyper-gradient, without its occupancy, cost and standard error."""
     figures, gradients = hyper.carry["figures"], hyper.carry["gradients"]
     parts: list[bl.HyperGradient | None] = []
     for context in range(figures.shape[1]):

@@ -1,4 +1,4 @@
-"""What solver and estimator have in common: a component inside, and the problem of one context."""
+"""The common part of solver and estimator: an inner component, and the problem of one context."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import bilevelrl as bl
 
 
 class OfInner:
-    """A member of the component inside, where there is one; of the class itself, what its default one has."""
+    """A member of the inner component; for the class itself, of the default inner component."""
 
     def __init__(self, default: type) -> None:
         self._default = default
@@ -36,7 +36,7 @@ def draws(component: Any) -> bool:
 
 
 def streams(component: Any, rng: np.random.Generator, count: int) -> list[np.random.Generator | None]:
-    """A stream for each context; none where nothing is drawn, since they take longer than a small solve."""
+    """A stream for each context; none for a deterministic component, since streams cost more than a small solve."""
     return list(rng.spawn(count)) if draws(component) else [None] * count
 
 
@@ -46,7 +46,7 @@ def stream_or_idle(stream: np.random.Generator | None) -> np.random.Generator:
 
 
 def problem_of(problem: bl.BilevelProblem, context: int) -> bl.BilevelProblem:
-    """A context's own problem: its follower, its objective where each context has one."""
+    """A context's own problem: its follower, and its objective if each context has one."""
     objective = problem.objective.objectives[context] if is_sum(problem) else problem.objective
     return attrs.evolve(
         problem,
@@ -67,7 +67,7 @@ def is_sum(problem: bl.Problem) -> bool:
 
 
 def check_contexts(label: str, component: Any, problem: bl.Problem) -> None:
-    """Raise `IncompatibleError` where a context does not offer what the component inside needs."""
+    """Raise `IncompatibleError` if a context does not offer what the inner component needs."""
     for index, context in enumerate(problem.lower.contexts):
         if not isinstance(context, component.requires):
             needed = f"{label} needs {component.requires.__name__} of each context for {component.name!r}"
@@ -87,5 +87,5 @@ SEVERITY = (
 
 
 def worst(statuses: Sequence[bl.Status]) -> bl.Status:
-    """The one that a reader must hear of."""
+    """The worst status, which must be reported."""
     return max(statuses, key=SEVERITY.index)

@@ -17,7 +17,7 @@ from bilevelrl_contexts.solver import PerContextSolver
 class PerContext:
     """A recipe whose followers are solved and differentiated one by one: contexts are tasks for several processes.
 
-    The same iterates as the recipe itself, to rounding and to the solver's tolerance, where it is deterministic.
+    A deterministic recipe gives the same iterates as by itself, to rounding and the solver's tolerance.
 
     Args:
         algorithm: the name of the recipe.
@@ -44,7 +44,7 @@ class PerContext:
 
 
 def _options(component: Any) -> dict[str, Any]:
-    """The options that make a component what it is."""
+    """The options of a component."""
     fields = attrs.fields(type(component))
     values = {field.alias or field.name: getattr(component, field.name) for field in fields if field.init}
     return {name: value for name, value in values.items() if value is not None}

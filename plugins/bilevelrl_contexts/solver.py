@@ -15,12 +15,12 @@ from bilevelrl_contexts.inner import OfInner, check_contexts, is_mapping, proble
 
 @attrs.frozen
 class PerContextSolver:
-    """Solves each context's follower by itself, in a task for the workers in force (`bilevelrl.use_jobs`).
+    """Solves each context's follower in a separate task for the current workers (`bilevelrl.use_jobs`).
 
     The answer is that of the direct sum: the contexts' rows one after another, the largest residual, the worst status.
     Counts are the sum over the contexts: a context's backup is a pass over its own P, and a solve one of its own size.
-    Each context stops when its own accuracy is met, where the direct sum goes on for the slowest of them. A problem
-    without contexts is solved as the solver inside does it.
+    Each context stops when its own accuracy is met, while the direct sum continues for the slowest of them. A problem
+    without contexts is solved by the inner solver.
 
     Args:
         solver: the name of a lower-level solver.
@@ -41,14 +41,14 @@ class PerContextSolver:
 
     @property
     def tags(self) -> bl.Tags:
-        """Those of the solver inside."""
+        """The tags of the inner solver."""
         declared: bl.Tags = self.inner.tags
         return declared
 
     def solve(
         self, problem: bl.Problem, x: bl.Array, warm_start: Any | None, rng: np.random.Generator
     ) -> bl.LowerLevelSolution:
-        """The followers' answers, warm-started each by its own last one."""
+        """The followers' solutions, each warm-started by its last one."""
         lower = problem.lower
         if not isinstance(lower, bl.problems.ContextualMDP):
             answer: bl.LowerLevelSolution = self.inner.solve(problem, x, warm_start, rng)
@@ -66,7 +66,7 @@ class PerContextSolver:
 
 @attrs.frozen(eq=False)
 class _Question:
-    """What is asked of all contexts: by whom, and where."""
+    """The data that the tasks of all contexts share."""
 
     solver: Any
     x: bl.Array
@@ -75,7 +75,7 @@ class _Question:
 def _solve(
     shared: tuple[bl.BilevelProblem, _Question], task: tuple[int, Answer | None, np.random.Generator | None]
 ) -> Answer:
-    """One context's answer."""
+    """One context's solution."""
     (problem, question), (context, before, stream) = shared, task
     own, x = problem_of(problem, context), question.x
     warm_start = None if before is None else before.rebuilt(own.lower, x)

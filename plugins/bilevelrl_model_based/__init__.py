@@ -1,4 +1,4 @@
-"""Solvers and estimators that know the transition model: exact ones, and the paper's M-SoBiRL."""
+"""Solvers and estimators with a transition model: exact ones, and the paper's M-SoBiRL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hyper-gradients from the adjoint of the soft Bellman equation: solved exactly, or tracked by one step a call."""
+"""Hyper-gradients from the adjoint of the soft Bellman equation: solved exactly, or tracked by one step per call."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 import bilevelrl as bl
 
-# A tracked adjoint that starts at zero never misses by more than its right-hand side, unless the step size is too
-# large; then the miss grows geometrically. The factor leaves room for right-hand sides that move between calls.
+# The residual of a tracked adjoint that starts at zero never exceeds its right-hand side, unless the step size is too
+# large; then it grows geometrically. The factor allows for right-hand sides that change between calls.
 DIVERGENCE = 1e6
 
 
@@ -24,14 +24,14 @@ class Implicit:
         r̄              = c + π ⊙ λ
         ∇φ(x)          = ∂f/∂x + pullback(x, r̄)
 
-    Exact at the follower's optimum; at an approximate answer its error is proportional to the answer's. Adding a
+    Exact at the follower's optimum; otherwise its error is proportional to that of the follower's solution. Adding a
     number per state to ∂f/∂π changes nothing, and the one that makes Σ_a c vanish loses the fewest digits.
 
     Source: Yang, Gao and Yuan, AISTATS 2025, section 3 (arXiv 2405.19697).
 
     Args:
-        tolerance: relative, in the Euclidean norm, to which the adjoint equation is solved where that is done by
-            iteration. A factorisation solves it to rounding.
+        tolerance: relative, in the Euclidean norm, of a solution of the adjoint equation by iteration. A
+            factorisation solves it to rounding.
     """
 
     name: ClassVar[str] = "implicit"
@@ -71,23 +71,23 @@ class Implicit:
 
 @attrs.frozen
 class WarmStartAdjoint:
-    """M-SoBiRL's estimator: one gradient step a call on the adjoint equation, warm-started, never solved to the end.
+    """M-SoBiRL's estimator: one warm-started gradient step per call on the adjoint equation.
 
     With `A = I − γP^π` and `b = Uᵀ diag(π) ∂f/∂π = Σ_a π⊙∂f/∂π − γPᵀ(π⊙∂f/∂π)`:
 
         w ← w − ξ (A Aᵀ w − A b)             # a step on ½‖Aᵀw − b‖²
         g = ∂f/∂x + τ⁻¹ ∂_xq(x, V)ᵀ(π⊙∂f/∂π) − τ⁻¹ ∂_xT(x, V)ᵀ w
 
-    where `∂_xq = J_r + γ J_P V`, which is the paper's J_r where only the rewards depend on x. The last line is the
+    where `∂_xq = J_r + γ J_P V`, which is the paper's J_r if only the rewards depend on x. The last line is the
     pullback of the signed occupancy `(π⊙∂f/∂π − π⊙w)/τ`. As the outer iterates settle, w approaches the exact adjoint
     `−τλ`.
 
     Source: Yang, Gao and Yuan, AISTATS 2025, algorithm 1 (arXiv 2405.19697).
 
     Args:
-        step_size: ξ > 0; below `2/‖A‖²`, or w diverges. None: `1/(‖A‖₁‖A‖∞)` at the policy given, which is small enough
-            whatever the problem; one pass over `P^π` more. The paper's 0.5 is too large where some state's column of
-            `P^π` sums to more than 2 or so, and faster where it is not.
+        step_size: ξ > 0; below `2/‖A‖²`, or w diverges. None: `1/(‖A‖₁‖A‖∞)` at the given policy, which is small enough
+            for every problem and costs one more pass over `P^π`. The paper's 0.5 is too large if a column of `P^π`
+            sums to more than about 2, and faster otherwise.
     """
 
     name: ClassVar[str] = "warm-start-adjoint"
@@ -142,7 +142,7 @@ def _safe_step_size(system: bl.mdp.Linearization) -> float:
 
 
 def _status(residual: float, objective: float, previous: bl.HyperGradient | None, target: bl.Array) -> bl.Status:
-    """Whether the tracked adjoint runs away: its miss grows, and has left the size of the right-hand side behind."""
+    """Whether the tracked adjoint diverges: its residual grows, and greatly exceeds the right-hand side."""
     if not (math.isfinite(residual) and math.isfinite(objective)):
         return bl.Status.NON_FINITE
     grows = previous is not None and previous.residual is not None and residual > previous.residual

@@ -44,7 +44,7 @@ class MSoBiRL:
 class ExactGradient:
     """The exact hyper-gradient at every iterate: the follower solved to 1e-10, one adjoint solve, any optimizer.
 
-    What the other algorithms approximate, for problems whose linear systems are small enough to solve.
+    The other algorithms approximate this. It is for problems whose linear systems are small enough to solve.
 
     Args:
         step_size: β > 0, of the optimizer's steps.

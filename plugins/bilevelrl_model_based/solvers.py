@@ -35,12 +35,12 @@ class SoftValueIteration:
     """`v ← T v`: a fixed number of sweeps, or until a guaranteed accuracy.
 
     Stops at `‖Tv − v‖∞ ≤ (1−γ)·tolerance`, which guarantees `‖v − V*‖∞ ≤ tolerance` since T is a γ-contraction. The
-    error falls by γ a sweep. Where rounding makes the bound unreachable it stops with `Status.STAGNATED`.
+    error falls by γ with each sweep. If rounding makes the bound unreachable it stops with `Status.STAGNATED`.
 
     Args:
-        sweeps: run exactly this many backups, whatever the accuracy (M-SoBiRL's N). None: run to `tolerance`.
-        tolerance: the guaranteed accuracy of V, in the units of the reward; used where `sweeps` is None.
-        maximum_sweeps: the most backups in tolerance mode.
+        sweeps: the exact number of backups, for any accuracy (M-SoBiRL's N). None: run to `tolerance`.
+        tolerance: the guaranteed accuracy of V, in the units of the reward; used if `sweeps` is None.
+        maximum_sweeps: the largest number of backups in tolerance mode.
     """
 
     name: ClassVar[str] = "soft-value-iteration"
@@ -53,7 +53,7 @@ class SoftValueIteration:
 
     @functools.cached_property
     def tags(self) -> bl.Tags:
-        """Exact where it runs to a tolerance; a fixed number of sweeps tracks."""
+        """Exact with a tolerance; tracking with a fixed number of sweeps."""
         return bl.Tags("exact", tolerance=self.tolerance) if self.sweeps is None else bl.Tags("tracking")
 
     def solve(
@@ -106,11 +106,11 @@ class SoftValueIteration:
         )
 
 
-# A Newton step that leaves more of the residual than this is still far from the answer.
+# A Newton step that leaves more of the residual than this is still far from the solution.
 FAR = 0.1
-# While far, this many sweeps after a step improve the policy where the step's values have just arrived.
+# While far, this many sweeps after a step propagate the step's values to neighbouring states.
 SWEEPS_WHILE_FAR = 3
-# Iterations solve their systems to this, relative, while far; near, to what a quadratic method can use.
+# The relative accuracy of iterative solves while far; near the solution, what a quadratic method can use.
 LOOSEST = 0.1
 TIGHTEST = 1e-6
 
@@ -119,20 +119,20 @@ TIGHTEST = 1e-6
 class SoftPolicyIteration:
     """Newton's method on `v − Tv = 0`: `v ← v + (I − γP^π(v))^{-1}(Tv − v)`, which is soft policy iteration.
 
-    Converges from any start (T is convex and monotone) and quadratically near the answer: a few linear solves where
-    value iteration needs thousands of sweeps at γ near 1. The last matrix is that of the adjoint equation: its
-    factorisation is kept in the solution's `linearization`, and the exact hyper-gradient needs no other.
+    Converges from any start (T is convex and monotone) and quadratically near the solution: it needs a few linear
+    solves, while value iteration needs thousands of sweeps at γ near 1. The last matrix is that of the adjoint
+    equation: the solution's `linearization` keeps its factorisation for the exact hyper-gradient.
 
     Large systems are solved by iteration, preconditioned, and no more accurately than the step deserves (inexact
-    Newton: Dembo, Eisenstat and Steihaug, SIAM Journal on Numerical Analysis 1982). An iteration that stagnates gives
-    way to a factorisation, or to plain sweeps, and the status says so (`Status.FELL_BACK`).
+    Newton: Dembo, Eisenstat and Steihaug, SIAM Journal on Numerical Analysis 1982). If an iteration stagnates, a
+    factorisation or plain sweeps replace it, and the status is `Status.FELL_BACK`.
 
-    Stops at `‖Tv − v‖∞ ≤ (1−γ)·tolerance`, so that `‖v − V*‖∞ ≤ tolerance`; or, where rounding makes that
+    Stops at `‖Tv − v‖∞ ≤ (1−γ)·tolerance`, so that `‖v − V*‖∞ ≤ tolerance`; or, if rounding makes that
     unreachable, with `Status.STAGNATED` and the best v found.
 
     Args:
         tolerance: the guaranteed accuracy of V, in the units of the reward.
-        maximum_iterations: the most Newton steps.
+        maximum_iterations: the largest number of Newton steps.
         linear_solver: "direct" (LU), "iterative" (Krylov), or "auto", the faster one by measured rules.
     """
 
@@ -192,7 +192,7 @@ class SoftPolicyIteration:
 
 @attrs.frozen(eq=False)
 class _NewtonPoint:
-    """Where Newton's method is.
+    """A point of Newton's method.
 
     Args:
         model: the follower's MDP.
@@ -212,16 +212,16 @@ class _NewtonPoint:
     def at(
         cls, model: bl.SoftMDP, values: bl.Array, method: str, factorization: bl.linear.Factorization | None = None
     ) -> _NewtonPoint:
-        """The point at v. A factorisation of the last step's matrix is handed on: near the end it is near enough."""
+        """The point at v, with the last step's factorisation, which is accurate enough near the end."""
         backup, system = bl.mdp.linearized_backup(model, values, factorization=factorization, method=method)
         return cls(model, values, backup, system, _residual(backup, values))
 
     def step(self, before: float, wanted: float) -> tuple[_NewtonPoint, bl.Cost]:
-        """The next point, and what the step cost.
+        """The next point, and the cost of the step.
 
         Args:
             before: the residual one step ago, infinite at first.
-            wanted: the residual to get below.
+            wanted: the target residual.
         """
         far = before == math.inf or self.residual > FAR * before
         sweeps = SWEEPS_WHILE_FAR if far and self.system.iterates else 0
@@ -234,7 +234,7 @@ class _NewtonPoint:
         return _NewtonPoint.at(self.model, values, self.system.method, self.system.factorization), cost
 
     def _accuracy(self, gap: bl.Array, before: float, wanted: float) -> float:
-        """What an iteration may leave of the gap: a quadratic method has no use for more, nor has the tolerance."""
+        """The relative accuracy of an iterative solve that a quadratic method and the tolerance can use."""
         usable = max(TIGHTEST, 0.5 * (self.residual / before) ** 1.5) if before < math.inf else LOOSEST
         size = self.residual * float(np.linalg.norm(gap / self.residual))  # so that small squares do not underflow
         return max(min(LOOSEST, usable), 0.3 * wanted / size)

@@ -1,4 +1,4 @@
-"""Solvers and estimators that see only trajectories: soft Q-learning, soft actor-critic, SoBiRL."""
+"""Solvers and estimators that use only trajectories: soft Q-learning, soft actor-critic, SoBiRL."""
 
 from __future__ import annotations
 

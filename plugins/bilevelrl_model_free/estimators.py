@@ -17,24 +17,24 @@ class SoBiRL:
 
         ∇φ ≈ E[∂l/∂x] + τ⁻¹ E[ l · Σ_i Σ_h (∇Q^π − ∇V^π)(s^i_h, a^i_h) ]
 
-    The first part exploits (it fits the loss where the follower goes), the second explores (it moves the follower to
-    where the loss is low); they are `direct` and `implicit` in every result. `∇Q − ∇V` is sampled as discounted visits
-    of continuations, summed into one signed occupancy and pulled back once.
+    The first part exploits (it fits the loss on the follower's trajectories), the second explores (it moves the
+    follower to trajectories with a low loss); they are `direct` and `implicit` in every result. `∇Q − ∇V` is sampled as
+    discounted visits of continuations, summed into one signed occupancy and pulled back once.
 
     With restarts two fresh continuations start from every visit, one from (s, a), one from s: the only bias is their
-    truncation, at most `2‖c‖₁ γ^T/(1−γ) · max‖∇r‖`. Without restarts the remainders of other trajectories serve (see
+    truncation, at most `2‖c‖₁ γ^T/(1−γ) · max‖∇r‖`. Without restarts it uses the remainders of other trajectories (see
     `sampling.first_visit_occupancy`): visits that no other trajectory shares are left out, a second bias, which
-    shrinks as groups become many. On top of either comes the follower's own inaccuracy: the error is O(ε) for a policy
-    with `‖log π − log π*‖∞ ≤ ε`. The reported standard error counts sampling only.
+    shrinks with more groups. The follower's own inaccuracy adds an error of O(ε) for a policy
+    with `‖log π − log π*‖∞ ≤ ε`. The reported standard error includes sampling only.
 
     Source: Yang, Gao and Yuan, AISTATS 2025, section 4 and algorithm 2 (arXiv 2405.19697).
 
     Args:
-        groups: G, groups of I trajectories a call.
+        groups: G, groups of I trajectories in each call.
         truncation: T, steps of a continuation. 1 is the authors' Atari variant, `∇r(s,a) − E_a'[∇r(s,a')]`.
         restarts: whether the simulator may be put into any state (`SupportsRestart`).
         baseline: subtract from each loss the mean of the others; no bias, less variance.
-        blocks: the standard error is that of the means of so many blocks.
+        blocks: the number of blocks whose means give the standard error.
     """
 
     name: ClassVar[str] = "sobirl"
@@ -54,7 +54,7 @@ class SoBiRL:
         return bl.Tags("biased", deterministic=False, bias_bound=self._bias_bound)
 
     def _bias_bound(self, discount: float) -> float:
-        """`γ^T` of an implicit part's largest size; without restarts what is left out has no bound: infinite."""
+        """`γ^T` of an implicit part's largest size; infinite without restarts, where there is no bound."""
         return discount**self.truncation if self.restarts else math.inf
 
     def estimate(

@@ -13,7 +13,7 @@ def _soft_value(
 ) -> float:
     """`Σ_a π (Q − τ log(π/μ))` in a state, for `π ∝ μ exp(L/τ)`.
 
-    With `Z = τ log Σ_a μ exp(L/τ)` this is `Z + Σ_a π (Q − L)`. Where L is Q it is the soft maximum of Q.
+    With `Z = τ log Σ_a μ exp(L/τ)` this is `Z + Σ_a π (Q − L)`. If L is Q it is the soft maximum of Q.
     """
     largest = -math.inf
     for a in range(preferences.shape[1]):
@@ -42,9 +42,9 @@ def learn(
     averages: bl.Array,
     averaged: bl.Array,
 ) -> float:
-    """One soft temporal-difference step a transition; the sum of |TD| over those that come after the burn-in.
+    """One soft temporal-difference step for each transition; returns the sum of |TD| after the burn-in.
 
-    Time runs in the outer loop, trajectories in the inner one, as if the trajectories were lived side by side.
+    Time is the outer loop and trajectories the inner one, as if the trajectories ran in parallel.
 
     Args:
         observations: (N, H+1).
@@ -55,11 +55,11 @@ def learn(
         discount: γ.
         temperature: τ.
         step_decay: ω.
-        burn_in: transitions that come before the averaging begins.
+        burn_in: the number of transitions before the averaging begins.
         action_values: Q (S, A), updated.
         visits: n (S, A), updated.
-        averages: (S, A) the mean of Q(s, a) over its steps after the burn-in and whatever it began with, updated.
-        averaged: (S, A) how many steps that mean stands for, updated.
+        averages: (S, A) the mean of Q(s, a) over its steps after the burn-in and its initial value, updated.
+        averaged: (S, A) the number of steps in that mean, updated.
     """
     count, horizon = actions.shape
     missed = 0.0

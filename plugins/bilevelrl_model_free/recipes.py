@@ -17,18 +17,18 @@ PAPER_GROWTH = 2.0
 class SoBiRLRecipe:
     """SoBiRL, the model-free algorithm of Yang, Gao and Yuan (AISTATS 2025, algorithm 2).
 
-    Soft Q-learning answers x to an accuracy ε_k, trajectories estimate the hyper-gradient, gradient descent moves x.
-    The paper's O(ε⁻¹) iterations need ε_k to be summable in squares. Q-learning's error falls as the square root of its
-    samples: `schedule="paper"` draws `samples · (k+1)²` in the k-th iteration, so that ε_k ~ 1/(k+1);
+    Soft Q-learning solves the follower to an accuracy ε_k, trajectories give the hyper-gradient, gradient descent moves
+    x. The paper's O(ε⁻¹) iterations need ε_k to be summable in squares. Q-learning's error falls as the square root of
+    its samples: `schedule="paper"` draws `samples · (k+1)²` in the k-th iteration, so that ε_k ~ 1/(k+1);
     `schedule="constant"` draws the same number every time.
 
     Args:
-        step_size: β > 0, of the gradient step on x. The implicit part is of the size of the loss over τ: a follower
+        step_size: β > 0, of the gradient step on x. The implicit part has the size of the loss over τ: a follower
             with a low temperature needs small steps.
-        groups: groups of trajectories a call of the estimator.
+        groups: groups of trajectories per call of the estimator.
         truncation: steps of a continuation.
         restarts: whether the simulator may be put into any state.
-        samples: transitions the follower learns from in the first outer iteration.
+        samples: the follower's transitions in the first outer iteration.
         schedule: "constant" or "paper".
     """
 

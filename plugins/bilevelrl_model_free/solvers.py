@@ -5,8 +5,8 @@ of an averaged Q,
 
     π_sa = μ_sa exp(Q̄_sa/τ) / Σ_a' μ_sa' exp(Q̄_sa'/τ),
 
-so that `‖log π − log π*‖∞ ≤ 2‖Q̄ − Q*‖∞/τ`. They never ask for a transition probability. States that the trajectories
-do not reach are not learnt: their Q̄ stays where it started.
+so that `‖log π − log π*‖∞ ≤ 2‖Q̄ − Q*‖∞/τ`. They use no transition probabilities. States that the trajectories
+do not reach are not learnt: their Q̄ keeps its initial value.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ import numpy as np
 
 import bilevelrl as bl
 
-# ε in ‖π − π*‖∞ ≤ ε (1 + span V*/τ), met by the default 100,000 samples where ρ reaches every state and γ ≤ 0.9.
+# ε in ‖π − π*‖∞ ≤ ε (1 + span V*/τ), met by the default 100,000 samples if ρ reaches every state and γ ≤ 0.9.
 TOLERANCE = 0.03
 
 
 @attrs.define(eq=False)
 class _Tables:
-    """What a solve works on, all (S, A), written in place.
+    """The tables of a solve, all (S, A), updated in place.
 
     Args:
         action_values: Q.
         preferences: L, the actor's: `π ∝ μ exp(L/τ)`.
-        visits: n, the evidence behind Q.
+        visits: n, the number of visits.
         averages: the mean of Q(s, a) over its steps since the burn-in, and of the last answer.
-        averaged: how many steps that mean stands for.
+        averaged: the number of steps in that mean.
     """
 
     action_values: bl.Array
@@ -44,14 +44,14 @@ class _Tables:
     averaged: bl.Array
 
     def answer(self) -> bl.Array:
-        """Q̄: the average, or Q itself where there is none."""
+        """Q̄: the average, or Q itself if there is none."""
         chosen: bl.Array = np.where(self.averaged > 0, self.averages, self.action_values)
         return chosen
 
 
 @attrs.frozen
 class _Learner(abc.ABC):
-    """Draws, learns, averages; a leaf says what the actor is, and documents the options."""
+    """Draws, learns, averages; a subclass defines the actor, and documents the options."""
 
     name: ClassVar[str]
     requires: ClassVar[type] = bl.sampling.SupportsSampling
@@ -75,13 +75,13 @@ class _Learner(abc.ABC):
     def solve(
         self, problem: bl.Problem, x: bl.Array, warm_start: Any | None, rng: np.random.Generator
     ) -> bl.sampling.SampledSolution:
-        """The follower's answer at x, from transitions drawn at x.
+        """The follower's solution at x, from transitions drawn at x.
 
-        A warm start lends its action values, whatever solver they come from, and from its `carry` the evidence behind
-        them: `visits` and `averaged` (S, A), how many steps Q and Q̄ stand for, and `calls`, the solves so far.
+        A warm start of any solver gives its action values, and its `carry` their counts: `visits` and `averaged`
+        (S, A), the numbers of steps in Q and Q̄, and `calls`, the number of solves so far.
 
         Raises:
-            IncompatibleError: where `restarts` is "everywhere" and the simulator cannot be put into any state.
+            IncompatibleError: if `restarts` is "everywhere" and the simulator cannot be put into any state.
         """
         simulator: bl.sampling.Simulator = problem.lower.simulator(x)
         if self.restarts == "everywhere" and not isinstance(simulator, bl.sampling.SupportsRestart):
@@ -101,7 +101,7 @@ class _Learner(abc.ABC):
         return bl.sampling.SampledSolution(simulator, policy, answer, residual, status, cost, carry)
 
     def _begin(self, spec: bl.sampling.FollowerSpec, warm_start: Any | None) -> tuple[_Tables, float]:
-        """The tables to start from, all of them fresh, and the number of calls before this one."""
+        """New tables to start from, and the number of earlier calls."""
         shape = (spec.states, spec.actions)
         known = getattr(warm_start, "action_values", None)
         if known is None or known.shape != shape or not np.isfinite(known).all():
@@ -182,7 +182,7 @@ class _Learner(abc.ABC):
 
 
 def _log_reference(spec: bl.sampling.FollowerSpec) -> bl.Array:
-    """log μ (S, A), or zeros where μ = 1."""
+    """log μ (S, A), or zeros if μ = 1."""
     if spec.reference is None:
         return np.zeros((spec.states, spec.actions))
     logarithms: bl.Array = np.log(spec.reference)
@@ -199,32 +199,32 @@ def _softmax(preferences: bl.Array, spec: bl.sampling.FollowerSpec) -> bl.Array:
 
 @attrs.frozen
 class SoftQLearning(_Learner):
-    """Soft Q-learning: one step towards the soft Bellman target a transition, then an average of the last Q.
+    """Soft Q-learning: one step towards the soft Bellman target for each transition, then an average of the last Q.
 
         Q(s,a) ← Q(s,a) + α_n (r + γ τ log Σ_a' μ_s'a' exp(Q(s',a')/τ) − Q(s,a)),    α_n = (1 + (1−γ) n)^(−ω)
 
     with n the visits to (s, a) so far. ω = 1 is the rescaled linear step of Wainwright (2019); smaller ω forgets the
-    start sooner, and the average makes up for the noise: the error falls as the square root of the samples,
+    start sooner, and the average reduces the noise: the error falls as the square root of the samples,
     asymptotically with the smallest variance any regular method has (Li et al. 2023, for restarts everywhere).
 
-    From one outer iteration to the next, Q and Q̄ start at the last Q̄, and a share `memory` of the evidence is kept: of
-    the visits n and of the weight of the last Q̄ in the new one. 1 is best where x has come to rest: all calls count as
-    one long run; but while x moves, Q̄ lags behind by about half of them. 0 forgets all but the place to start. With m
-    in between and calls of equal size Q̄ lags m/(1−m) calls behind, and its noise falls by √((1−m)/(1+m)): for the
-    default one call, and a factor of 0.58.
+    From one outer iteration to the next, Q and Q̄ start at the last Q̄, and a share `memory` of the evidence is kept:
+    of the visits n and of the weight of the last Q̄ in the new one. 1 is best once x has stopped: all calls count as
+    one long run. But while x moves, Q̄ lags behind by about half of them. 0 keeps only the starting values. With m in
+    between and calls of equal size Q̄ lags m/(1−m) calls behind, and its noise falls by √((1−m)/(1+m)): for the default
+    one call, and a factor of 0.58.
 
     Sources: Wainwright 2019, "Stochastic approximation with cone-contractive operators" (arXiv 1905.06265); Li, Yang,
     Liang, Zhang and Jordan, AISTATS 2023, "A statistical analysis of Polyak-Ruppert averaged Q-learning".
 
     Args:
         samples: transitions in the first call, rounded up to a multiple of `trajectories`.
-        trajectories: how many are drawn side by side, or fewer where `samples` is less.
-        horizon: steps of a trajectory, after which all start anew; also of a round, between two updates of the
-            behaviour policy. As long as the longest way the follower may have to go.
+        trajectories: the number drawn in parallel, or fewer if `samples` is less.
+        horizon: steps of a trajectory, after which all restart; also of a round, between two updates of the
+            behaviour policy. It should be as long as the follower's longest path.
         exploration: the probability of a uniform action in the behaviour policy, which is softmax(Q) otherwise.
         restarts: "initial" draws trajectories from the initial distribution, and learns only what they reach.
-            "everywhere" draws single transitions from all (s, a) in turn, so that no pair is learnt worse for being
-            rare. It needs a simulator that can be put into any state; exploration then plays no part, and
+            "everywhere" draws single transitions from all (s, a) in turn, so that rare pairs are learnt as
+            well as others. It needs a simulator that can be put into any state; exploration then has no effect, and
             `trajectories · horizon` is only the size of a round.
         step_decay: ω in (0.5, 1].
         averaging: the last share of the transitions, in (0, 1], over which Q(s, a) is averaged at each of its steps.
@@ -236,7 +236,7 @@ class SoftQLearning(_Learner):
     name: ClassVar[str] = "soft-q-learning"
 
     def _improved(self, preferences: bl.Array, action_values: bl.Array) -> bl.Array:
-        """The array of Q itself: within a round too, the target is the soft maximum of the current Q."""
+        """The array of Q itself: also within a round the target is the soft maximum of the current Q."""
         return action_values
 
 
@@ -249,18 +249,18 @@ class SoftActorCritic(_Learner):
 
     The actor's step is natural policy gradient with entropy regularisation, at the step size η = δ(1−γ)/τ of Cen et
     al. (2022), there with the exact Q^π; δ = 1 is soft policy iteration. With the exact Q^π the error falls by
-    1 − δ(1−γ) a step. In logits, `π ∝ μ exp(L/τ)`, it is `L ← (1−δ) L + δ Q`. The answer is one full step from the
-    averaged critic, softmax(Q̄), and the next call's actor starts there.
+    1 − δ(1−γ) with each step. In logits, `π ∝ μ exp(L/τ)`, it is `L ← (1−δ) L + δ Q`. The answer is one full step from
+    the averaged critic, softmax(Q̄), and the next call's actor starts there.
 
-    Steps α_n, averaging and warm starts are those of `SoftQLearning`. A cold start takes more samples than there,
-    since the target waits for the actor; afterwards the two are equally accurate.
+    Steps α_n, averaging and warm starts are those of `SoftQLearning`. A cold start takes more samples,
+    since the target depends on the actor; afterwards the two are equally accurate.
 
     Source: Cen, Cheng, Chen, Wei and Chi, Operations Research 2022, "Fast global convergence of natural policy
     gradient methods with entropy regularization" (arXiv 2007.06558).
 
     Args:
         samples: transitions in the first call, rounded up to a multiple of `trajectories`.
-        trajectories: how many are drawn side by side.
+        trajectories: the number drawn in parallel.
         horizon: steps of a trajectory, and of a round, after which the actor moves.
         exploration: the probability of a uniform action in the behaviour policy, which is the actor otherwise.
         restarts: "initial": trajectories from the initial distribution; "everywhere": single transitions from all
@@ -277,6 +277,6 @@ class SoftActorCritic(_Learner):
     actor_step: float = attrs.field(default=0.5, validator=bl.validation.is_real(above=0.0, at_most=1.0))
 
     def _improved(self, preferences: bl.Array, action_values: bl.Array) -> bl.Array:
-        """`(1−δ) L + δ Q`, a fresh array."""
+        """`(1−δ) L + δ Q`, a new array."""
         moved: bl.Array = preferences + self.actor_step * (action_values - preferences)
         return moved

@@ -1,4 +1,4 @@
-"""Upper-level optimisers: they move x along an estimated hyper-gradient."""
+"""Upper-level optimizers, which move x along an estimated hyper-gradient."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Adam:
         step_size: β > 0.
         first_decay: of the running mean m, in [0, 1).
         second_decay: of the running mean square v, in [0, 1).
-        epsilon: ε > 0, keeps the division finite.
+        epsilon: ε > 0, which keeps the quotient finite.
     """
 
     name: ClassVar[str] = "adam"

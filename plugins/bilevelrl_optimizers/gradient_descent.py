@@ -16,7 +16,7 @@ class GradientDescent:
     Args:
         step_size: β > 0.
         decay_power: p in [0, 1]. 0 keeps the step constant; 1/2 and more suits noisy gradients (Robbins and Monro 1951
-            ask for p in (1/2, 1]).
+            require p in (1/2, 1]).
     """
 
     name: ClassVar[str] = "gradient-descent"

@@ -1,7 +1,7 @@
-"""Contract design: a principal pays for outcomes, since she cannot see the effort behind them.
+"""Contract design: a principal pays for outcomes, since it cannot observe the agent's effort.
 
-An agent runs a machine. Each period he chooses an effort, privately and at a cost of his own; effort and the machine's
-condition decide how likely each outcome is, and effort decides how the machine wears. The principal sees condition and
+An agent runs a machine. Each period it chooses a hidden effort at a cost. Effort and the machine's condition determine
+the probability of each outcome, and effort determines how the machine wears. The principal observes condition and
 outcome, and pays x ≥ 0 for them: the agent has no wealth to lose (limited liability). Payments enter the agent's
 reward and the principal's profit linearly, with opposite signs.
 """
@@ -20,14 +20,14 @@ MOST_OUTCOMES = 1000
 
 
 def _is_within_floats(instance: Any, attribute: Any, value: int) -> None:
-    """The number of ways to a middling outcome, about 2^Y, is to be a float."""
+    """The largest Y for which the binomial coefficients, about 2^Y, are finite floats."""
     if value > MOST_OUTCOMES:
         raise bl.InputError("outcomes", f"{value}", f"an integer of at most {MOST_OUTCOMES}")
 
 
 @attrs.frozen
 class ContractDesign:
-    """Pay an agent for outcomes so that a machine is well run.
+    """Pay an agent for outcomes so that it runs a machine well.
 
     With condition s, effort a (of degree e_a = a/(A−1)) and outcome y (worth v_y = value·y/(Y−1)),
 
@@ -36,7 +36,7 @@ class ContractDesign:
         f(x, π)   = −(1−γ_P) E[Σ_t γ_P^t (v_y − x_sy)],   0 ≤ x ≤ cap
 
     and the condition rises by one with probability `repair·e_a`, else falls by one with probability `wear·(1−e_a)`. The
-    principal's discount is γ_P, the agent's γ; any condition is as likely at the start. The objective is minus the
+    principal's discount is γ_P, the agent's γ; the start is uniform over conditions. The objective is minus the
     profit of an average period.
 
     Source: limited liability and hidden effort as in Innes, "Limited liability and incentive contracting with ex-ante
@@ -47,8 +47,8 @@ class ContractDesign:
         conditions: S ≥ 1.
         efforts: A ≥ 2, from idle to full.
         outcomes: Y from 2 to 1000.
-        value: of the best outcome to the principal, > 0.
-        cost: of full effort to the agent, ≥ 0, in units of value.
+        value: the value of the best outcome to the principal, > 0.
+        cost: the agent's cost of full effort, ≥ 0, in units of value.
         easy: θ without effort, in [0, 1].
         skill: what full effort adds to θ in the best condition, in [0, 1].
         wear: in [0, 1], see above.
@@ -161,17 +161,17 @@ class ContractDesign:
         earned, paid, suffered = (float((share * table).sum()) for table in (values, values - model.rewards, costs))
         return {
             "principal's profit a period": earned - paid,
-            "agent's pay less his effort": paid - suffered,
+            "agent's pay minus effort cost": paid - suffered,
             "both together": earned - suffered,
             "degree of effort": float((share @ self._degrees()).sum()),
             "machine's condition": float(share.sum(axis=1) @ np.arange(1, self.conditions + 1)) / self.conditions,
         }
 
     def _draw(self, axes: Any, x: bl.Array, policy: bl.Array) -> None:
-        """Payments as a table of colours with their numbers; beside it, the agent's effort in each condition."""
+        """Payments as a coloured table with numbers, and the agent's effort in each condition."""
         contract, conditions = self._contract(x), range(self.conditions)
         axes.axis("off")
-        axes.set_title("what is paid (table), and how hard the agent works (bars)", loc="left", fontsize=10)
+        axes.set_title("payments (table) and the agent's effort (bars)", loc="left", fontsize=10)
         table = axes.inset_axes((0.08, 0.12, 0.5, 0.76))
         table.imshow(contract, cmap="Greens", vmin=0.0, vmax=self.cap, aspect="auto", origin="lower")
         for condition, outcome in np.ndindex(contract.shape):
@@ -183,7 +183,7 @@ class ContractDesign:
         table.set_yticks(conditions, [str(condition + 1) for condition in conditions])
         table.tick_params(length=0)
         table.spines[:].set_visible(False)
-        table.set(xlabel="worth of the outcome", ylabel="condition of the machine")
+        table.set(xlabel="value of the outcome", ylabel="condition of the machine")
         table.set_title(f"payment, at most {self.cap:g}", fontsize=9)
         bars = axes.inset_axes((0.64, 0.12, 0.34, 0.76), sharey=table)
         left = np.zeros(self.conditions)

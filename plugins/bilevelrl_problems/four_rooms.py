@@ -1,4 +1,4 @@
-"""Incentive design in four rooms: a leader's small penalties lead a follower through the cell that she is paid for.
+"""Incentive design in four rooms: a leader's small penalties lead a follower through the leader's paid cell.
 
 Source: Thoma, Pasztor, Krause, Ramponi and Hu, "Contextual Bilevel Reinforcement Learning for Incentive Alignment",
 NeurIPS 2024 (arXiv 2406.01575), whose experiment this is.
@@ -48,7 +48,7 @@ STATES = len(CELLS) + 1
 
 
 def incentives(w: bl.Array) -> bl.Array:
-    """(105,) `−0.2 softmax(w)`: what every cell costs, in row-major order, and last the part that is not spent."""
+    """(105,) `−0.2 softmax(w)`: the incentive of every cell, in row-major order, and last the unspent part."""
     weights = np.exp(w - w.max())
     return np.asarray(-BUDGET * weights / weights.sum())
 
@@ -70,7 +70,7 @@ def incentive_norms(w: bl.Array) -> bl.certificates.RowNorms:
 
 @attrs.frozen
 class FollowerReward:
-    """(105, 4) what the follower earns at the state before the move: 1 at the goal, `x_s` elsewhere, 0 absorbed."""
+    """(105, 4) the follower's reward in the state before the move: 1 at the goal, `x_s` elsewhere, 0 when absorbed."""
 
     goal: int
     dimension: ClassVar[int] = STATES
@@ -82,13 +82,13 @@ class FollowerReward:
         return np.repeat(by_state[:, None], ACTIONS, axis=1)
 
     def pullback(self, w: bl.Array, cotangent: bl.Array) -> bl.Array:
-        """(105,); neither the goal's own entry nor the unspent one is felt."""
+        """(105,); the entry of the goal and the unspent one have no effect."""
         by_state = cotangent.sum(axis=1)
         by_state[self.goal] = by_state[ABSORBED] = 0.0
         return incentives_pullback(w, by_state)
 
     def row_norms(self, w: bl.Array) -> bl.certificates.RowNorms:
-        """Those of the incentives, where they are felt."""
+        """The incentives' bounds, in the states where they have an effect."""
         felt = np.ones((STATES, ACTIONS))
         felt[[self.goal, ABSORBED]] = 0.0
         norms = incentive_norms(w)
@@ -97,7 +97,7 @@ class FollowerReward:
 
 @attrs.frozen
 class LeaderReward:
-    """(105, 4) what the leader earns: 1 a step at the paid cell, and `−ρ‖x‖₁` at the goal, which is visited once."""
+    """(105, 4) the leader's reward: 1 per step at the paid cell, and `−ρ‖x‖₁` at the goal, which is visited once."""
 
     goal: int
     penalty: float
@@ -117,7 +117,7 @@ class LeaderReward:
         return incentives_pullback(w, spent)
 
     def row_norms(self, w: bl.Array) -> bl.certificates.RowNorms:
-        """At the goal ρ times that of the unspent entry, since all entries sum to a constant."""
+        """At the goal ρ times the bound of the unspent entry, since all entries sum to a constant."""
         own, norms, sizes = incentive_norms(w), np.zeros((STATES, ACTIONS)), np.zeros((STATES, ACTIONS))
         norms[self.goal], sizes[self.goal] = self.penalty * own.norms[ABSORBED], self.penalty * own.sizes.sum()
         return bl.certificates.RowNorms(norms, sizes)
@@ -126,7 +126,7 @@ class LeaderReward:
 def kernel(goal: int, intended: float) -> Any:
     """P (105·4, 105) as CSR. The intended move happens with the given probability, each other with a third of the rest.
 
-    A move into a wall stays. From the goal every move leads to the absorbing state.
+    A move into a wall has no effect. From the goal every move leads to the absorbing state.
     """
     absorbed = np.arange(ABSORBED * ACTIONS, STATES * ACTIONS)
     rows, targets, chances = [*absorbed], [ABSORBED] * ACTIONS, [1.0] * ACTIONS
@@ -143,14 +143,14 @@ def kernel(goal: int, intended: float) -> Any:
 class FourRooms:
     """A follower walks from (4, 1) to a goal, (1, 9) or (11, 11) with equal probability; the leader prices the cells.
 
-    She spreads costs of at most 0.2 over the 104 cells, `x = −0.2 softmax(w)`, w in R^105, the last entry being
-    what she keeps; the same for both goals. She earns, discounted, 1 for each step that begins at (8, 4), which lies on
-    no direct way, and pays `ρ‖x‖₁` at the step in which the follower stands at the goal, where her episode ends:
-    `f = −Σ_c ½ U_c(4, 1)`.
+    The leader spreads costs of at most 0.2 over the 104 cells, `x = −0.2 softmax(w)`, w in R^105; the last entry is
+    the part that it keeps. x is the same for both goals. The leader earns, discounted, 1 for each step that begins at
+    (8, 4), which lies on no direct path, and pays `ρ‖x‖₁` at the step in which the follower is at the goal, where the
+    leader's episode ends: `f = −Σ_c ½ U_c(4, 1)`.
 
-    The follower earns 1 at the goal and `x_s` at any other state he moves from, with γ = 0.99. The goal is terminal,
-    with `Q = 1` for every action, so that `V = 1 + λ log 4`: from there an extra state absorbs him, which pays nothing
-    and whose reference measure is the uniform policy, so that its entropy bonus is zero at any temperature.
+    The follower earns 1 at the goal and `x_s` at any other state from which it moves, with γ = 0.99. The goal is
+    terminal, with `Q = 1` for every action, so that `V = 1 + λ log 4`. It leads to an additional absorbing state, which
+    pays nothing and whose reference measure is the uniform policy, so that its entropy bonus is always zero.
 
     Runs start at `w ~ N(0, 0.01²)`.
 
@@ -158,9 +158,8 @@ class FourRooms:
 
     Args:
         temperature: λ > 0, the follower's entropy weight; the paper's are 0.001, 0.003 and 0.005.
-        penalty: ρ at least 0, what the leader pays for a unit of incentive; the paper's are 1 to 5.
-        intended: the probability that a move goes where it should, in [0, 1]; each other direction has a third of the
-            rest.
+        penalty: ρ at least 0, the leader's price of a unit of incentive; the paper's are 1 to 5.
+        intended: the probability of the intended move, in [0, 1]; each other direction has a third of the rest.
     """
 
     name: ClassVar[str] = "four-rooms"

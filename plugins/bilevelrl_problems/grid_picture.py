@@ -1,4 +1,4 @@
-"""A gridworld as a person wants to see it: what the leader pays as colours, what the follower does as arrows."""
+"""Pictures of gridworlds: the leader's payments as colours, the follower's policy as arrows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WATER = "#26323A"
 
 
 def draw_grid_policy(axes: Any, letters: Any, shaping: bl.Array, policy: bl.Array) -> None:
-    """Colour every cell by its shaping reward and draw one arrow per action, as long as it is probable.
+    """Colour every cell by its shaping reward and draw one arrow per action, with length by probability.
 
     Args:
         axes: matplotlib axes.
@@ -63,7 +63,7 @@ def draw_arrows(
     ink: str,
     heads: tuple[float, float] = (9.0, 9.0),
 ) -> None:
-    """One arrow per action of a cell, as long as it is probable; none below 0.1.
+    """One arrow per action of a cell, with length by probability; none below 0.1.
 
     `heads` are the sizes of the head, in points, at probability zero and one.
     """
@@ -71,7 +71,7 @@ def draw_arrows(
         if probability > 0.1:
             axes.annotate(
                 "",
-                # Tails a little off the centre, so that the arrows of a mixed policy do not pile up there.
+                # Tails slightly away from the centre, so that the arrows of a mixed policy do not overlap there.
                 xy=(column + (0.06 + 0.38 * probability) * dx, row + (0.06 + 0.38 * probability) * dy),
                 xytext=(column + 0.06 * dx, row + 0.06 * dy),
                 arrowprops={
@@ -86,13 +86,13 @@ def draw_arrows(
 
 
 def draw_grid_pair(axes: Any, words: Any, pairs: Sequence[tuple[str, bl.Array, bl.Array]], title: str) -> None:
-    """Two grids side by side on one scale of colours, to be compared: values less their mean, policies as arrows.
+    """Two grids side by side with one colour scale: values minus their mean, policies as arrows.
 
     Args:
         axes: matplotlib axes.
-        words: (rows, columns), what to write into a corner of each cell.
+        words: (rows, columns), the text in a corner of each cell.
         pairs: (label, values (S,), policy (S, 4)) of the left grid and of the right.
-        title: what colours and arrows mean.
+        title: the meaning of colours and arrows.
     """
     rows, columns = words.shape
     centred = [values - values.mean() for _, values, _ in pairs]
@@ -124,22 +124,22 @@ COMPASS = np.array([(0, -1), (1, 0), (0, 1), (-1, 0)])
 def draw_incentives(
     axes: Any, free: Any, incentives: bl.Array, policies: Any, marks: dict[str, tuple[int, int]], goals: Any
 ) -> None:
-    """Colour every free cell by what it costs, and draw the mean move of each context's follower as an arrow.
+    """Colour every free cell by its cost, and draw the mean move of each context's follower as an arrow.
 
     Args:
         axes: matplotlib axes.
         free: (rows, columns), False for walls.
         incentives: (cells,) at most zero, row-major over the free cells.
-        policies: one policy (cells, 4) a context, in the order up, right, down, left.
-        marks: cells to name.
-        goals: one cell a context.
+        policies: one policy (cells, 4) for each context, in the order up, right, down, left.
+        marks: cells with labels.
+        goals: one cell for each context.
     """
     from matplotlib.colors import PowerNorm
 
     costs = np.ma.masked_array(np.zeros(free.shape), ~free)
     costs[free] = -incentives
     axes.set_facecolor(WATER)
-    # A root, so that a little spread over many cells shows beside much in one.
+    # A root, so that small incentives on many cells stay visible beside a large one.
     image = axes.imshow(costs, cmap="Greens", norm=PowerNorm(0.5, vmin=0.0, vmax=max(float(costs.max()), 1e-12)))
     rows, columns = np.nonzero(free)
     shifts = 0.12 * (np.arange(len(policies)) - (len(policies) - 1) / 2)

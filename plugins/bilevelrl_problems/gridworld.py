@@ -1,4 +1,4 @@
-"""A square grid to walk on: what several problems share."""
+"""The square grid that several problems share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ MOVES = np.array([(0, -1), (1, 0), (0, 1), (-1, 0)])
 def grid_transitions(size: int, slip: float) -> bl.Array:
     """P (S, 4, S) of a size×size grid, cells row-major, whose actions are left, down, right, up.
 
-    The intended move happens with probability 1 − slip, each other one with slip/3; a move into the border stays.
+    The intended move happens with probability 1 − slip, each other one with slip/3. Moves into the border have no
+    effect.
     """
     bl.validation.check_fits("the transitions of the grid", (size**2, 4, size**2))
     kernel = np.zeros((size**2, 4, size**2))

@@ -13,7 +13,7 @@ from bilevelrl_problems.gridworld import grid_transitions
 from bilevelrl_problems.soft_optimum import soft_optimal_policy
 from bilevelrl_problems.statistics import correlation
 
-# What each kind of ground is worth to the demonstrator, a step; the goal, 1, is one cell in a corner.
+# The demonstrator's reward for a step on each kind of ground; the goal, 1, is one cell in a corner.
 GROUND = {"grass": 0.0, "mud": -0.5, "water": -1.0, "goal": 1.0}
 SHARES = (0.6, 0.2, 0.2)
 
@@ -22,15 +22,15 @@ SHARES = (0.6, 0.2, 0.2)
 class InverseRL:
     """Recover a reward from demonstrations on a gridworld.
 
-    The demonstrator walks over grass (worth 0 a step), mud (−0.5), water (−1) to a goal (1) in the corner, and is
-    soft-optimal for that hidden reward; the ground is drawn by `instance`. The follower, in the same world and with
+    The demonstrator walks over grass (0 per step), mud (−0.5), water (−1) to a goal (1) in the corner, and is
+    soft-optimal for that hidden reward; `instance` selects the ground. The follower, on the same grid and with
     the same temperature, maximises `r_sa = Σ_k φ_sk x_k`; the leader fits it to the demonstrations,
 
         f(x, π) = −(1−γ) Σ_sa d^E_sa log π_sa + ½ ridge ‖x‖²,
 
-    with `d^E` the discounted occupancy of the demonstrator, started anywhere: a cross-entropy in nats a step. Where
+    with `d^E` the discounted occupancy of the demonstrator from a uniform start: a cross-entropy in nats per step. If
     d^E is exact, the hyper-gradient is feature matching, `(1−γ) Σ_sa φ_s (d^π*_sa − d^E_sa)/τ + ridge x`: at the
-    optimum the follower sees of every feature what the demonstrator saw, up to `τ ridge x/(1−γ)`.
+    optimum the follower's feature expectations equal the demonstrator's, up to `τ ridge x/(1−γ)`.
 
     Source: Ziebart, Maas, Bagnell and Dey, "Maximum entropy inverse reinforcement learning", AAAI 2008; for stochastic
     dynamics Ziebart, Bagnell and Dey, "Modeling interaction via the principle of maximum causal entropy", ICML 2010.
@@ -39,12 +39,12 @@ class InverseRL:
         size: side of the grid, at least 2.
         slip: probability of an unintended move, in [0, 1].
         features: "cells", one parameter for each cell, or "ground", one for each kind of ground.
-        demonstrations: trajectories shown; 0 for the exact occupancy, as of infinitely many.
+        demonstrations: the number of trajectories; 0 for the exact occupancy, as of infinitely many.
         horizon: H ≥ 1, steps of a demonstration.
         ridge: weight of ½‖x‖², ≥ 0. The likelihood alone determines x up to what leaves π* unchanged.
         discount: γ in [0, 1).
         temperature: τ > 0, in the units of the reward.
-        instance: which random ground and demonstrations, an integer of at least 0.
+        instance: selects the random ground and demonstrations, an integer of at least 0.
     """
 
     name: ClassVar[str] = "inverse-rl"
@@ -62,7 +62,7 @@ class InverseRL:
 
     def build(self) -> bl.BilevelProblem:
         """The problem; its demonstrator is the soft-optimal policy of the hidden reward."""
-        # Also what the features take, one for each cell.
+        # The features, one for each cell, have the same size.
         bl.validation.check_fits(f"the transitions of {self.name!r}", (self.size**2, 4, self.size**2))
         bl.validation.check_fits(f"the demonstrations of {self.name!r}", (self.demonstrations, self.horizon, 3))
         words, ground = self._ground()
@@ -83,7 +83,7 @@ class InverseRL:
 
         def picture(axes: Any, x: bl.Array, solution: Any) -> None:
             pairs = [("hidden", hidden[:, 0], expert), ("recovered", features @ x, solution.policy)]
-            draw_grid_pair(axes, words, pairs, "reward, less its mean (colour), and policy (arrows)")
+            draw_grid_pair(axes, words, pairs, "reward minus its mean (colour), and policy (arrows)")
 
         return bl.BilevelProblem(
             lower=lower,
@@ -101,7 +101,7 @@ class InverseRL:
         return words, np.eye(len(GROUND))[index]
 
     def _shown(self, demonstrator: bl.SoftMDP, expert: bl.Array) -> bl.Array:
-        """The discounted visits of sampled demonstrations, a trajectory's mean."""
+        """The mean discounted visits of the sampled demonstrations."""
         rng = bl.randomness.stream(self.instance, f"{self.name} demonstrations")
         paths = bl.sampling.TabularSimulator(demonstrator).rollout(expert, self.demonstrations, self.horizon, rng)
         weights = self.discount ** np.arange(self.horizon, dtype=np.float64) / self.demonstrations
@@ -111,10 +111,10 @@ class InverseRL:
 def recovery(
     demonstrator: bl.SoftMDP, expert: bl.Array, shown: bl.Array, features: bl.Array, x: bl.Array, policy: bl.Array
 ) -> dict[str, float]:
-    """How much of the demonstrator was recovered.
+    """How well the demonstrator was recovered.
 
-    The distance of the policies is the total variation, `½Σ_a |π − π^E|`, averaged over the states as the
-    demonstrator visits them; the gap of features is `max_k |Σ_s φ_sk (d^π_s − d^E_s)|`.
+    The distance of the policies is the total variation, `½Σ_a |π − π^E|`, averaged over the demonstrator's
+    visits of states; the gap of features is `max_k |Σ_s φ_sk (d^π_s − d^E_s)|`.
     """
     visits = bl.mdp.discounted_occupancy(demonstrator, expert).sum(axis=1)
     apart = 0.5 * np.abs(policy - expert).sum(axis=1)

@@ -1,7 +1,7 @@
-"""Fine-tuning a small language model from preferences, with a KL penalty towards the model it starts from.
+"""Fine-tuning a small language model on preferences, with a KL penalty towards the original model.
 
-The follower writes sequences of tokens and maximises a learnt reward less τ times the KL divergence to a reference
-policy μ; the leader fits the reward to a labeller's preferences. The follower's answer has the closed form
+The follower writes sequences of tokens and maximises a learnt reward minus τ times the KL divergence to a reference
+policy μ; the leader fits the reward to a labeller's preferences. The follower's policy has the closed form
 `π* ∝ μ exp(Q*/τ)`, which for a single token (or γ = 0) is `μ exp(r/τ)` normalised.
 """
 
@@ -22,17 +22,17 @@ from bilevelrl_problems.statistics import correlation
 class KLRLHF:
     """KL-regularised reinforcement learning from human feedback, on a model of bigrams.
 
-    A sequence begins with a prompt, one of V tokens, any as likely; `length` tokens follow, then it ends. The reference
-    model μ(next|last) is random, drawn by `instance`, as is the hidden reward of each pair (last, next), standard
+    A sequence begins with a prompt, one of V tokens with equal probability, and `length` tokens follow. `instance`
+    selects the random reference model μ(next|last) and the hidden reward of each pair (last, next), which is standard
     Gaussian. The follower maximises
 
         E[Σ_h γ^h (x_(last,next) − τ log π(next|last, h)/μ(next|last))]
 
-    and the leader minimises the Bradley–Terry loss of x, one parameter a pair, on a labeller's answers, who compares
-    two sequences by the sum of the hidden reward. `preferences="online"`: the follower writes the sequences, so that
-    what is compared depends on x; needs an algorithm that samples, such as sobirl or stoc-sobirl.
-    `preferences="offline"`: a fixed set, written by the reference model beforehand; any algorithm will do, and the
-    implicit part of the gradient is zero.
+    and the leader minimises the Bradley–Terry loss of x, one parameter for each pair, on the answers of a labeller,
+    which compares two sequences by the sum of the hidden reward. With `preferences="online"` the follower writes the
+    sequences, so the data depend on x; this needs an algorithm that samples, such as sobirl or stoc-sobirl. With
+    `preferences="offline"` the reference model has written a fixed set beforehand; every algorithm can be used, and
+    the implicit part of the gradient is zero.
 
     Source: Ouyang et al., "Training language models to follow instructions with human feedback", NeurIPS 2022; the
     closed form as in Rafailov et al., "Direct preference optimization", NeurIPS 2023, section 4. As a bilevel problem:
@@ -43,12 +43,12 @@ class KLRLHF:
         length: H ≥ 1, tokens after the prompt.
         preferences: "online" or "offline".
         pairs: size of the fixed set, ≥ 1; offline only.
-        noisy: whether the labeller errs as Bradley and Terry say, or answers with the probability itself.
+        noisy: whether the labeller errs as in the Bradley–Terry model, or answers with the probability itself.
         steepness: how decided the labeller is, > 0, in 1/reward.
         sharpness: standard deviation of the reference model's logits, ≥ 0; 0 for the uniform model.
         discount: γ of the follower, in [0, 1).
         temperature: τ > 0, the weight of the KL divergence, in units of the reward.
-        instance: which random model, hidden reward and fixed set, an integer of at least 0.
+        instance: selects the random model, hidden reward and fixed set, an integer of at least 0.
     """
 
     name: ClassVar[str] = "kl-rlhf"
@@ -67,7 +67,7 @@ class KLRLHF:
 
     def build(self) -> bl.BilevelProblem:
         """The problem; states are (position, last token), row-major, and the end."""
-        # The kernel's entries, each with its indices, are as many as the features'.
+        # The kernel has as many entries, with indices, as the features.
         bl.validation.check_fits(f"the features of {self.name!r}", (self.length, self.vocabulary, self.vocabulary, 3))
         if self.preferences == "offline":
             bl.validation.check_fits(f"the pairs of {self.name!r}", (self.pairs, 2, self.length, 3))
@@ -107,7 +107,7 @@ class KLRLHF:
         )
 
     def _features(self) -> Any:
-        """(S·V, V²), sparse: which pair (last, next) is written; none at the end."""
+        """(S·V, V²), sparse: indicators of the pair (last, next); none at the end."""
         written = self.length * self.vocabulary**2
         columns = np.tile(np.arange(self.vocabulary**2), self.length)
         return scipy.sparse.csr_array(
@@ -158,7 +158,7 @@ class KLRLHF:
         policies = [("reference model", reference[:size]), ("follower", policy[:size]), ("ideal", best[:size])]
         scale = max(float(np.abs(table).max()) for _, table in rewards)
         axes.axis("off")
-        axes.set_title("rewards, less their means, and policies; rows: last token", loc="left", fontsize=10)
+        axes.set_title("rewards minus their means, and policies; rows: last token", loc="left", fontsize=10)
         names = [chr(ord("a") + token % 26) for token in range(size)]
         for bottom, tables, style in (
             (0.54, rewards, {"cmap": "RdBu", "vmin": -scale, "vmax": scale}),

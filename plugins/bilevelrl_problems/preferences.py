@@ -1,4 +1,4 @@
-"""Learning a reward from preferences: the labeller's hidden reward, the follower's trajectories, nothing else."""
+"""Learning a reward from preferences: a labeller with a hidden reward compares the follower's trajectories."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from bilevelrl_problems.statistics import correlation
 class GridworldPreferences:
     """Preferences on a small gridworld whose true reward only the labeller knows.
 
-    The follower walks on a square grid with a wall of traps beside the way to the goal; a move into the border stays,
-    the intended move happens with probability 1 − slip, each other one with slip/3. The hidden reward is 1 in the
-    goal's corner, −1 in a trap, 0 elsewhere, counted when an action is taken there; nothing absorbs. The follower
-    maximises `r_sa = x_s`; the leader minimises the expected Bradley–Terry loss of a labeller who compares two
+    The follower walks on a square grid with a row of traps beside the path to the goal. A move into the border has no
+    effect. The intended move happens with probability 1 − slip, each other one with slip/3. The hidden reward is 1 in
+    the goal's corner, −1 in a trap, 0 elsewhere, for each action taken there; no state is absorbing. The follower
+    maximises `r_sa = x_s`; the leader minimises the expected Bradley–Terry loss of a labeller that compares two
     trajectories of the follower by the hidden reward.
 
     Args:
@@ -29,8 +29,8 @@ class GridworldPreferences:
         slip: probability of an unintended move, in [0, 1].
         discount: γ of the follower, in [0, 1).
         temperature: τ > 0.
-        horizon: H ≥ 1, steps compared.
-        noisy: whether the labeller errs as Bradley and Terry say, or answers with the probability itself.
+        horizon: H ≥ 1, the number of steps compared.
+        noisy: whether the labeller errs as in the Bradley–Terry model, or answers with the probability itself.
         steepness: how decided the labeller is, > 0.
     """
 
@@ -84,15 +84,15 @@ class GridworldPreferences:
 class GymnasiumPreferences:
     """Preferences on a Gymnasium environment with discrete spaces, through its `step` alone.
 
-    The labeller compares two trajectories by what the environment paid along them; leader and follower see
-    trajectories and answers, never a transition table, and the simulator cannot be restarted.
+    The labeller compares two trajectories by the environment's rewards. Leader and follower see trajectories and
+    answers, but no transition table, and the simulator cannot be restarted in a chosen state.
 
     Args:
         environment: the environment's registered id, such as CliffWalking-v1 or FrozenLake-v1.
         discount: γ of the follower, in [0, 1).
         temperature: τ > 0.
-        horizon: H ≥ 1, steps compared.
-        noisy: whether the labeller errs as Bradley and Terry say, or answers with the probability itself.
+        horizon: H ≥ 1, the number of steps compared.
+        noisy: whether the labeller errs as in the Bradley–Terry model, or answers with the probability itself.
         steepness: how decided the labeller is, > 0, in 1/reward of the environment.
         bound: the largest learnt reward, > 0: `|x_s| ≤ bound`.
     """
@@ -123,10 +123,10 @@ class GymnasiumPreferences:
 
 
 def preference_measures(mdp: bl.SoftMDP, x: bl.Array, policy: bl.Array, horizon: int) -> dict[str, float]:
-    """How good the learnt reward is: the follower's true return, its correlation with the hidden reward, coverage.
+    """Measures of the learnt reward: the follower's true return, the correlation with the hidden reward, coverage.
 
-    Coverage is the exponential of the entropy of the discounted state visits, as a share of all states: 1 where every
-    state is visited alike.
+    Coverage is the exponential of the entropy of the discounted state visits, as a share of all states: 1 if all states
+    are visited equally.
     """
     values = bl.mdp.policy_values(mdp, policy, regularized=False)
     visits = bl.mdp.discounted_occupancy(mdp, policy).sum(axis=1) * (1.0 - mdp.discount)

@@ -1,8 +1,8 @@
-"""Reward shaping on Gymnasium's published transition tables, judged by the true return of the follower's answer.
+"""Reward shaping on Gymnasium's transition tables; the objective is the true return of the follower's policy.
 
-The leader adds `x_s` to the follower's reward in every state that does not end the episode, within `|x_s| ≤ bound`;
-the follower, entropy-regularised and often more short-sighted than the leader, answers optimally; the leader's
-objective is minus the true, unshaped and unregularised return of that answer, `f = −V^π_{M̄}(ρ)`.
+The leader adds `x_s` to the follower's reward in every state that does not end the episode, within `|x_s| ≤ bound`.
+The follower is entropy-regularised, often has a smaller discount factor than the leader, and acts optimally. The
+leader's objective is minus the true, unshaped and unregularised return of that policy, `f = −V^π_{M̄}(ρ)`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class GymnasiumShaping:
     Args:
         environment: the environment's registered id.
         discount: γ of the follower, in [0, 1).
-        true_discount: γ̄ of the leader's judgement, in [0, 1).
+        true_discount: γ̄ of the true return, in [0, 1).
         temperature: τ > 0 of the follower, in the units of the environment's reward.
         bound: the largest shaping reward, > 0.
     """
@@ -48,17 +48,17 @@ class GymnasiumShaping:
 
 @attrs.frozen
 class FrozenLakeShaping:
-    """Shaping rewards for Gymnasium's FrozenLake, the leader's reward being 1 at the goal and 0 elsewhere.
+    """Shaping rewards for Gymnasium's FrozenLake, with a true reward of 1 at the goal and 0 elsewhere.
 
     Args:
-        map_size: 4 or 8, the two maps that Gymnasium ships.
-        slippery: whether a move goes astray to either side with probability 1/3 each.
+        map_size: 4 or 8, the two maps of Gymnasium.
+        slippery: whether a move slips to either side with probability 1/3 each.
         discount: γ of the follower, in [0, 1).
-        true_discount: γ̄ of the leader's judgement, in [0, 1).
+        true_discount: γ̄ of the true return, in [0, 1).
         temperature: τ > 0 of the follower.
         bound: the largest shaping reward, > 0.
-        horizon: judge by the return of so many steps, which trajectories can estimate too: exact and sampled algorithms
-            may then be compared. None: by the return for ever.
+        horizon: the number of steps of the true return, which trajectories can then estimate too, so that exact and
+            sampled algorithms can be compared. None: the infinite-horizon return.
     """
 
     name: ClassVar[str] = "frozenlake-shaping"
@@ -101,7 +101,7 @@ class FrozenLakeShaping:
 def shaping_problem(
     true_mdp: bl.SoftMDP, discount: float, bound: float, horizon: int | None = None
 ) -> bl.BilevelProblem:
-    """One shaping parameter for each state of `true_mdp` that does not absorb, within `±bound`."""
+    """One shaping parameter for each state of `true_mdp` that is not absorbing, within `±bound`."""
     live = np.flatnonzero(~bl.integrations.absorbing_states(true_mdp))
     lower = bl.ParametricMDP(
         true_mdp.transitions,
@@ -112,8 +112,8 @@ def shaping_problem(
     )
     return bl.BilevelProblem(
         lower=lower,
-        # Without the baseline the first tracked gradients, from an adjoint that starts at zero, are far too long:
-        # one such step moves x to where the follower avoids the goal, and where the gradient is flat.
+        # Without the baseline the first tracked gradients, from an adjoint that starts at zero, are far too long.
+        # One such step moves x into a flat region where the follower avoids the goal.
         objective=(
             bl.objectives.ReturnObjective(true_mdp, baseline=True)
             if horizon is None
@@ -131,7 +131,7 @@ def true_return(true_mdp: bl.SoftMDP, solution: bl.mdp.TabularSolution) -> Mappi
 
 
 def _probability_within(mdp: bl.SoftMDP, policy: bl.Array, goal: bl.Array, steps: int) -> float:
-    """The probability of being in an (absorbing) goal state after so many steps."""
+    """The probability of being in an (absorbing) goal state after this many steps."""
     distribution = mdp.initial
     for _ in range(steps):
         distribution = mdp.transitions.transpose_expectation(distribution[:, None] * policy)
@@ -139,7 +139,7 @@ def _probability_within(mdp: bl.SoftMDP, policy: bl.Array, goal: bl.Array, steps
 
 
 def make_environment(environment: str, **options: Any) -> Any:
-    """`gymnasium.make`, for registered ids only: an id `module:Name` would import whatever a file asks for."""
+    """`gymnasium.make`, for registered ids only: an id `module:Name` would import any module that a file names."""
     try:
         import gymnasium
     except ImportError:

@@ -1,4 +1,4 @@
-"""The soft-optimal policy of an MDP, for problems whose leader is to recover or to match one."""
+"""The soft-optimal policy of an MDP, for problems whose leader recovers or matches one."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """A Stackelberg Markov game: the leader commits to a mixed policy, the follower answers, both act at once.
 
-At a leader's policy `σ_x(b|s)` the follower's MDP is the average over her choices,
+At a leader's policy `σ_x(b|s)` the follower's MDP is the average over the leader's choices,
 
     r_sa(x) = Σ_b σ_x(b|s) r^F_bsa,    P_sas'(x) = Σ_b σ_x(b|s) P^b_sas',
 
-so that x enters rewards and transitions alike. The leader minimises minus her own discounted return,
-`f(x, π) = −E[Σ_t γ_L^t r^L(s_t, a_t, b_t)]`, with the same averages. That the leader may commit is worth something to
-her: what she cannot take back, the follower has to believe (von Stackelberg 1934).
+so x enters rewards and transitions. The leader minimises minus its own discounted return,
+`f(x, π) = −E[Σ_t γ_L^t r^L(s_t, a_t, b_t)]`, with the same averages. Commitment is an advantage for the leader, since
+the follower must respond to a policy that cannot be changed (von Stackelberg 1934).
 
 Source: von Stengel and Zamir, "Leadership games with convex strategy sets", Games and Economic Behavior 2010; for
 stochastic games Letchford, MacDermed, Conitzer, Parr and Isbell, "Computing optimal strategies to commit to in
@@ -22,7 +22,7 @@ import numpy as np
 
 import bilevelrl as bl
 
-# What a smuggler does to the row while moving one column on: up, straight, down.
+# The change of row with each column: up, straight, down.
 TURNS = (-1, 0, 1)
 
 
@@ -61,21 +61,21 @@ def markov_game(
 
 @attrs.frozen
 class StackelbergGame:
-    """A border guard commits to a patrol; smugglers find their way around it.
+    """A border guard commits to a patrol; smugglers choose routes around it.
 
-    A smuggler crosses a grid from the left to the right, a column a step, going straight on or one row up or down. On
+    A smuggler crosses a grid from the left to the right, one column per step, straight on or one row up or down. On
     the right each row has a market: goods earn 1 in the top row, less in every row below, 1/rows in the last. The guard
-    waits in one cell of the next column, or stays at home (the last choice). Where they meet, the smuggler is caught
-    with probability `catch`, pays `fine` and starts anew, in any row of the first column; so does who has sold.
-    The guard loses what the goods earn, and pays `patrol_cost` for each step outside. She sees how far the smuggler has
-    come, not in which row; unless she is `informed`. Her mixed policy is the softmax of x.
+    waits in one cell of the next column, or does not patrol (the last choice). If they meet, the smuggler is caught
+    with probability `catch`, pays `fine` and starts again, in any row of the first column. After a sale the smuggler
+    starts again too. The guard loses what the goods earn, and pays `patrol_cost` for each step of patrol. It sees the
+    smuggler's column but not the row, unless it is `informed`. Its mixed policy is the softmax of x.
 
     Args:
         rows: R ≥ 2.
         columns: C ≥ 2.
         catch: probability that a smuggler who meets the guard is caught, in [0, 1].
         fine: paid by a smuggler who is caught, ≥ 0, in units of the best market's price.
-        patrol_cost: paid by the guard for a step outside, ≥ 0, in the same units.
+        patrol_cost: paid by the guard for a step of patrol, ≥ 0, in the same units.
         informed: whether the guard sees the smuggler's row.
         discount: γ of the smuggler, in [0, 1).
         leader_discount: γ_L of the guard, in [0, 1).
@@ -131,12 +131,12 @@ class StackelbergGame:
         return np.arange(self.rows, 0, -1) / self.rows
 
     def _sizes(self) -> tuple[int, int, int]:
-        """Cells, choices of the guard, and the places in which she chooses anew."""
+        """The numbers of cells, of the guard's choices, and of places in which the guard chooses."""
         cells = self.rows * self.columns
         return cells, self.rows + 1, (cells - self.rows) if self.informed else self.columns - 1
 
     def _policy(self) -> bl.parametric.SoftmaxPolicy:
-        """One parameter for each choice and column (or state) before the last, where the guard has nothing to do."""
+        """One parameter for each choice and column (or state) before the last, where the guard has no choice."""
         cells, choices, blocks = self._sizes()
         seen = np.arange(cells) if self.informed else np.arange(cells) // self.rows
         features = np.zeros((cells, choices, blocks, choices))
@@ -174,13 +174,13 @@ class StackelbergGame:
         }
 
     def _draw(self, axes: Any, problem: bl.BilevelProblem, x: bl.Array, policy: bl.Array) -> None:
-        """Where the guard waits as colours, the smugglers' ways as lines, as thick as they are used."""
+        """The guard's positions as colours, the smugglers' routes as lines with thickness by frequency."""
         visits = bl.mdp.discounted_occupancy(problem.lower.model(x), policy)
         shape = (self.columns, self.rows)
         share = visits.sum(axis=1).reshape(shape) / visits.sum(axis=1).reshape(shape).sum(axis=1, keepdims=True)
         sigma = self._policy()(x).reshape(*shape, -1)
         waits = np.einsum("cr,crb->cb", share, sigma)[:-1, : self.rows]
-        # The guard waits one column ahead of the smuggler: nobody waits in the first.
+        # The guard waits one column ahead of the smuggler, so never in the first.
         image = axes.imshow(np.vstack([np.zeros(self.rows), waits]).T, cmap="OrRd", vmin=0.0)
         for state, action in np.ndindex(visits.shape):
             column, row = divmod(state, self.rows)
@@ -196,5 +196,5 @@ class StackelbergGame:
         axes.grid(which="minor", color="white", lw=1.5)
         axes.tick_params(which="both", length=0, labelbottom=False, labelleft=False)
         axes.spines[:].set_visible(False)
-        axes.set_title("where the guard waits (colour), the smugglers' ways (lines)", loc="left", fontsize=10)
+        axes.set_title("the guard's positions (colour), the smugglers' routes (lines)", loc="left", fontsize=10)
         axes.figure.colorbar(image, ax=axes, shrink=0.7, label="probability that the guard waits there")

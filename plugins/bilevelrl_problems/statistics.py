@@ -8,7 +8,7 @@ import bilevelrl as bl
 
 
 def correlation(first: bl.Array, second: bl.Array) -> float:
-    """Pearson's, zero where either is constant."""
+    """Pearson's correlation; zero if either is constant."""
     spread = float(np.std(first) * np.std(second))
     covariance = float(np.mean((first - first.mean()) * (second - second.mean())))
     return covariance / spread if spread > 0 else 0.0

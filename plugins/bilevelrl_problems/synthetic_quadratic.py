@@ -53,7 +53,7 @@ class SyntheticQuadratic:
         dimension: n ≥ 1, the length of x.
         discount: γ in [0, 1).
         temperature: τ > 0.
-        instance: which random instance, an integer of at least 0.
+        instance: selects the random instance, an integer of at least 0.
     """
 
     name: ClassVar[str] = "synthetic-quadratic"
@@ -84,7 +84,7 @@ class SyntheticQuadratic:
         table = np.zeros((self.states, self.actions, self.states))
         for row in table.reshape(-1, self.states):
             support = rng.choice(self.states, size=rng.integers(1, self.states), replace=False)
-            # 1 − U is in (0, 1]: no weight is zero, so that every row can be normalised.
+            # 1 − U is in (0, 1]: no weight is zero, so every row can be normalised.
             row[support] = 1.0 - rng.random(support.size)
             row /= row.sum()
         return table

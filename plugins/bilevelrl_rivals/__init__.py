@@ -1,4 +1,4 @@
-"""The paper's rivals, on the same problems and with the same accounts: AID, ITD, AMD, PBRL, and no implicit part."""
+"""The paper's rivals, on the same problems and with the same cost units: AID, ITD, AMD, PBRL, direct-only."""
 
 from __future__ import annotations
 

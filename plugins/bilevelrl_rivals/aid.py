@@ -25,25 +25,24 @@ class ApproximateImplicit:
     occupancy from ρ. There this equals ∇φ for δ = 0, and with damping the implicit part is short by the factor
     `1/(1+δ)`.
 
-    AID's theory asks for a strongly convex lower level. This one is not even convex: away from the optimum the Hessian
-    is indefinite, and where M has small entries nearly singular. The conjugate gradient method meets the indefiniteness
-    as negative Ritz values; they are reported: `carry["negative_curvatures"]` counts them,
-    `carry["lowest_ritz_value"]` is the lowest, in units of M (at the optimum all are 1), both before damping, and the
-    status is then `Status.STAGNATED`, however small the residual: the follower's answer is not good enough for this
-    method. The lowest is left out where no iteration was needed.
+    AID's theory requires a strongly convex lower level. This one is not even convex: away from the optimum the Hessian
+    is indefinite, and nearly singular if M has small entries. The conjugate gradient method then finds negative Ritz
+    values. `carry["negative_curvatures"]` counts them, and `carry["lowest_ritz_value"]` is the lowest, in units of M
+    (at the optimum all are 1), both before damping. The status is then `Status.STAGNATED` for any residual, since the
+    follower's solution is not accurate enough for this method. The lowest is absent if no iteration was needed.
 
     Sources: Pedregosa, "Hyperparameter optimization with approximate gradient", ICML 2016 (arXiv 1602.02355); Ji, Yang
     and Liang, "Bilevel optimization: convergence analysis and enhanced design", ICML 2021 (arXiv 2010.07962).
 
     Args:
         damping: δ ≥ 0. Zero is exact at the follower's optimum.
-        tolerance: conjugate gradients stop where `‖∇_θf − (∇²_θθ g + δM)u‖₁ ≤ tolerance · ‖∇_θf‖₁`.
-        maximum_iterations: the most Hessian-vector products, each of two linear solves.
-        preconditioner: "fisher" uses M, and one iteration suffices at the optimum; "none" takes the method as it is
-            published, with M replaced by the number max τdπ, and needs as many as M's condition asks for.
+        tolerance: conjugate gradients stop when `‖∇_θf − (∇²_θθ g + δM)u‖₁ ≤ tolerance · ‖∇_θf‖₁`.
+        maximum_iterations: the largest number of Hessian-vector products, each of two linear solves.
+        preconditioner: "fisher" uses M, and one iteration suffices at the optimum; "none" is the method as published,
+            with M replaced by the number max τdπ, and the number of iterations depends on M's condition.
         initial: ρ of g: "uniform", so that every state counts; or "own", the follower's own initial distribution:
-            states that it does not reach are then left out of the gradient (counted in `carry["unreached_states"]`, and
-            the status is `Status.STAGNATED` where the leader's objective depends on them).
+            unreached states are then left out of the gradient (`carry["unreached_states"]` counts them, and the status
+            is `Status.STAGNATED` if the leader's objective depends on them).
     """
 
     name: ClassVar[str] = "aid"
@@ -59,7 +58,7 @@ class ApproximateImplicit:
 
     @functools.cached_property
     def tags(self) -> bl.Tags:
-        """Exact without damping, where M preconditions and ρ is uniform; else biased."""
+        """Exact without damping, if M preconditions and ρ is uniform; otherwise biased."""
         if self.damping == 0.0 and self._bounded:
             return bl.Tags("exact", tolerance=self.tolerance)
         return bl.Tags("biased", bias_bound=self._bias_bound)
@@ -69,7 +68,7 @@ class ApproximateImplicit:
         return self.preconditioner == "fisher" and self.initial == "uniform"
 
     def _bias_bound(self, discount: float) -> float:
-        """`(δ + tolerance)/(1 + δ)` of an implicit part's largest size; zero without damping, where the tags have the
+        """`(δ + tolerance)/(1 + δ)` of an implicit part's largest size; zero without damping, since the tags have the
         tolerance; infinite with "none" or "own", for which nothing is proven.
         """
         if not self._bounded:
@@ -86,7 +85,7 @@ class ApproximateImplicit:
     ) -> bl.HyperGradient:
         """`∇φ(x)`; two linear solves, two for each Hessian-vector product, two for the mixed derivative.
 
-        Off the optimum P's cotangent is a sum of two outer products, so that there is no single signed occupancy.
+        Away from the optimum P's cotangent is a sum of two outer products, so there is no single signed occupancy.
         `residual` is `‖∇_θf − (∇²_θθ g + δM)u‖∞/τ`, in the units of `π ⊙ ∂f/∂π / τ`.
         """
         model, policy = solution.model, solution.policy
@@ -98,14 +97,14 @@ class ApproximateImplicit:
         metric, reached = level.metric, level.visits > 0
         if self.preconditioner == "none":
             metric = np.where(reached[:, None], metric.max(), 0.0)
-        # What rounding leaves of π(G − Σ_a πG) where G hardly differs between actions cannot be solved away.
+        # The rounding of π(G − Σ_a πG), if G hardly differs between actions, bounds the attainable residual.
         rounding = 8 * np.finfo(np.float64).eps * float((policy * np.abs(by_policy)).sum())
         wanted = max(self.tolerance * float(np.abs(target).sum()), rounding)
         answer = conjugate_gradients(
             level.hessian_product, target, metric, self.damping, wanted, self.maximum_iterations
         )
         own = self.initial == "own"
-        # J = −g, and −∇²_xθ g · u is what remains to be added.
+        # J = −g, so −∇²_xθ g · u is added.
         implicit = level.mixed_product(problem.lower, x, answer.solution, own_initial=own)
         if not (np.isfinite(answer.solution).all() and np.isfinite(implicit).all()):
             status = bl.Status.NON_FINITE
@@ -136,7 +135,7 @@ class ApproximateImplicit:
 
 @attrs.frozen(eq=False)
 class KrylovAnswer:
-    """What conjugate gradients found, and what they saw of the matrix.
+    """The result of conjugate gradients, with information on the matrix.
 
     Args:
         solution: u.
@@ -154,7 +153,7 @@ class KrylovAnswer:
 
     @property
     def negative(self) -> int:
-        """How many Ritz values are negative, beyond rounding: directions in which the lower level is not convex."""
+        """The number of Ritz values that are negative beyond rounding: directions without convexity."""
         if not self.iterations:
             return 0
         floor = 8 * self.solution.size * np.finfo(np.float64).eps * float(np.abs(self.ritz_values).max())
@@ -173,9 +172,9 @@ def conjugate_gradients(
 
     Entries where M is zero stay zero, and do not count.
 
-    SciPy's would do, but keeps its coefficients to itself, and they are the Lanczos tridiagonal matrix of H in the
+    SciPy's method does not return its coefficients, which are the Lanczos tridiagonal matrix of H in the
     metric M: `T_jj = 1/α_j + β_{j-1}/α_{j-1}`, `T_j,j+1 = √β_j/α_j`, whose eigenvalues are the Ritz values (Golub and
-    Van Loan, Matrix Computations, section 11.3). Like the textbook's, it goes on after a step of negative curvature.
+    Van Loan, Matrix Computations, section 11.3). Like the textbook's, it continues after a step of negative curvature.
     """
     answer, remainder = np.zeros_like(target), target.copy()
     scaled = _precondition(remainder, metric)
@@ -202,7 +201,7 @@ def conjugate_gradients(
 
 
 def _precondition(remainder: bl.Array, metric: bl.Array) -> bl.Array:
-    """`M⁻¹ r`, without the number per state that rounding puts into it, and to which H is blind."""
+    """`M⁻¹ r`, without the number per state from rounding, which is in the kernel of H."""
     scaled = np.divide(remainder, metric, out=np.zeros_like(remainder), where=metric > 0)
     weights = metric.sum(axis=1, keepdims=True)
     mean = np.divide(

@@ -1,4 +1,4 @@
-"""Adaptive model design: the sensitivities of the follower's values, carried forward beside value iteration."""
+"""Adaptive model design: the sensitivities of the follower's values, updated together with value iteration."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ class ForwardSensitivities:
     """Forward mode: `D ← ∂_xT + γP^π D` for `D = dV/dx` (S, n), warm-started and never solved to the end.
 
         ∂_xT_s  = Σ_a π_sa ∂_xq_sa(x, V)          (S, n)
-        D       ← ∂_xT + γ P^π D                  # `sweeps` times a call
+        D       ← ∂_xT + γ P^π D                  # `sweeps` times in each call
         dπ_sa   = (π_sa/τ)(∂_xq_sa + γ P_sa·D − D_s)
         g       = ∂f/∂x + Σ_sa ∂f/∂π_sa dπ_sa
 
-    The iteration is a γ-contraction: at a fixed answer of the follower D tends to dV*/dx as γ^k. It has no adjoint and
-    no signed occupancy.
+    The iteration is a γ-contraction: at a fixed solution of the follower D tends to dV*/dx as γ^k. There is no adjoint
+    and no signed occupancy.
 
-    Its price is n columns instead of one: a product with `P^π` has n columns (and counts as one in `cost`), D takes S·n
-    numbers, and `∂_xT`, of which a problem offers only vector-Jacobian products, takes S pullbacks a call, one for each
+    The cost is n columns instead of one: a product with `P^π` has n columns (and counts as one in `cost`), and D has
+    S·n numbers. A problem offers only vector-Jacobian products, so `∂_xT` takes S pullbacks in each call, one for each
     state's row (S + 1 in all).
 
     Source: Chen et al., "Adaptive model design for Markov decision process", ICML 2022.
 
     Args:
-        sweeps: how often D is renewed in a call, at least 1.
+        sweeps: the number of updates of D in a call, at least 1.
     """
 
     name: ClassVar[str] = "amd"
@@ -67,7 +67,7 @@ class ForwardSensitivities:
         cotangent = bl.mdp.policy_cotangent(model, policy, centred)
         implicit = problem.lower.pullback(x, bl.occupancy.DenseOccupancy(cotangent, continuation))
         implicit = implicit + bl.mdp.adjoint_right_hand_side(model, cotangent) @ sensitivities
-        # One more sweep moves D by γP^π of what the last one did.
+        # One more sweep changes D by γP^π times the last change.
         residual = model.discount * bl.validation.maximum_norm(sensitivities - before)
         finite = math.isfinite(objective) and math.isfinite(residual) and bool(np.isfinite(implicit).all())
         return bl.HyperGradient(

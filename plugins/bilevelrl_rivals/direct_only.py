@@ -1,4 +1,4 @@
-"""The rival that does not differentiate the follower's answer at all."""
+"""The rival that does not differentiate the follower's policy at all."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def _everything(discount: float) -> float:
 
 @attrs.frozen
 class DirectOnly:
-    """`∂f/∂x` at the follower's policy, the implicit part left out: `g = ∂_x f(x, π)|_{π = π*(x)}`.
+    """`∂f/∂x` at the follower's policy, without the implicit part: `g = ∂_x f(x, π)|_{π = π*(x)}`.
 
-    What preference-based reinforcement learning does: the reward is fitted to the labels of whatever trajectories the
-    follower happens to show, as if they did not depend on it. It needs least of all estimators and is a descent
-    direction only where the implicit part does not outweigh the direct one.
+    Preference-based reinforcement learning does this: it fits the reward to the labels of the follower's trajectories,
+    as if these did not depend on the reward. It has the fewest requirements of all estimators. It is a descent
+    direction only if the implicit part does not outweigh the direct one.
 
-    An objective of the policy is differentiated exactly; an objective over trajectories alone is sampled from the
+    An objective of the policy is differentiated exactly. An objective of trajectories only is sampled from the
     follower's simulator, with a standard error.
 
     Source: Christiano et al., "Deep reinforcement learning from human preferences", NeurIPS 2017 (arXiv 1706.03741).
 
     Args:
-        groups: G ≥ 1, groups of I trajectories a call, where the objective is one over trajectories.
-        blocks: the standard error is that of the means of so many blocks.
+        groups: G ≥ 1, groups of I trajectories in each call, for an objective of trajectories.
+        blocks: the number of blocks whose means give the standard error.
     """
 
     name: ClassVar[str] = "direct-only"

@@ -23,11 +23,11 @@ class IterativeDifferentiation:
         for k = N … 1:                             ∇ += pullback(x, π_{k-1} ⊙ v̄_k with γv_{k-1})
             v̄_{k-1} = γ Pᵀ (π_{k-1} ⊙ v̄_k)
 
-    Every backup's transitions have a cotangent of their own, `γ (π_{k-1} ⊙ v̄_k) ⊗ v_{k-1}`, so this takes N + 1
+    Every backup's transitions have a separate cotangent, `γ (π_{k-1} ⊙ v̄_k) ⊗ v_{k-1}`, so this takes N + 1
     pullbacks and has no single signed occupancy. It keeps N policies (N, S, A) in memory.
 
-    Where v_0 is the follower's exact answer all `π_k` are π*, and what is missing is the tail of the Neumann series of
-    the adjoint: at most `γ^(N+1) ‖c‖₁/(1−γ) · max‖∇q‖`. Where v_0 is zero the policy itself is only `π_x(v_N)`.
+    If v_0 is the follower's exact solution, all `π_k` are π*, and only the tail of the Neumann series of the adjoint is
+    missing: at most `γ^(N+1) ‖c‖₁/(1−γ) · max‖∇q‖`. If v_0 is zero, the policy itself is only `π_x(v_N)`.
 
     Source: Franceschi et al., "Bilevel programming for hyperparameter optimization and meta-learning", ICML 2018
     (arXiv 1806.04910), on the operator of Yang, Gao and Yuan (arXiv 2405.19697).
@@ -47,11 +47,11 @@ class IterativeDifferentiation:
 
     @property
     def tags(self) -> bl.Tags:
-        """Biased by the tail of the series that it cuts off."""
+        """Biased by the tail of the truncated series."""
         return bl.Tags("biased", bias_bound=self._bias_bound)
 
     def _bias_bound(self, discount: float) -> float:
-        """`γ^(N+1)` of an implicit part's largest size from the solution's values; no bound from zero: infinite."""
+        """`γ^(N+1)` of an implicit part's largest size from the solution's values; infinite from zero (no bound)."""
         return discount ** (self.backups + 1) if self.start == "solution" else math.inf
 
     def estimate(
@@ -62,10 +62,10 @@ class IterativeDifferentiation:
         previous: bl.HyperGradient | None,
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
-        """The derivative of the unrolled objective, whose value is told too.
+        """The derivative of the unrolled objective, and its value.
 
-        The way back takes as many passes with Pᵀ as the way there took backups; `cost` has no unit for them. `residual`
-        is `‖v̄_0‖∞`, by how much the truncated series misses the adjoint equation where all π_k are equal.
+        The reverse pass takes as many passes with Pᵀ as the forward pass took backups; `cost` has no unit for them.
+        `residual` is `‖v̄_0‖∞`, the residual of the truncated series in the adjoint equation if all π_k are equal.
         """
         bl.validation.check_fits(f"the tape of {self.name!r}", (self.backups, *solution.policy.shape))
         model, pullback = solution.model, functools.partial(problem.lower.pullback, x)

@@ -46,12 +46,12 @@ class LowerLevel:
     def at(cls, model: bl.SoftMDP, system: bl.mdp.Linearization, initial: bl.Array) -> LowerLevel:
         """J at the policy of `system`, from ρ = `initial`: two linear solves, one pass over P."""
         policy = system.policy
-        taken = policy > 0  # an action never taken costs nothing, 0·log 0 = 0, and has no part in any derivative
+        taken = policy > 0  # 0·log 0 = 0: an action that is never taken contributes to no value and no derivative
         log_policy = np.log(policy, out=np.zeros_like(policy), where=taken)
         log_reference = 0.0 if model.reference is None else np.log(model.reference)
         rewards = model.rewards - model.temperature * (log_policy - log_reference)
         values = system.solve((policy * rewards).sum(axis=1))
-        visits = np.maximum(system.solve_transpose(initial), 0.0)  # rounding may leave an unreached state at −1e-17
+        visits = np.maximum(system.solve_transpose(initial), 0.0)  # rounding may give an unreached state −1e-17
         advantage = rewards + model.discount * model.transitions.expectation(values) - values[:, None]
         return cls(model, policy, system, values, visits, np.where(taken, advantage, 0.0))
 
@@ -61,7 +61,7 @@ class LowerLevel:
         return self.model.temperature * self.visits[:, None] * self.policy
 
     def tangent(self, direction: bl.Array) -> tuple[bl.Array, bl.Array, bl.Array, bl.Array]:
-        """`ũ = u − Σ_a πu`, and what moves with θ along u: `π' = π⊙ũ` (S, A), `V'` (S,), `d'` (S,).
+        """`ũ = u − Σ_a πu`, and the derivatives along u: `π' = π⊙ũ` (S, A), `V'` (S,), `d'` (S,).
 
         `(I − γP^π) V' = Σ_a π'A` and `(I − γP^π)ᵀ d' = γPᵀ(d π')`: two linear solves, one pass over P.
         """
@@ -76,7 +76,7 @@ class LowerLevel:
         """`−∇²_θθ J · u` (S, A): forward over reverse, no Hessian.
 
         The derivative of `d π A` along u is `d'πA + dπ'A + dπA'` with `A' = −τũ + γPV' − V'`. At the optimum A and V'
-        vanish and `metric ⊙ ũ` is left; away from it the Hessian is indefinite.
+        vanish and the result is `metric ⊙ ũ`; away from it the Hessian is indefinite.
         """
         centred, policy, values, visits = self.tangent(direction)
         moved = self.model.discount * self.model.transitions.expectation(values) - values[:, None]
@@ -88,9 +88,9 @@ class LowerLevel:
     def mixed_product(self, lower: Any, x: bl.Array, direction: bl.Array, *, own_initial: bool) -> bl.Array:
         """`∇²_xθ J · u` (n,): the derivative in x of `⟨∇_θ J, u⟩`, by two pullbacks.
 
-        `∂_x J` is the pullback of `w = dπ` with the continuation γV and the initial cotangent V. Along u these move by
-        `w' = d'π + dπ'`, γV' and V', so the cotangent of r is w', that of P is `w'⊗γV + w⊗γV'`, that of ρ is V'. A
-        pullback takes one outer product: for any t > 0,
+        `∂_x J` is the pullback of `w = dπ` with the continuation γV and the initial cotangent V. Along u these
+        change by `w' = d'π + dπ'`, γV' and V', so the cotangent of r is w', that of P is `w'⊗γV + w⊗γV'`, that of ρ is
+        V'. A pullback takes one outer product: for any t > 0,
 
             w'⊗γV + w⊗γV' = (w' + tw) ⊗ γV  −  tw ⊗ γ(V − V'/t)
 

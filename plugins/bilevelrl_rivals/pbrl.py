@@ -1,4 +1,4 @@
-"""Penalty-based bilevel reinforcement learning: the follower's optimality as a price, not as a constraint."""
+"""Penalty-based bilevel reinforcement learning: the follower's optimality as a penalty, not as a constraint."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import bilevelrl as bl
 from bilevelrl_rivals.lower_level import LowerLevel, start_distribution
 
-# The penalty is a difference of two values times σ, taken at a policy of many exponentials: what is lost to rounding
-# there, as a share of the terms that cancel.
+# The penalty is a difference of two values times σ, at a policy computed from many exponentials. This is its rounding
+# error, as a share of the terms that cancel.
 ROUNDING = 1e-8
 
 
@@ -20,9 +20,9 @@ ROUNDING = 1e-8
 class ValuePenalty:
     """PBRL: `L_σ(x, π) = f(x, π) + σ (V*_x(ρ) − V^π_x(ρ))`, alternating in π and x.
 
-    `V*` is the value of the follower's answer, evaluated anew: a lagging follower's is a lower bound, and π may then be
-    the better of the two. A policy π_θ of the leader's own, softmax in logits θ, is kept from call to call. A call
-    takes K steps on it,
+    `V*` is the value of the follower's policy, evaluated again. For an inaccurate follower it is a lower bound, and π
+    may be the better of the two. A policy π_θ of the leader's own, softmax in logits θ, is kept from call to call. A
+    call takes K steps on it,
 
         θ ← θ + η (A^π/τ − (G − Σ_a πG)/(στ d))          # G = ∂f/∂π at π, A^π and d from ρ
 
@@ -32,8 +32,8 @@ class ValuePenalty:
 
         g = ∂f/∂x + σ (∇_x V*_x(ρ) − ∇_x V^π_x(ρ))       # two pullbacks of occupancies, d*π* and dπ
 
-    No second derivative and no adjoint. The price is a bias of O(1/σ), and for a large σ a difference of two nearly
-    equal gradients that is multiplied by a large number: an error of π counts σ times.
+    It needs no second derivative and no adjoint. But the bias is O(1/σ), and for a large σ the difference of two nearly
+    equal gradients is multiplied by a large number: an error of π counts σ times.
 
     Source: Shen, Yang and Chen, "Principled penalty-based methods for bilevel reinforcement learning and RLHF",
     ICML 2024 and JMLR 26, 2025 (arXiv 2402.06886), which projects gradient steps in π; the metric here makes η free of
@@ -43,8 +43,8 @@ class ValuePenalty:
         penalty: σ > 0, in units of f over units of reward.
         steps: K ≥ 1, steps on π in a call.
         step_size: η in (0, 1].
-        initial: ρ of the penalty: "uniform", so that every state's policy has a price; or "own", the follower's own
-            initial distribution: in states that it does not reach π then answers the follower's problem alone.
+        initial: ρ of the penalty: "uniform", so that the penalty includes every state; or "own", the follower's own
+            initial distribution: in states that it does not reach, π then solves the follower's problem only.
     """
 
     name: ClassVar[str] = "pbrl"
@@ -78,7 +78,7 @@ class ValuePenalty:
         logits = _log(solution.policy) if previous is None else previous.carry["logits"]
         for _ in range(self.steps):
             logits = logits + self.step_size * self._step(problem, x, self._level(model, logits, initial))
-            if not np.isfinite(logits).all():  # no factorisation of what is not finite
+            if not np.isfinite(logits).all():  # values that are not finite are not factorised
                 return self._not_finite(x)
         level = self._level(model, logits, initial)
         residual = bl.validation.maximum_norm(self._step(problem, x, level))
@@ -119,7 +119,7 @@ class ValuePenalty:
         return np.asarray(direction / level.model.temperature)
 
     def _value_gradient(self, problem: bl.Problem, x: bl.Array, level: LowerLevel) -> bl.Array:
-        """`∇_x V^π_x(ρ)` at a fixed π; ρ's own dependence on x counts where it is the follower's."""
+        """`∇_x V^π_x(ρ)` at a fixed π; ρ's own dependence on x counts if it is the follower's."""
         start = level.values if self.initial == "own" else None
         occupancy = level.visits[:, None] * level.policy
         return np.asarray(

@@ -1,4 +1,4 @@
-"""The rivals as whole algorithms, each with the follower that its source lets it have."""
+"""The rivals as whole algorithms, each with the follower of its source."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _sweeping(sweeps: int) -> bl.LowerLevelSolver:
 class AID:
     """Approximate implicit differentiation (Pedregosa 2016; Ji, Yang and Liang 2021) with a follower solved to 1e-10.
 
-    The lower level's Hessian is definite at the follower's optimum only, so the follower is solved, by soft policy
-    iteration, and not merely improved.
+    The lower level's Hessian is definite only at the follower's optimum, so soft policy iteration solves the follower
+    completely.
 
     Args:
         step_size: β > 0, of the gradient step on x.
@@ -51,7 +51,7 @@ class AID:
 class ITD:
     """Iterative differentiation (Franceschi et al. 2018): N warm-started backups, then N more, differentiated.
 
-    The estimator unrolls backups of its own, from where the follower's N ended: an outer iteration takes 2N + 2.
+    The estimator unrolls further backups, from the result of the follower's N: an outer iteration takes 2N + 2.
 
     Args:
         step_size: β > 0, of the gradient step on x.
@@ -96,8 +96,8 @@ class PBRL:
     K steps on the leader's own policy, one on x, in turn. `V*` comes from soft policy iteration.
 
     Args:
-        step_size: β > 0, of the gradient step on x. How far the policy lags behind is multiplied by σ: a larger penalty
-            asks for smaller steps, or for a larger K.
+        step_size: β > 0, of the gradient step on x. The lag of the policy is multiplied by σ: a larger penalty needs
+            smaller steps, or a larger K.
         penalty: σ > 0: the bias is O(1/σ).
         steps: K ≥ 1, steps on the policy in an outer iteration.
     """
@@ -116,13 +116,13 @@ class PBRL:
 
 @attrs.frozen
 class DirectOnlyRecipe:
-    """The reward fitted to what the follower shows, the follower's answer not differentiated (Christiano et al. 2017).
+    """Fits the reward to the follower's trajectories without differentiating its policy (Christiano et al. 2017).
 
-    The follower is solved with its model where that is what it has, or learnt by soft Q-learning from samples.
+    The follower is solved with its model if it has one, or learnt by soft Q-learning from samples.
 
     Args:
         step_size: β > 0, of the gradient step on x.
-        groups: groups of trajectories a call, where the objective is one over trajectories.
+        groups: groups of trajectories in each call, for an objective of trajectories.
         follower: "model" or "samples".
     """
 

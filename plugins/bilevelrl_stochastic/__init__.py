@@ -1,4 +1,4 @@
-"""Stochastic estimators: truncated or randomised, from a finite batch a call; HPGD and the zero-order rival."""
+"""Stochastic estimators: truncated or randomised, from a finite batch per call; HPGD and the zero-order rival."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import bilevelrl as bl
 class StocSoBiRL:
     """The stochastic hyper-gradient: B losses, and two continuations from every visited (s, a) and s.
 
-    The same expectation as `sobirl`, from a batch meant to be small. Truncated at T the bias is at most
+    It has the same expectation as `sobirl`, and is meant for small batches. Truncated at T the bias is at most
     `2‖c‖₁ γ^T/(1−γ) · max‖∇r‖`; with a geometric random length of success probability 1−γ there is none, at an expected
     1/(1−γ) steps. Batch and truncation may grow with the number k of calls so far:
     `B_k = B·(k+1)^batch_growth`, and `T_k = T + truncation_growth·log(k+1)/log(1/γ)`, so that the bias falls as
@@ -31,8 +31,8 @@ class StocSoBiRL:
         truncation_growth: the exponent with which the bias falls, at least 0.
         baseline: subtract from each loss the mean of the others; no bias, less variance.
         common_random_numbers: the two continuations of a visit share their random numbers; no bias, and less variance
-            where they soon meet (noisy dynamics), but no less, even more, where the dynamics drive them apart.
-        blocks: the standard error is that of the means of so many blocks.
+            if they soon meet (noisy dynamics), but the same or more if the dynamics drive them apart.
+        blocks: the number of blocks whose means give the standard error.
     """
 
     name: ClassVar[str] = "stoc-sobirl"
@@ -50,7 +50,7 @@ class StocSoBiRL:
 
     @functools.cached_property
     def tags(self) -> bl.Tags:
-        """Unbiased with geometric lengths; a truncation biases."""
+        """Unbiased with geometric lengths, biased with a truncation."""
         exactness = "unbiased" if self.truncation is None else "biased"
         return bl.Tags(exactness, deterministic=False, bias_bound=self._bias_bound)
 
@@ -88,5 +88,5 @@ class StocSoBiRL:
 
 
 def _added_steps(growth: float, calls: int, discount: float) -> int:
-    """Steps that make γ^T smaller by the factor `(calls + 1)^growth`; none are needed where γ = 0."""
+    """Additional steps that reduce γ^T by the factor `(calls + 1)^growth`; none if γ = 0."""
     return math.ceil(growth * math.log(calls + 1) / -math.log(discount)) if discount else 0

@@ -17,14 +17,14 @@ class HyperPolicyGradient:
 
         ∇φ = E[ Σ_h ∂_x l_h ] + τ⁻¹ E[ Σ_h (l_h + l_{h+1} + …) · (∇Q* − ∇V*)(s_h, a_h) ]
 
-    with `l_h = −γ̄^h r̄_{s_h a_h}(x)` what step h adds to the leader's loss: `∇ log π* = ∇A*/τ` is the score of the
-    follower's optimal policy, and a step is credited with what comes after it only. `∇Q* − ∇V*`, the gradient of the
+    with `l_h = −γ̄^h r̄_{s_h a_h}(x)` the term of step h in the leader's loss: `∇ log π* = ∇A*/τ` is the score of the
+    follower's optimal policy, and a step is credited only with the terms after it. `∇Q* − ∇V*`, the gradient of the
     follower's advantage, is sampled by two continuations from every visit, one from (s, a) and one from s.
 
-    It needs: an objective that adds up over the steps of one trajectory (`StepwiseObjective`, such as
+    It needs: an objective that is a sum over the steps of one trajectory (`StepwiseObjective`, such as
     `TrajectoryReturnObjective`; a preference between two trajectories does not); a simulator of the follower that can
-    be put into any state (`SupportsRestart`); ∇r; and a follower's policy near π*. No transition model. Where P depends
-    on x it does not apply, since ∇P is not seen in trajectories.
+    be put into any state (`SupportsRestart`); ∇r; and a follower's policy near π*. It uses no transition model. If P
+    depends on x it does not apply, since trajectories contain no information on ∇P.
 
     For such an objective it is `stoc-sobirl` with the reward-to-go in place of the whole loss: the same expectation
     from fewer terms. Visits count up to the objective's horizon H, and not from one random time as in the paper.
@@ -33,12 +33,12 @@ class HyperPolicyGradient:
     (arXiv 2406.01575).
 
     Args:
-        batch: trajectories a call, at least 1.
+        batch: trajectories in each call, at least 1.
         truncation: T, steps of a continuation; None for a geometric random length of success probability 1−γ, without
             bias, as in the paper.
         baseline: subtract from each reward-to-go the mean of the others' at that step; no bias, less variance.
         common_random_numbers: the two continuations of a visit share their random numbers; no bias.
-        blocks: the standard error is that of the means of so many blocks.
+        blocks: the number of blocks whose means give the standard error.
     """
 
     name: ClassVar[str] = "hpgd"
@@ -54,7 +54,7 @@ class HyperPolicyGradient:
 
     @functools.cached_property
     def tags(self) -> bl.Tags:
-        """Unbiased with geometric lengths; a truncation biases."""
+        """Unbiased with geometric lengths, biased with a truncation."""
         exactness = "unbiased" if self.truncation is None else "biased"
         return bl.Tags(exactness, deterministic=False, bias_bound=self._bias_bound)
 

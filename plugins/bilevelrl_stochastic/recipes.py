@@ -18,16 +18,17 @@ PAPER_GROWTH = 4 / 3
 class StocSoBiRLRecipe:
     """Stoc-SoBiRL, the stochastic algorithm of Yang, Gao and Yuan (AISTATS 2025, algorithm 3).
 
-    The paper reaches `‖∇φ‖² ≤ ε` in Õ(ε^{-1.5}) outer iterations and Õ(ε^{-3.5}) samples, that is Õ(ε^{-2}) samples an
-    iteration, or `(k+1)^{4/3}` in the k-th. `schedule="paper"` lets the batch and the follower's samples grow so, and
-    the squared bias of a truncation fall so; `schedule="constant"` keeps all three, which is quicker to a rough answer.
+    The paper reaches `‖∇φ‖² ≤ ε` in Õ(ε^{-1.5}) outer iterations and Õ(ε^{-3.5}) samples, that is Õ(ε^{-2}) samples per
+    iteration, or `(k+1)^{4/3}` in the k-th. With `schedule="paper"` the batch and the follower's samples grow at this
+    rate, and the squared bias of a truncation falls at it; `schedule="constant"` keeps all three, which is faster to a
+    rough answer.
 
     Args:
-        step_size: β > 0, of the gradient step on x. The implicit part is of the size of the loss over τ: a follower
+        step_size: β > 0, of the gradient step on x. The implicit part has the size of the loss over τ: a follower
             with a low temperature needs small steps.
         batch: B, groups of trajectories in the first outer iteration.
         truncation: T, steps of a continuation in the first; None for geometric random lengths.
-        samples: transitions the follower learns from in the first outer iteration.
+        samples: the follower's transitions in the first outer iteration.
         schedule: "constant" or "paper".
     """
 
@@ -56,14 +57,14 @@ class StocSoBiRLRecipe:
 class HPGD:
     """HPGD (Thoma et al., NeurIPS 2024): a follower that learns from samples, the hyper policy gradient, descent.
 
-    For a leader's return along the follower's trajectories, or any `StepwiseObjective`. The paper leaves open how the
-    follower learns; here it is soft Q-learning.
+    For a leader's return along the follower's trajectories, or any `StepwiseObjective`. The paper does not specify how
+    the follower learns; here it uses soft Q-learning.
 
     Args:
         step_size: β > 0, of the gradient step on x.
-        batch: trajectories an outer iteration.
+        batch: trajectories in each outer iteration.
         truncation: T, steps of a continuation; None for geometric random lengths, as in the paper.
-        samples: transitions the follower learns from in an outer iteration.
+        samples: the follower's transitions in an outer iteration.
     """
 
     name: ClassVar[str] = "hpgd"
@@ -89,10 +90,10 @@ class ZeroOrderRecipe:
 
     Args:
         step_size: β > 0, of the gradient step on x. An estimate from m directions in R^n is about `√(1 + n/m)` times as
-            long as the gradient: many coordinates ask for small steps.
-        directions: m ≥ 1 an outer iteration, each of two solutions of the follower.
+            long as the gradient: many coordinates need small steps.
+        directions: m ≥ 1 in each outer iteration, each with two solutions of the follower.
         smoothing: δ > 0, in the units of x.
-        groups: groups of trajectories a value, where the objective is one over trajectories.
+        groups: groups of trajectories for each value, for an objective of trajectories.
     """
 
     name: ClassVar[str] = "zero-order"

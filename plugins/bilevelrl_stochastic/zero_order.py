@@ -1,4 +1,4 @@
-"""Zero-order hyper-gradients: the follower solved again on both sides of x, and no derivative of anything."""
+"""Zero-order hyper-gradients: the follower is solved on both sides of x, and no derivatives are used."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ import bilevelrl as bl
 class ZeroOrder:
     """Two-point Gaussian smoothing: `g = mean_i (φ(x + δu_i) − φ(x − δu_i))/(2δ) · u_i`, `u_i ~ N(0, I)`.
 
-    Its expectation is the gradient of φ smoothed with a Gaussian of width δ, which misses ∇φ by O(δ²); its variance is
-    of the size n‖∇φ‖²/m for m directions. Of the problem it uses values only: neither ∇r nor ∂f/∂π nor an adjoint, but
-    two solutions of the follower for each direction, by soft policy iteration started from the solution at hand.
+    Its expectation is the gradient of φ smoothed with a Gaussian of width δ, which differs from ∇φ by O(δ²); its
+    variance is of the size n‖∇φ‖²/m for m directions. It uses only values of the problem: neither ∇r nor ∂f/∂π nor an
+    adjoint, but two solutions of the follower for each direction, by soft policy iteration started from the given
+    solution.
 
     The same differences with the follower's policy held fixed are `direct`, the rest is `implicit`.
 
-    Where the objective is one over trajectories, φ itself is sampled. Common random numbers let both sides of a
-    direction draw their trajectories and labels with the same numbers: without them the noise is divided by δ.
+    For an objective of trajectories, φ itself is sampled. With common random numbers both sides of a direction draw
+    their trajectories and labels with the same numbers; without them the noise is divided by δ.
 
     Source: Nesterov and Spokoiny, "Random gradient-free minimization of convex functions", Foundations of Computational
     Mathematics 2017.
@@ -31,8 +32,8 @@ class ZeroOrder:
     Args:
         directions: m ≥ 1.
         smoothing: δ > 0, in the units of x. x ± δu need not be in the feasible set.
-        tolerance: the accuracy `‖V − V*‖∞` of the follower on both sides; a difference of two φ, over δ, feels it.
-        groups: G ≥ 1, groups of I trajectories a value, where the objective is one over trajectories.
+        tolerance: the accuracy `‖V − V*‖∞` of the follower on both sides; it affects a difference of two φ, over δ.
+        groups: G ≥ 1, groups of I trajectories for each value, for an objective of trajectories.
         common_random_numbers: whether both sides of a direction share them.
     """
 
@@ -56,7 +57,7 @@ class ZeroOrder:
         previous: bl.HyperGradient | None,
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
-        """The mean over the directions, with its standard error where there are two or more."""
+        """The mean over the directions, with its standard error for two or more directions."""
         bl.validation.check_fits(f"the directions of {self.name!r}", (self.directions, x.size))
         solver: Any = bl.lower_level_solver("soft-policy-iteration", tolerance=self.tolerance)
         samples_follower = not isinstance(problem.objective, bl.objectives.PolicyObjective)
@@ -96,7 +97,7 @@ class ZeroOrder:
     def _value(
         self, problem: bl.Problem, at: bl.Array, x: bl.Array, policy: bl.Array, rng: np.random.Generator
     ) -> tuple[float, bl.Cost]:
-        """`f(x, π)`; over trajectories, their mean loss at x, drawn from the follower's world at `at`."""
+        """`f(x, π)`; for an objective of trajectories, the mean loss at x of trajectories drawn at `at`."""
         objective, lower = problem.objective, problem.lower
         if isinstance(objective, bl.objectives.PolicyObjective):
             return float(objective.value_and_gradients(x, policy)[0]), bl.Cost()
