@@ -154,7 +154,7 @@ def test_callback_that_fails_is_named_and_left_out_and_the_run_is_the_same(
     (warning,) = told
     text = str(warning.message)
     assert text.startswith(f"callback 'Clumsy' failed {when}: KeyError: '{where}' (test_callbacks.py, line ")
-    assert text.endswith("); the run goes on without it")
+    assert text.endswith("); the run continues without it")
     assert clumsy.calls == calls
     assert other.calls == ["begin", "see", "see", "see", "end"]
     alone = run(None)
@@ -178,7 +178,7 @@ def test_where_warnings_are_errors_a_failing_callback_stops_the_run_and_the_run_
         with pytest.raises(bl.runs.CallbackWarning) as caught:
             run(Clumsy("see"), iterations=5, out=tmp_path)
     assert isinstance(caught.value.__context__, KeyError)
-    assert any("go on with" in note for note in caught.value.__notes__)
+    assert any("resume with" in note for note in caught.value.__notes__)
     assert bl.load_run(tmp_path).last.iteration == 1
     assert ALGORITHM.resume(PROBLEM, tmp_path).x.tobytes() == run(None, iterations=5).x.tobytes()
 

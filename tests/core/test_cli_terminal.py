@@ -182,7 +182,7 @@ def test_a_run_s_directory_in_the_place_of_a_problem_is_told_how_to_go_on(
     for given, quoted, file in (("r 1", "'r 1'", "'r 1/experiment.toml'"), ("r2", "r2", "r2/seed-3/experiment.toml")):
         assert status_of("run", given) == 2
         words = f"Error: PROBLEM is {given!r}, the directory of a run; expected the name of a problem or a TOML file; "
-        words += f"go on with it by `bilevelrl resume {quoted}`, or run it anew by `bilevelrl run {file}`\n"
+        words += f"resume it with `bilevelrl resume {quoted}`, or run it again with `bilevelrl run {file}`\n"
         assert capsys.readouterr().err == words
     assert status_of("run", "r3") == 2
     assert "expected one of" in capsys.readouterr().err

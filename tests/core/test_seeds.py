@@ -274,7 +274,7 @@ def test_a_signal_saves_all_seeds_and_says_how_to_go_on(
     running.send_signal(number)
     _, errors = running.communicate(timeout=60)
     assert running.returncode == status, errors
-    assert f"Interrupted: go on with `bilevelrl resume {out}`" in errors
+    assert f"Interrupted: resume with `bilevelrl resume {out}`" in errors
     reached = [bl.load_run(path.parent) for path in awaited]
     assert all(run.status is bl.Status.INTERRUPTED for run in reached)
     more = max(run.last.iteration for run in reached) + 5

@@ -114,7 +114,7 @@ def signals(source: random.Random, directory: Path) -> None:
         process.kill()
         process.wait()
     assert process.returncode in ({signal.SIGINT: 130, signal.SIGTERM: 143}[number] for number in sent), err
-    assert err.splitlines()[-1] == f"Interrupted: go on with `bilevelrl resume {directory}`", err
+    assert err.splitlines()[-1] == f"Interrupted: resume with `bilevelrl resume {directory}`", err
     iterations = bl.load_run(directory).last.iteration + 2
     run = bl.resume_run(directory, iterations=iterations)
     assert_same(run, run.algorithm.run(run.problem, iterations=iterations, seed=1))

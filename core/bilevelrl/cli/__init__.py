@@ -1,6 +1,6 @@
 """The command line: `bilevelrl run | resume | compare | check | list | show | plugins`.
 
-A command is imported when it is asked for, and nothing of the framework before that.
+Each command is imported when it is called, and the framework's other modules only then.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from bilevelrl.cli.exit_statuses import BAD_INPUT, FAILED, INTERRUPTED
 from bilevelrl.validation.notices import Notice
 
 COMMANDS = {
-    "check": ("check", "Hold a component, a problem or an algorithm to its laws."),
+    "check": ("check", "Check a component, a problem or an algorithm against its laws."),
     "compare": ("compare", "Compare algorithms on a problem, with the same budget."),
     "list": ("catalogue", "List what is registered."),
-    "plugins": ("catalogue", "List the plugins that were found, and which failed."),
-    "resume": ("resume", "Go on with a run, as if it had never stopped."),
+    "plugins": ("catalogue", "List the plugins that were found, and those that failed."),
+    "resume": ("resume", "Resume a run that was interrupted."),
     "run": ("run", "Run an algorithm on a problem."),
-    "show": ("catalogue", "Show what something registered does, and its options."),
+    "show": ("catalogue", "Show a registered component, problem or algorithm with its options."),
 }
 """Each command's module, which defines `<name>_command`, and what it does."""
 
 
 class _Commands(click.Group):
-    """Stands for its commands by their names and one line each, and imports one when it is asked for.
+    """Knows the name and the summary of each command, and imports a command when it is called.
 
-    Ctrl-C outside of a run's iterations, which save what they have, ends with the same exit status as there.
+    Ctrl-C outside a run's iterations has the same exit status as during them.
     """
 
     def resolve_command(

@@ -1,4 +1,4 @@
-"""What is there: `bilevelrl list`, `show` and `plugins`."""
+"""What is registered: `bilevelrl list`, `show` and `plugins`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECTIONS = {
 @click.command("list")
 @click.argument("kind", required=False)
 def list_command(kind: str | None) -> None:
-    """List what is registered: all of it, or one KIND of solvers, estimators, optimizers, problems, algorithms."""
+    """List everything registered, or one KIND: solvers, estimators, optimizers, problems or algorithms."""
     if kind is not None and kind not in SECTIONS:
         raise UnknownNameError("KIND", kind, SECTIONS)
     known = registry()
@@ -42,13 +42,13 @@ def list_command(kind: str | None) -> None:
 @click.command("show")
 @click.argument("name")
 def show_command(name: str) -> None:
-    """Show one component, problem or algorithm: what it does, its options, where it came from."""
+    """Show one component, problem or algorithm: what it does, its options, and its plugin."""
     for index, entry in enumerate(named(name)):
         click.echo("\n" * bool(index) + _page(entry))
 
 
 def named(name: str) -> list[Registered]:
-    """Everything registered under a name, of whatever kind; raises `UnknownNameError` where there is nothing."""
+    """Everything registered under a name, of any kind; raises `UnknownNameError` if there is nothing."""
     known = registry()
     found = [entry for entry in known if entry.name == name]
     if not found:
@@ -58,7 +58,7 @@ def named(name: str) -> list[Registered]:
 
 @click.command("plugins")
 def plugins_command() -> None:
-    """List the plugins that were found, where they came from, and which failed."""
+    """List the plugins that were found, their distributions, and those that failed."""
     known = registry()
     for plugin in known.plugins:
         click.secho(f"{plugin.name}  ", bold=True, nl=False)

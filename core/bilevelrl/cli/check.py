@@ -1,4 +1,4 @@
-"""`bilevelrl check`: hold anything registered to the laws of its kind."""
+"""`bilevelrl check`: check anything registered against the laws of its kind."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from bilevelrl.validation.fields import check_count
 
 @click.command("check")
 @click.argument("name")
-@click.option("--examples", type=int, default=50, show_default=True, help="Problems that a law is tried on.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws other problems.")
+@click.option("--examples", type=int, default=50, show_default=True, help="Problems for each law.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Key of the random problems.")
 @click.option("--deadline", type=float, default=60.0, show_default=True, help="Seconds a law may take with a problem.")
 @click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help="An option of NAME. Repeatable.")
 @click.option("--expect", "expected", metavar="LAW=REASON", multiple=True, help="A law known to be broken. Repeatable.")
 def check_command(
     name: str, examples: int, seed: int, deadline: float, changes: tuple[str, ...], expected: tuple[str, ...]
 ) -> None:
-    """Check a component, a problem or an algorithm: every law it must obey, tried on problems drawn for it.
+    """Check a component, a problem or an algorithm against every law that applies, on randomly drawn problems.
 
-    Exit status 1 where a law is broken; each is then told in full, with the smallest problem that breaks it.
+    The exit status is 1 if a law is broken. Each broken law is reported with the smallest problem that breaks
+    it.
     """
     try:
         from bilevelrl import testing
@@ -37,7 +38,7 @@ def check_command(
         raise InputError("bilevelrl check", f"without hypothesis ({error})", "bilevelrl[testing] installed") from None
     check_count("--examples", examples)
     options = dict(parse_option("--set", change, "step_size=0.05") for change in changes)
-    known = {law: str(reason) for law, reason in (parse_option("--expect", told, "LAW=REASON") for told in expected)}
+    known = {law: str(reason) for law, reason in (parse_option("--expect", given, "LAW=REASON") for given in expected)}
     failed = False
     for index, entry in enumerate(named(name)):
         click.echo("\n" * bool(index), nl=False)
@@ -62,7 +63,7 @@ def _factory(entry: Registered, options: Mapping[str, Any]) -> Callable[[], Any]
     def factory() -> Any:
         return registry().create(entry.kind, entry.name, options)
 
-    factory()  # a mistake in the options is told as one, before anything is drawn
+    factory()  # reports wrong options before anything is drawn
     return factory
 
 
@@ -82,7 +83,7 @@ def _conclude(report: Any) -> None:
         if outcome.result == "skipped":
             skipped.setdefault(outcome.detail, []).append(outcome.law)
     for reason, laws in skipped.items():
-        click.echo(f"  not asked, since {reason}: {', '.join(laws)}")
+        click.echo(f"  skipped, since {reason}: {', '.join(laws)}")
     click.secho(f"  {str(report).splitlines()[0]}", bold=True)
     for outcome in report.failures:
         click.echo(f"\n{outcome.violation or f'law {outcome.law}: {outcome.detail}'}")

@@ -28,9 +28,9 @@ EXAMPLE = "NAME.KEY=VALUE, such as m-sobirl.sweeps=20"
     "names",
     metavar="A,B,C",
     required=True,
-    help="Recipes, or LABEL=NAME for one under another label, or NAME.toml for an experiment's.",
+    help="Recipes; or LABEL=NAME for another label; or NAME.toml for the components of an experiment.",
 )
-@click.option("--seeds", type=int, default=10, show_default=True, help="Runs of each algorithm that are reported.")
+@click.option("--seeds", type=int, default=10, show_default=True, help="Reported runs of each algorithm.")
 @click.option(
     "--budget",
     metavar="UNIT[=AMOUNT]",
@@ -42,14 +42,14 @@ EXAMPLE = "NAME.KEY=VALUE, such as m-sobirl.sweeps=20"
     metavar="A,B,C",
     default=",".join(f"{factor:g}" for factor in DEFAULT_GRID),
     show_default=True,
-    help="Factors on each algorithm's step size, tuned on seeds of their own; one factor tunes nothing.",
+    help="Factors on each algorithm's step size, tuned on separate seeds; a single factor is not tuned.",
 )
-@click.option("--tuning-seeds", type=int, default=2, show_default=True, help="Seeds of the tuning, not reported.")
-@click.option("--checkpoints", type=int, default=DEFAULT_CHECKPOINTS, show_default=True, help="Looks at a run.")
-@click.option("--spread", type=float, default=0.0, show_default=True, help="Deviation of noise on the starting point.")
-@click.option("--rate", "rates", metavar="KIND=BACKUPS", multiple=True, help="What a linear_solve or a product counts.")
-@click.option("--centre", default=CENTRES[0], show_default=True, help="Of the picture: mean or median.")
-@click.option("--jobs", "-j", type=int, default=1, show_default=True, help="Processes.")
+@click.option("--tuning-seeds", type=int, default=2, show_default=True, help="Seeds for tuning, not reported.")
+@click.option("--checkpoints", type=int, default=DEFAULT_CHECKPOINTS, show_default=True, help="Evaluations per run.")
+@click.option("--spread", type=float, default=0.0, show_default=True, help="Standard deviation of noise on the start.")
+@click.option("--rate", "rates", metavar="KIND=BACKUPS", multiple=True, help="Price of a linear_solve or a product.")
+@click.option("--centre", default=CENTRES[0], show_default=True, help="Centre in the picture: mean or median.")
+@click.option("--jobs", "-j", type=int, default=1, show_default=True, help="Number of processes.")
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Save tables, CSV and picture here.")
 def compare_command(
     problem: str,
@@ -66,13 +66,13 @@ def compare_command(
     jobs: int,
     out: Path | None,
 ) -> None:
-    """Compare algorithms on PROBLEM: same starting points, same budget, tuned step sizes, objectives re-evaluated."""
+    """Compare algorithms on PROBLEM: same starting points, same budget, tuned step sizes, independent evaluation."""
     if centre not in CENTRES:
         raise UnknownNameError("--centre", centre, CENTRES)
     algorithms = _algorithms(names)
     own, options = _options(changes, algorithms)
     if out is not None:
-        # Before the runs, not after them: a directory that cannot be made must not cost an hour of computing.
+        # Checked before the runs, so that a wrong directory does not waste an hour of computing.
         with writable(out):
             out.mkdir(parents=True, exist_ok=True)
     with runs_progress() as progress:
@@ -160,7 +160,7 @@ def _print(comparison: Comparison) -> None:
         for index, column in enumerate(rows[0]):
             table.add_column(escape(column), justify="right" if index else "left")
         for row in rows[1:]:
-            table.add_row(*map(escape, row))  # a label such as [/b] is no markup
+            table.add_row(*map(escape, row))  # a label such as [/b] is not markup
         console.print(table)
         title = "work, means over the seeds"
     for remark in report.remarks(comparison)[1:]:

@@ -1,4 +1,4 @@
-"""How commands that run something end: reported, drawn, interrupted, with an exit status."""
+"""The end of commands that run something: report, picture, interruption, exit status."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WRITTEN = "experiment.toml, environment.json, history.csv, summary.json, state.n
 
 @contextlib.contextmanager
 def stopped_by_signals(out: Path | None, logs: tuple[str, ...]) -> Iterator[list[int]]:
-    """SIGTERM ends the run as Ctrl-C does, after the last complete iteration; the signals that came."""
+    """Make SIGTERM end the run like Ctrl-C, after the last complete iteration; yields the list of received signals."""
     came: list[int] = []
 
     def stop(number: int, _: Any) -> None:
@@ -41,14 +41,14 @@ def stopped_by_signals(out: Path | None, logs: tuple[str, ...]) -> Iterator[list
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield came
-    except KeyboardInterrupt:  # outside of the iterations, or while they were being saved
+    except KeyboardInterrupt:  # outside the iterations, or while they were being saved
         _leave_interrupted(out, logs, came)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def end(run: Run, out: Path | None, logs: tuple[str, ...], signals: list[int], *, certify: bool = False) -> None:
-    """Report a run, draw it into its directory, and leave with its exit status."""
+    """Report a run, draw it into its directory, and exit with its status."""
     certificate = run.certificate() if certify else None
     report(run, certificate)
     if out is not None:
@@ -57,7 +57,7 @@ def end(run: Run, out: Path | None, logs: tuple[str, ...], signals: list[int], *
 
 
 def leave(interrupted: bool, failed: bool, out: Path | None, logs: tuple[str, ...], signals: list[int]) -> None:
-    """End with the exit status of what has happened, having said how to go on."""
+    """Exit with the status for what has happened; after an interruption print how to resume."""
     if interrupted:
         _leave_interrupted(out, logs, signals)
     if failed:
@@ -65,7 +65,7 @@ def leave(interrupted: bool, failed: bool, out: Path | None, logs: tuple[str, ..
 
 
 def end_seeds(runs: list[Run], wanted: int, out: Path | None, signals: list[int]) -> None:
-    """Report the runs of several seeds, and leave with their exit status."""
+    """Report the runs of several seeds, and exit with their status."""
     if runs:
         report_seeds(runs)
     if out is not None and runs:
@@ -79,13 +79,13 @@ def _leave_interrupted(out: Path | None, logs: tuple[str, ...], signals: list[in
         click.echo("Interrupted: nothing was saved.", err=True)
     else:
         words = ["bilevelrl", "resume", str(out), *(word for log in logs for word in ("--log", log))]
-        click.echo(f"Interrupted: go on with `{shlex.join(words)}`", err=True)
+        click.echo(f"Interrupted: resume with `{shlex.join(words)}`", err=True)
     sys.exit(TERMINATED if signal.SIGTERM in signals else INTERRUPTED)
 
 
 def _draw(run: Run, out: Path, certificate: Certificate | None) -> None:
     if not (out / SUMMARY).exists():
-        kept = f"its last good checkpoint is kept: go on with `bilevelrl resume {shlex.quote(str(out))}`"
+        kept = f"its last good checkpoint is kept: resume with `bilevelrl resume {shlex.quote(str(out))}`"
         raise InputError(directory_words(out), "not written to the run's end", f"one that can be written; {kept}")
     if certificate is not None:
         run.save_certificate(out, certificate)

@@ -1,4 +1,4 @@
-"""What the command line ends with; 0 where all went well."""
+"""The exit statuses of the command line; 0 means success."""
 
 FAILED = 1
 BAD_INPUT = 2

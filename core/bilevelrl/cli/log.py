@@ -18,14 +18,14 @@ log_option = click.option(
     "logs",
     metavar="NAME[=DIR]",
     multiple=True,
-    help="Log every iteration: `tensorboard`, into DIR or else into a folder of --out. Repeatable.",
+    help="Log every iteration: `tensorboard`, into DIR or into a folder of --out. Repeatable.",
 )
 
 
 def loggers(logs: tuple[str, ...], out: Path | None) -> list[Callback]:
-    """The callbacks that `--log` asks for; raises `InputError` for a name or a directory that is missing.
+    """The callbacks for `--log`; raises `InputError` for an unknown name or a missing directory.
 
-    A directory that cannot be written to is refused too, and one that is given twice.
+    It also raises for a directory that cannot be written, and for a directory that is given twice.
     """
     made: list[Callback] = []
     taken: set[tuple[str, Path]] = set()

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what is written in them."""
+"""Options that several commands share, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import click
 
 from bilevelrl.validation.errors import InputError
 
-JOBS = "Processes that share seeds, sample batches and contexts. The results do not depend on it."
+JOBS = "Processes that share seeds, sample batches and contexts. Does not change the results."
 
 certify_option = click.option(
-    "--certify", is_flag=True, help="At the end, prove how far the gradient is from the true one; a few linear solves."
+    "--certify", is_flag=True, help="At the end, prove a bound on the gradient's error; takes a few linear solves."
 )
 
 
 def checkpoint_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say how often a run is written; what is not given is as in the file, or as before."""
+    """The options for the checkpoint intervals; the default is the file's or the earlier run's value."""
     every = click.option("--checkpoint-every", type=int, metavar="K", help="Write a checkpoint every K iterations.")
     seconds = click.option(
         "--checkpoint-seconds",
         type=float,
         metavar="T",
-        help="Write a checkpoint where the last one is T seconds old (default 30).",
+        help="Write a checkpoint when the last one is T seconds old (default 30).",
     )
     return every(seconds(command))
 
 
 def one_run_only(logs: tuple[str, ...], certify: bool) -> None:
-    """Raise `InputError` for what several runs cannot have: one log, one certificate."""
+    """Raise `InputError` for options of a single run: a log or a certificate."""
     if certify:
         raise InputError("--certify", "given", "one run, not several seeds")
     if logs:
@@ -38,7 +38,7 @@ def one_run_only(logs: tuple[str, ...], certify: bool) -> None:
 
 
 def parse_option(option: str, change: str, example: str) -> tuple[str, Any]:
-    """`KEY=VALUE`, given with an option of the command line, as a key and a value."""
+    """Split `KEY=VALUE`, the value of a command-line option, into a key and a value."""
     key, separator, text = change.partition("=")
     if not separator or not key.strip():
         raise InputError(option, repr(change), f"KEY=VALUE, such as {example}")
@@ -46,9 +46,9 @@ def parse_option(option: str, change: str, example: str) -> tuple[str, Any]:
 
 
 def _parse_value(text: str) -> Any:
-    """A TOML value, or, where it is none, the text itself: `--set problem.environment=Taxi-v3` needs no quotes."""
+    """A TOML value, or else the text itself, so that `--set problem.environment=Taxi-v3` needs no quotes."""
     try:
         parsed = tomllib.loads(f"value = {text}")
     except ValueError:  # not TOML, or an integer of thousands of digits
         return text
-    return parsed["value"] if len(parsed) == 1 else text  # a line break in the text would begin another key
+    return parsed["value"] if len(parsed) == 1 else text  # a line break in the text would start another key

@@ -1,4 +1,4 @@
-"""What is shown of runs while they go on, and at their end."""
+"""Progress during runs, and reports at their end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUIET_LINES = 10
 
 @contextlib.contextmanager
 def progress(iterations: int) -> Iterator[Callable[[OuterState], None]]:
-    """A bar on a terminal; elsewhere a few quiet lines."""
+    """A progress bar on a terminal, otherwise a few lines."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -48,7 +48,7 @@ def progress(iterations: int) -> Iterator[Callable[[OuterState], None]]:
 
 @contextlib.contextmanager
 def runs_progress() -> Iterator[Progress]:
-    """Of several runs: a bar on a terminal; elsewhere a few quiet lines."""
+    """The progress of several runs: a bar on a terminal, otherwise a few lines."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
@@ -67,12 +67,12 @@ def runs_progress() -> Iterator[Progress]:
 
 
 def _figures(state: OuterState) -> str:
-    norm = math.hypot(*state.hyper.gradient.tolist())  # which scales: 1e200 has a norm, though not a square
+    norm = math.hypot(*state.hyper.gradient.tolist())  # hypot scales: the square of 1e200 would overflow
     return f"objective {state.hyper.objective:.6g}  gradient norm {norm:.3g}"
 
 
 def report(run: Run, certificate: Certificate | None = None) -> None:
-    """The figures at the start and at the end, and what else there is to tell; its certificate, where there is one."""
+    """Print the figures at the start and at the end, the run's facts, and its certificate if there is one."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -96,7 +96,7 @@ def report(run: Run, certificate: Certificate | None = None) -> None:
 
 
 def report_seeds(runs: list[Run]) -> None:
-    """A row for each seed, then the mean and the standard deviation of each figure."""
+    """Print a row for each seed, then the mean and the standard deviation of each figure."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -113,8 +113,8 @@ def report_seeds(runs: list[Run]) -> None:
         table.add_column(escape(label), justify="right")
     table.add_column("status")
     for index, run in enumerate(runs):
-        told = [f"{values[index]:.5g}" for values in columns.values()]
-        table.add_row(str(run.seed), *told, run.status.name.lower().replace("_", " "), end_section=run is runs[-1])
+        cells = [f"{values[index]:.5g}" for values in columns.values()]
+        table.add_row(str(run.seed), *cells, run.status.name.lower().replace("_", " "), end_section=run is runs[-1])
     table.add_row("mean", *(f"{values.mean():.5g}" for values in columns.values()))
     if len(runs) > 1:
         table.add_row("deviation", *(f"{values.std(ddof=1):.3g}" for values in columns.values()))

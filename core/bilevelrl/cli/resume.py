@@ -1,4 +1,4 @@
-"""`bilevelrl resume`: go on with a run that was cut off, or with more iterations."""
+"""`bilevelrl resume`: continue a run that was interrupted, or extend it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bilevelrl.storage.run_directory import read_experiment, seeds_in
 
 @click.command("resume")
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--iterations", type=int, help="The largest number of updates of x, those made included.")
+@click.option("--iterations", type=int, help="The largest number of updates of x, including those already made.")
 @checkpoint_options
 @certify_option
 @log_option
@@ -31,17 +31,17 @@ def resume_command(
     logs: tuple[str, ...],
     jobs: int,
 ) -> None:
-    """Go on with the run in DIRECTORY, as if it had never stopped, or with those of all its seeds.
+    """Resume the run in DIRECTORY, or the runs of all its seeds, with the results of an uninterrupted run.
 
-    It is what `bilevelrl run --out DIRECTORY` wrote, whatever ended it.
+    DIRECTORY was written by `bilevelrl run --out DIRECTORY`.
     """
     often: dict[str, Any] = {"checkpoint_every": checkpoint_every, "checkpoint_seconds": checkpoint_seconds}
     seeds = seeds_in(directory)
     if seeds:
         one_run_only(logs, certify)
         with stopped_by_signals(directory, ()) as signals:
-            with runs_progress() as told:
-                runs = resume_seeds(directory, iterations=iterations, **often, jobs=jobs, progress=told)
+            with runs_progress() as advance:
+                runs = resume_seeds(directory, iterations=iterations, **often, jobs=jobs, progress=advance)
             end_seeds(runs, len(seeds), directory, signals)
         return
     wanted = read_experiment(directory).iterations if iterations is None else iterations

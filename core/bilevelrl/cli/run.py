@@ -26,9 +26,9 @@ from bilevelrl.validation.fields import check_count
 @click.command("run")
 @click.argument("problem")
 @click.option("--algorithm", "-a", metavar="NAME", help="A recipe; see `bilevelrl list algorithms`.")
-@click.option("--lower", metavar="NAME", help="A lower-level solver, instead of the recipe's.")
-@click.option("--estimator", metavar="NAME", help="A hyper-gradient estimator, instead of the recipe's.")
-@click.option("--upper", metavar="NAME", help="An upper-level optimizer, instead of the recipe's.")
+@click.option("--lower", metavar="NAME", help="A lower-level solver that replaces the recipe's.")
+@click.option("--estimator", metavar="NAME", help="A hyper-gradient estimator that replaces the recipe's.")
+@click.option("--upper", metavar="NAME", help="An upper-level optimizer that replaces the recipe's.")
 @click.option(
     "--set",
     "changes",
@@ -37,10 +37,10 @@ from bilevelrl.validation.fields import check_count
     help="An option: KEY of the algorithm, or problem.KEY, lower.KEY, estimator.KEY, upper.KEY. Repeatable.",
 )
 @click.option("--iterations", type=int, help="The largest number of updates of x (default 500).")
-@click.option("--seed", type=int, help="Keys every random stream of the run (default 0).")
+@click.option("--seed", type=int, help="The key of every random stream of the run (default 0).")
 @click.option("--seeds", type=int, metavar="N", help="N runs, with seeds from --seed on, and a table of them all.")
 @click.option("--tolerance", type=float, help="Stop at this distance from stationarity (default 0: never).")
-@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Write the run here while it goes on.")
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Write the run here while it is running.")
 @checkpoint_options
 @certify_option
 @log_option
@@ -65,7 +65,7 @@ def run_command(
 ) -> None:
     """Run an algorithm on PROBLEM, a registered name or a TOML file.
 
-    Components that are not named are those of `--algorithm`; where that is not given, of the algorithm that the problem
+    Components that are not named are those of `--algorithm`, which is by default the algorithm that the problem
     recommends.
     """
     names = {"algorithm": algorithm, "lower": lower, "estimator": estimator, "upper": upper}
@@ -77,7 +77,7 @@ def run_command(
         check_count("--seeds", seeds)
         one_run_only(logs, certify)
         with stopped_by_signals(out, ()) as signals:
-            with runs_progress() as told:
+            with runs_progress() as advance:
                 runs = built_algorithm.run_seeds(
                     built_problem,
                     seeds=range(experiment.seed, experiment.seed + seeds),
@@ -86,7 +86,7 @@ def run_command(
                     **experiment.intervals,
                     out=out,
                     jobs=jobs,
-                    progress=told,
+                    progress=advance,
                 )
             end_seeds(runs, seeds, out, signals)
         return
@@ -115,13 +115,13 @@ def _experiment(
     else:
         _check_no_directory(problem)
         base = Experiment({"problem": {"name": problem}})
-        # All three components may be composed freely; where one is not named, it is that of an algorithm.
+        # If all three components are named, no recipe is needed. Otherwise the problem recommends one.
         if names["algorithm"] is None and any(names[role] is None for role in ROLES):
             base = attrs.evolve(base, tables={**base.tables, "algorithm": {"name": _recommended(problem)}})
     tables: dict[str, dict[str, Any]] = {key: dict(table) for key, table in base.tables.items()}
     for table, name in names.items():
         if name is not None and tables.get(table, {}).get("name") != name:
-            tables[table] = {"name": name}  # the options of another component mean nothing to this one
+            tables[table] = {"name": name}  # drops the options of the replaced component
             if table == "algorithm":
                 for role in ROLES:
                     tables.pop(role, None)
@@ -142,7 +142,7 @@ def _recommended(problem: str) -> str:
 
 
 def _check_no_directory(problem: str) -> None:
-    """A run's directory is no problem's name, but tells what is meant."""
+    """Raise `InputError` for the directory of a run in place of a problem, with what was probably meant."""
     path = Path(problem)
     known = any(entry.name == problem for entry in registry().of_kind(Kind.PROBLEM))
     seeds = seeds_in(path)
@@ -150,9 +150,9 @@ def _check_no_directory(problem: str) -> None:
         return
     file = (path / f"{SEED_PREFIX}{seeds[0]}" if seeds else path) / EXPERIMENT
     expected = (
-        f"the name of a problem or a TOML file; go on with it by `bilevelrl resume {shlex.quote(problem)}`, or run "
+        f"the name of a problem or a TOML file; resume it with `bilevelrl resume {shlex.quote(problem)}`, or run "
     )
-    expected += f"it anew by `bilevelrl run {shlex.quote(str(file))}`"
+    expected += f"it again with `bilevelrl run {shlex.quote(str(file))}`"
     raise InputError("PROBLEM", f"{value_words(problem)}, the directory of a run", expected)
 
 

@@ -137,7 +137,7 @@ class Watchers:
                 raise
             except Exception as error:
                 self._watching.remove(callback)
-                text = f"callback {_name(callback)} failed {when}: {_words(error)}; the run goes on without it"
+                text = f"callback {_name(callback)} failed {when}: {_words(error)}; the run continues without it"
                 warnings.warn(text, CallbackWarning, stacklevel=4)
 
 

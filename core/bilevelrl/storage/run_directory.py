@@ -105,7 +105,7 @@ class RunDirectory:
             self._lock.acquire()
         try:
             if not replacing and is_unfinished(self.path):
-                expected = f"another one, or to go on with it (bilevelrl resume {self.path})"
+                expected = f"another one, or to resume it (bilevelrl resume {self.path})"
                 raise InputError(directory_words(self.path), "that of a run that is not finished", expected)
         except BaseException:
             self.close()
@@ -191,7 +191,7 @@ class RunDirectory:
                 text = (
                     f"iteration {state.iteration} could not be saved to {directory_words(self.path)} ({error.strerror})"
                 )
-                text += "; the run goes on, its last good checkpoint is kept, and saving is tried again"
+                text += "; the run continues, its last good checkpoint is kept, and saving will be tried again"
                 warnings.warn(text, CheckpointWarning, stacklevel=2)
             self._failing = True
         else:
@@ -214,7 +214,7 @@ class RunDirectory:
                 return
             kept = "its last good checkpoint is kept"
         how = f"`bilevelrl resume {shlex.quote(str(self.path))}`"
-        error.add_note(f"This error stopped the run; {kept}: go on with {how}")
+        error.add_note(f"This error stopped the run; {kept}: resume with {how}")
 
     def close(self) -> None:
         """Let go of the directory."""
@@ -278,7 +278,9 @@ class RunDirectory:
         for name, version in found.versions.items():
             here = self.versions.get(name, "not there")
             if here != version:
-                text = f"the checkpoint was written with {name} {version}, and here it is {here}: the run goes on, but "
+                text = (
+                    f"the checkpoint was written with {name} {version}, and here it is {here}: the run continues, but "
+                )
                 warnings.warn(text + "perhaps not bit for bit", CheckpointWarning, stacklevel=3)
 
 
