@@ -193,7 +193,6 @@ def test_cost_counts_every_transition_drawn(solver: Any, restarts: str) -> None:
         found = answer(solver(samples=samples, trajectories=trajectories, restarts=restarts), problem)
         assert found.cost.samples == problem.lower.last.samples == expected
         assert found.simulator is problem.lower.last
-        assert found.cost.seconds > 0
 
 
 @pytest.mark.parametrize("restarts", RESTARTS)
