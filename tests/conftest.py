@@ -1,12 +1,8 @@
 """Hypothesis profiles: a quick one for every run, a thorough one on demand (HYPOTHESIS_PROFILE=thorough), and one for
 mutation testing, whose every run must be the same."""
 
-import concurrent.futures
-import multiprocessing
 import os
-from collections.abc import Iterator
 
-import pytest
 from hypothesis import HealthCheck, settings
 
 COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
@@ -15,10 +11,3 @@ settings.register_profile("quick", max_examples=40, **COMMON)
 settings.register_profile("thorough", max_examples=1000, **COMMON)
 settings.register_profile("mutants", max_examples=10, database=None, derandomize=True, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
-
-
-@pytest.fixture(scope="session")
-def processes() -> Iterator[concurrent.futures.Executor]:
-    """Two processes that many tests share, since starting them takes seconds."""
-    with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        yield pool

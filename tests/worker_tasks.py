@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
 import signal
 import threading
@@ -19,21 +18,8 @@ import bilevelrl as bl
 from bilevelrl.execution.task_scope import in_worker
 
 
-class Elsewhere(concurrent.futures.Executor):
-    """Workers on another machine: they cannot read the files of the one who asks."""
-
-    def __init__(self, executor: concurrent.futures.Executor) -> None:
-        self._executor = executor
-        self.sent: list[int] = []
-
-    def submit(self, function: Any, /, call: Any, *arguments: Any) -> Any:
-        self.sent.append(sum(len(reference.data or b"") for reference in call.shared))
-        shared = [attrs.evolve(reference, path=f"{reference.path}.not-here") for reference in call.shared]
-        return self._executor.submit(function, attrs.evolve(call, shared=shared), *arguments)
-
-
 class Counted:
-    """Writes a line to a file, with the process, wherever it is unpickled. Large enough for a file of its own."""
+    """Writes a line to a file, with the process, wherever it is unpickled. Its array is large enough for a file."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
@@ -52,6 +38,10 @@ class Counted:
 def process_of(shared: Any, task: float) -> int:
     time.sleep(task)
     return os.getpid()
+
+
+def first_of(shared: Any, task: int) -> Any:
+    return shared[0]
 
 
 def arithmetic(shared: bl.Array, task: int) -> Any:
@@ -117,11 +107,23 @@ def always_dies(shared: float | None, task: int) -> int:
     return task
 
 
-def layout(shared: Any, task: int) -> Any:
-    """What arrays are like where a worker finds them."""
-    first, second, wide, own = (shared[name] for name in ("first", "second", "wide", "own"))
-    own[0] = 7.0
-    return np.shares_memory(first, second), first.flags.writeable, wide.strides, own.flags.writeable
+def layout(shared: Any, task: int) -> dict[str, Any]:
+    """How arrays lie in memory where a worker finds them: bytes, order of axes, whether they may be written to."""
+    return {
+        name: (array.tobytes(), np.argsort(array.strides, stable=True).tolist(), array.flags.writeable)
+        for name, array in shared.items()
+    }
+
+
+def scribbles(shared: Any, task: int) -> tuple[float, bool, str]:
+    """Writes to a shared array; what was there, whether two views are one memory, and the file behind them."""
+    first, second = shared["first"], shared["second"]
+    before = float(first[0])
+    first[0] = 7.0
+    base: Any = first
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base.obj if isinstance(base.base, memoryview) else base.base
+    return before, bool(np.shares_memory(first, second)), type(base).__name__
 
 
 @attrs.frozen

@@ -1,13 +1,13 @@
 """Two processes against one, and what travels between them.
 
-Run with `make bench`. Both are measured alternately, with the processes already up (starting them is told by itself).
-The ratio is that of the shortest times, since another program on the machine can only make them longer. Tasks take
-about a second each.
+Run with `make bench`. Both are measured alternately, with the processes already up (starting them is
+reported by itself).
+The ratio is that of the shortest times, since another program on the machine can only make them longer. A task takes
+about a second.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
 import time
 from collections.abc import Callable
@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 import bilevelrl as bl
-from bilevelrl.execution import payloads
+from bilevelrl.execution import dispatch
+from bilevelrl.execution.pickling import dumps
 
 ROUNDS = 3
 
@@ -146,55 +147,40 @@ def first_entry(shared: Any, task: int) -> float:
     return float(shared.probabilities[0, 0, 0])
 
 
-class Metered(concurrent.futures.Executor):
-    """Counts the bytes of what it is given and of what comes back."""
-
-    def __init__(self, executor: concurrent.futures.Executor) -> None:
-        self._executor = executor
-        self.out = self.back = 0
-
-    def submit(self, function: Any, /, *arguments: Any) -> Any:
-        self.out += len(payloads.dumps(arguments, "call"))
-        future = self._executor.submit(function, *arguments)
-        future.add_done_callback(self._count)
-        return future
-
-    def _count(self, future: Any) -> None:
-        self.back += len(payloads.dumps(future.result(), "answer"))
-
-
 @pytest.mark.benchmark(group="workers")
-def test_traffic_of_an_iteration_by_its_samples(benchmark) -> None:
-    """Stoc-SoBiRL on a sparse torus of 10,000 states: beside the losses, what travels stays the same."""
+def test_traffic_of_an_iteration_by_its_samples(benchmark, monkeypatch) -> None:
+    """Stoc-SoBiRL on a sparse torus of 10,000 states: beside the losses, what is sent stays the same."""
+    out: list[int] = []
+    back: list[int] = []
+
+    class Metered(dispatch.Dispatch):
+        """Counts the bytes of tasks and answers."""
+
+        def results(self) -> Any:
+            out.extend(len(dumps(task, "a task")) for task in self._tasks)
+            for index, result in super().results():
+                back.append(len(dumps(result, "a result")))
+                yield index, result
+
+    monkeypatch.setattr(dispatch, "Dispatch", Metered)
     problem, x = torus(100), np.zeros(10_000)
     solution = bl.lower_level_solver("soft-value-iteration", sweeps=50).solve(
         problem, x, None, bl.randomness.stream(0, "lower")
     )
-    print(f"\n{'groups':>8} {'samples':>9} {'seconds':>8} {'out MB':>8} {'back MB':>8} {'files MB, once a worker':>24}")
+    print(f"\n{'groups':>8} {'samples':>9} {'seconds':>8} {'out MB':>8} {'back MB':>8}")
     for groups in (1_000, 10_000, 100_000, 1_000_000):
         estimator = bl.hypergradient_estimator("stoc-sobirl", batch=groups, truncation=10, blocks=16)
-        with concurrent.futures.ProcessPoolExecutor(2, mp_context=spawn()) as pool:
-            metered = Metered(pool)
-            with bl.use_jobs(metered):
-                estimator.estimate(problem, x, solution, None, bl.randomness.stream(0, "estimator"))
-                metered.out = metered.back = 0
-                began = time.perf_counter()
-                hyper = estimator.estimate(problem, x, solution, None, bl.randomness.stream(1, "estimator"))
-                took = time.perf_counter() - began
-                files = sum(payloads.Payload.of(part, "part").size for part in (solution.policy, x))
-        row = {"samples": hyper.cost.samples, "seconds": took, "out": metered.out, "back": metered.back}
+        with bl.use_jobs(2):
+            estimator.estimate(problem, x, solution, None, bl.randomness.stream(0, "estimator"))
+            out.clear()
+            back.clear()
+            began = time.perf_counter()
+            hyper = estimator.estimate(problem, x, solution, None, bl.randomness.stream(1, "estimator"))
+            took = time.perf_counter() - began
+        row = {"samples": hyper.cost.samples, "seconds": took, "out": sum(out), "back": sum(back)}
         benchmark.extra_info[str(groups)] = row
-        print(
-            f"{groups:>8} {hyper.cost.samples:>9.1e} {took:>8.2f} {metered.out / 1e6:>8.2f} "
-            f"{metered.back / 1e6:>8.2f} {files / 1e6:>24.2f}"
-        )
+        print(f"{groups:>8} {hyper.cost.samples:>9.1e} {took:>8.2f} {sum(out) / 1e6:>8.2f} {sum(back) / 1e6:>8.2f}")
     benchmark.pedantic(lambda: None, rounds=1)
-
-
-def spawn() -> Any:
-    import multiprocessing
-
-    return multiprocessing.get_context("spawn")
 
 
 def torus(side: int) -> bl.BilevelProblem:

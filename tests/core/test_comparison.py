@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import csv
 import json
 import math
@@ -195,14 +194,13 @@ def test_two_processes_give_the_same_files_but_for_seconds(tmp_path: Path) -> No
         assert first | {"seconds": ""} == second | {"seconds": ""}
 
 
-def test_any_executor_does_also_what_was_composed_in_python(processes: concurrent.futures.Executor) -> None:
+def test_any_workers_do_also_what_was_composed_in_python() -> None:
     """Problem and algorithms travel as they are, not by their names, which another process may not know."""
     problem = attrs.evolve(bl.problem(**PROBLEM), name="mine", configuration=None, measures=lambda x, solution: {})
     expected = bl.compare(problem, [algorithm("mine")], **SHORT)["mine"].objectives
-    with concurrent.futures.ThreadPoolExecutor(2) as threads:
-        for executor in (threads, processes):
-            there = bl.compare(problem, [algorithm("mine")], jobs=executor, **SHORT)
-            assert there["mine"].objectives.tobytes() == expected.tobytes()
+    for jobs in (2, "threading"):
+        there = bl.compare(problem, [algorithm("mine")], jobs=jobs, **SHORT)
+        assert there["mine"].objectives.tobytes() == expected.tobytes()
 
 
 def test_failed_runs_are_counted_and_keep_their_last_good_state() -> None:

@@ -20,7 +20,7 @@ from bilevelrl.cli import COMMANDS
 
 HEAVY = (
     *("torch", "jax", "matplotlib", "gymnasium", "numba", "hypothesis", "pytest", "rich", "cattrs", "pandas"),
-    *("tensorboard", "dask", "distributed", "cloudpickle", "threadpoolctl", "multiprocessing"),
+    *("tensorboard", "dask", "distributed", "ray", "joblib", "cloudpickle", "threadpoolctl", "multiprocessing"),
     *("scipy.linalg", "scipy.optimize", "concurrent.futures.process"),
 )
 

@@ -41,11 +41,14 @@ FORBIDDEN_CALLS = {
     "popen",
 }
 ALLOWED = {
+    ("core/bilevelrl/execution/pickling.py", "pickle"): "between a run and its own workers",
+    ("core/bilevelrl/execution/pickling.py", "cloudpickle"): "the same",
+    ("core/bilevelrl/execution/dispatch.py", "joblib"): "runs the tasks; its `load` is not used",
+    ("core/bilevelrl/execution/backends.py", "joblib"): "the same",
     (
-        "core/bilevelrl/execution/payloads.py",
-        "pickle",
-    ): "between a run and its own workers, through files that only it can name",
-    ("core/bilevelrl/execution/payloads.py", "cloudpickle"): "the same",
+        "core/bilevelrl/execution/shared_values.py",
+        "joblib",
+    ): "its tracker removes a killed process's files",
     ("core/bilevelrl/cli/__init__.py", "import_module"): "of the commands, by a table in the source",
     ("core/bilevelrl/__init__.py", "pickle"): "copyreg.pickle: this package itself is sent by its name",
     ("core/bilevelrl/__init__.py", "import_module"): "of this package itself, where a process is sent a function of it",

@@ -1,8 +1,7 @@
-"""Several seeds of one algorithm: each run as if it had been alone, whoever did it, and whatever happened to him."""
+"""Several seeds of one algorithm: each run is the one that a process alone would make, whatever happens to workers."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import csv
 import signal
 import subprocess
@@ -20,7 +19,6 @@ from bilevelrl.storage.directory_lock import Lock
 from bilevelrl.storage.history import COLUMNS
 from worker_tasks import DiesOnce, Fussy, OwnSolver
 
-Executor = concurrent.futures.Executor
 SMALL = {"states": 4, "actions": 3, "dimension": 3}
 PREFERENCES: dict[str, Any] = {"batch": 4, "samples": 500}
 
@@ -48,12 +46,12 @@ def assert_same(run: bl.Run, other: bl.Run) -> None:
 
 
 @pytest.mark.parametrize("name", ["m-sobirl", "stoc-sobirl"])
-def test_runs_are_complete_and_those_of_run_bit_for_bit(name: str, processes: Executor) -> None:
+def test_runs_are_complete_and_those_of_run_bit_for_bit(name: str) -> None:
     """With measures, solution, histories and handles, as if `run` had been called for each seed."""
     problem = small() if name == "m-sobirl" else bl.problem("gridworld-preferences", size=3, horizon=6)
     algorithm = bl.algorithm(name, **({} if name == "m-sobirl" else PREFERENCES))
     alone = [algorithm.run(problem, iterations=4, seed=seed) for seed in (3, 1, 2)]
-    for jobs in (None, processes):
+    for jobs in (None, 2):
         runs = algorithm.run_seeds(problem, seeds=[3, 1, 2], iterations=4, jobs=jobs)
         assert [run.seed for run in runs] == [3, 1, 2]
         for run, other in zip(runs, alone, strict=True):
@@ -73,22 +71,22 @@ def test_a_number_of_seeds_counts_from_zero_and_progress_is_told() -> None:
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_answers_of_a_class_of_their_own_come_back_too(processes: Executor) -> None:
+def test_answers_of_a_class_of_their_own_come_back_too() -> None:
     algorithm = composed(bl.upper_level_optimizer("adam"), OwnSolver())
     here = algorithm.run_seeds(small(), seeds=2, iterations=3)
-    there = algorithm.run_seeds(small(), seeds=2, iterations=3, jobs=processes)
+    there = algorithm.run_seeds(small(), seeds=2, iterations=3, jobs=2)
     for run, other in zip(here, there, strict=True):
         assert_same(run, other)
         assert type(other.solution) is OwnSolver().solve(small(), run.x, None, None).__class__
 
 
-def test_every_seed_has_a_directory_that_can_be_loaded_and_gone_on_with(processes: Executor, tmp_path: Path) -> None:
+def test_every_seed_has_a_directory_that_can_be_loaded_and_gone_on_with(tmp_path: Path) -> None:
     problem, algorithm = small(), bl.algorithm("m-sobirl")
     longer = algorithm.run_seeds(problem, seeds=2, iterations=6)
-    short = algorithm.run_seeds(problem, seeds=2, iterations=3, jobs=processes, out=tmp_path, checkpoint_every=2)
+    short = algorithm.run_seeds(problem, seeds=2, iterations=3, jobs=2, out=tmp_path, checkpoint_every=2)
     for run in short:
         assert_same(bl.load_run(tmp_path / f"seed-{run.seed}"), run)
-    for run, expected in zip(bl.resume_seeds(tmp_path, iterations=6, jobs=processes), longer, strict=True):
+    for run, expected in zip(bl.resume_seeds(tmp_path, iterations=6, jobs=2), longer, strict=True):
         assert_same(run, expected)
     with (tmp_path / "seeds.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -205,14 +203,14 @@ def test_seeds_that_are_none_are_rejected(seeds: Any, complaint: str) -> None:
 
 
 @pytest.mark.parametrize("parallel", [False, True])
-def test_a_seed_that_fails_does_not_cost_the_others(parallel: bool, processes: Executor, tmp_path: Path) -> None:
+def test_a_seed_that_fails_does_not_cost_the_others(parallel: bool, tmp_path: Path) -> None:
     """Its error is raised when they have ended; their directories have them."""
     problem, algorithm = small(), composed(Fussy())
     starts = {seed: problem.initial_point(bl.randomness.stream(seed, "start"))[0] for seed in range(6)}
     fine = [seed for seed, start in starts.items() if start <= 0]
     assert 0 < len(fine) < 6
     with pytest.raises(ZeroDivisionError, match="above zero"):
-        algorithm.run_seeds(problem, seeds=6, iterations=5, out=tmp_path, jobs=processes if parallel else 1)
+        algorithm.run_seeds(problem, seeds=6, iterations=5, out=tmp_path, jobs=2 if parallel else 1)
     for seed in fine:
         saved = bl.load_run(tmp_path / f"seed-{seed}", problem=problem, algorithm=algorithm)
         assert_same(saved, algorithm.run(problem, iterations=5, seed=seed))

@@ -1,9 +1,7 @@
-"""`parallel_map`: the same answer from whoever does the work; what is shared travels once, what dies is done again."""
+"""`parallel_map`: the same results for any workers; what is shared is sent once, and what is lost is done again."""
 
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -19,16 +17,11 @@ import pytest
 import bilevelrl as bl
 import worker_tasks as tasks
 from bilevelrl.execution.workers import completed
-from worker_tasks import Counted, Elsewhere, Lock
+from worker_tasks import Counted, Lock
 
-Executor = concurrent.futures.Executor
 MATRIX = np.random.default_rng(0).standard_normal((300, 257))
-
-
-@pytest.fixture(scope="module")
-def threads() -> Any:
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        yield pool
+WORKERS = (2, "threading")
+"""Processes, and a joblib backend by its name: one that needs no cluster."""
 
 
 class Told(list[Any]):
@@ -42,22 +35,22 @@ class Told(list[Any]):
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory for temporary files of this test alone."""
     (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr("bilevelrl.execution.payloads.tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     return tmp_path / "temporary"
 
 
 def files(place: Path) -> set[Path]:
-    """Of runs that share something."""
+    """Directories of runs that share something."""
     return set(place.glob("bilevelrl-*"))
 
 
 # --- The same answer
 
 
-def test_every_executor_gives_the_same_bits_in_the_order_of_the_tasks(processes: Executor, threads: Executor) -> None:
+def test_all_workers_give_the_same_bits_in_the_order_of_the_tasks() -> None:
     """Products of odd sizes, whose last bits differ with the number of BLAS threads and with the order of sums."""
     here = bl.execution.parallel_map(tasks.arithmetic, MATRIX, range(6))
-    for jobs in (1, processes, threads, Elsewhere(processes)):
+    for jobs in (1, *WORKERS):
         with bl.use_jobs(jobs):
             there = bl.execution.parallel_map(tasks.arithmetic, MATRIX, range(6))
         for index in range(6):
@@ -65,11 +58,9 @@ def test_every_executor_gives_the_same_bits_in_the_order_of_the_tasks(processes:
                 assert one.tobytes() == other.tobytes(), (jobs, index)
 
 
-def test_blas_has_one_thread_inside_a_task_wherever_it_is_done_and_its_own_number_after(
-    processes: Executor, threads: Executor
-) -> None:
+def test_blas_has_one_thread_inside_a_task_wherever_it_is_done_and_its_own_number_after() -> None:
     before = tasks.blas_threads(None, 0)
-    for jobs in (None, processes, threads):
+    for jobs in (None, *WORKERS):
         with bl.use_jobs(jobs):
             inside = bl.execution.parallel_map(tasks.blas_threads, None, range(4))
         assert inside
@@ -77,41 +68,41 @@ def test_blas_has_one_thread_inside_a_task_wherever_it_is_done_and_its_own_numbe
     assert tasks.blas_threads(None, 0) == before
 
 
-def test_numpys_handling_of_errors_is_the_callers(processes: Executor, threads: Executor) -> None:
+def test_numpys_handling_of_errors_is_the_callers() -> None:
     with np.errstate(over="ignore", divide="raise"):
         expected = np.geterr()
-        for jobs in (None, processes, threads):
+        for jobs in (None, *WORKERS):
             with bl.use_jobs(jobs):
                 assert bl.execution.parallel_map(tasks.floating_point_errors, None, range(3)) == [expected] * 3
 
 
-def test_a_worker_does_not_ask_others_for_help(processes: Executor, threads: Executor) -> None:
+def test_a_worker_does_not_ask_others_for_help() -> None:
     """A map inside a task is done by the same process, and `use_jobs` starts none there."""
-    for jobs in (processes, threads):
+    for jobs in WORKERS:
         with bl.use_jobs(jobs):
             for process, inside, others in bl.execution.parallel_map(tasks.nested, None, range(3)):
                 assert inside
                 assert others == [process, process]
 
 
-def test_one_task_alone_is_done_here_and_may_use_the_workers_itself(processes: Executor) -> None:
+def test_one_task_alone_is_done_here_and_may_use_the_workers_itself() -> None:
     def whole(shared: Any, task: int) -> set[int]:
         return set(bl.execution.parallel_map(tasks.process_of, None, [0.05] * 6))
 
-    with bl.use_jobs(processes):
+    with bl.use_jobs(2):
         (used,) = bl.execution.parallel_map(whole, None, [0])
     assert os.getpid() not in used
 
 
-def test_a_function_of_this_very_test_travels_too(processes: Executor) -> None:
+def test_a_function_of_this_very_test_travels_too() -> None:
     """As one from a notebook does, which no module holds."""
     factor = 3.0
-    with bl.use_jobs(processes):
+    with bl.use_jobs(2):
         assert bl.execution.parallel_map(lambda shared, task: factor * shared * task, 2.0, range(3)) == [0.0, 6.0, 12.0]
 
 
-def test_progress_counts_to_the_number_of_tasks(processes: Executor) -> None:
-    for jobs in (None, processes):
+def test_progress_counts_to_the_number_of_tasks() -> None:
+    for jobs in (None, 2):
         told = Told()
         with bl.use_jobs(jobs):
             bl.execution.parallel_map(tasks.process_of, None, [0.0] * 3, progress=told)
@@ -121,69 +112,54 @@ def test_progress_counts_to_the_number_of_tasks(processes: Executor) -> None:
 # --- What is shared
 
 
-@pytest.mark.parametrize("elsewhere", [False, True], ids=["on this machine", "on another machine"])
-def test_what_is_shared_comes_to_each_worker_once(processes: Executor, tmp_path: Path, elsewhere: bool) -> None:
-    """Not once a task, nor once a map; and on a machine that cannot read the files, no more than once a worker either.
-
-    That each of two workers takes part is waited for, since nobody can tell an executor which is to.
-    """
+def test_what_is_shared_comes_to_each_worker_once(tmp_path: Path) -> None:
+    """Not once a task, nor once a map. Tasks are repeated until both workers have taken part."""
     shared = Counted(tmp_path / "log")
-    with bl.use_jobs(Elsewhere(processes) if elsewhere else processes):
+    with bl.use_jobs(2):
         used: set[int] = set()
         while len(used) < 2:
             used |= set(bl.execution.parallel_map(tasks.process_of, shared, [0.05] * 8))
-        for extra in range(3):  # a tuple's items travel one by one: only the small new one is sent
+        for extra in range(3):  # a tuple's items are sent one by one: only the small new one is
             bl.execution.parallel_map(tasks.process_of, (shared, extra), [0.0] * 4)
-        with bl.use_jobs(None):  # as each run does: what has not changed is not sent again
-            bl.execution.parallel_map(tasks.process_of, shared, [0.0] * 4)
     assert Counter(shared.deliveries()) == dict.fromkeys(used, 1)
 
 
-def test_nothing_large_travels_with_a_task(processes: Executor, tmp_path: Path) -> None:
-    """On another machine 800 kB are sent alone, once a worker, or a few times more where another one took them."""
-    shared = Counted(tmp_path / "log")
-    remote = Elsewhere(processes)
-    with bl.use_jobs(remote):
-        bl.execution.parallel_map(tasks.process_of, shared, [0.01] * 40)
-    large = [size for size in remote.sent if size]
-    assert all(size > shared.numbers.nbytes for size in large)
-    assert 1 <= len(large) <= 6  # nobody can tell an executor who is to have it: on a busy machine the wrong one may
-    assert len(remote.sent) < 40 + 2 + 8 * os.cpu_count()  # type: ignore[operator]  # those that came back once
+def test_what_has_changed_between_two_runs_is_sent_again() -> None:
+    """A run in a block begins with `use_jobs(None)`."""
+    shared = [1]
+    with bl.use_jobs(2):
+        for expected in (1, 5):
+            shared[0] = expected
+            with bl.use_jobs(None):
+                assert bl.execution.parallel_map(tasks.first_of, shared, range(4)) == [expected] * 4
 
 
-def test_threads_share_by_reference(threads: Executor) -> None:
-    """Nothing is pickled, so a thing that cannot be is no obstacle."""
-    lock = Lock()
-    with bl.use_jobs(threads):
-        assert all(bl.execution.parallel_map(lambda shared, task: shared is lock, lock, range(4)))
-
-
-def test_files_are_private_and_gone_with_the_block(processes: Executor, place: Path) -> None:
-    with bl.use_jobs(processes):
+def test_files_are_private_and_gone_with_the_block(place: Path) -> None:
+    with bl.use_jobs(2):
         bl.execution.parallel_map(tasks.arithmetic, MATRIX, range(2))
         (made,) = files(place)
         assert made.stat().st_mode & 0o777 == 0o700
         assert len(list(made.iterdir())) == 1
     assert files(place) == set()
-    with pytest.raises(bl.InputError), bl.use_jobs(processes):
+    with pytest.raises(bl.InputError), bl.use_jobs(2):
         bl.execution.parallel_map(tasks.fails, MATRIX, range(3))
     assert files(place) == set()
 
 
-def test_few_files_are_kept_however_many_maps_there_are(processes: Executor, place: Path) -> None:
+def test_few_files_are_kept_however_many_maps_there_are(place: Path) -> None:
     """A run of thousands of iterations shares a new policy in each of them."""
-    with bl.use_jobs(processes):
+    with bl.use_jobs(2):
         for iteration in range(12):
             bl.execution.parallel_map(tasks.process_of, (MATRIX, MATRIX + iteration), [0.0, 0.0])
         (made,) = files(place)
         assert len(list(made.iterdir())) <= 4
 
 
-def test_full_disk_is_one_sentence(processes: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bilevelrl.execution.payloads.tempfile.tempdir", "/proc/nowhere")
+def test_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/proc/nowhere")
     with (
-        bl.use_jobs(processes),
-        pytest.raises(bl.InputError, match=r"temporary directory '/proc/nowhere' is without 1 MB .* \(set TMPDIR\)"),
+        bl.use_jobs(2),
+        pytest.raises(bl.InputError, match=r"temporary directory '/proc/nowhere' is without 0.6 MB .* \(set TMPDIR\)"),
     ):
         bl.execution.parallel_map(tasks.arithmetic, MATRIX, range(2))
 
@@ -191,52 +167,34 @@ def test_full_disk_is_one_sentence(processes: Executor, monkeypatch: pytest.Monk
 # --- Errors
 
 
-def test_of_several_errors_the_first_task_s_is_raised_as_it_was(processes: Executor, threads: Executor) -> None:
+def test_of_several_errors_the_first_task_s_is_raised_as_it_was() -> None:
     """Also where a later task has failed before it; with all it knows, and with where in a worker it happened."""
-    for jobs in (None, processes, threads):
+    for jobs in (None, *WORKERS):
         with bl.use_jobs(jobs), pytest.raises(bl.InputError, match="the second task is late") as caught:
             bl.execution.parallel_map(tasks.fails, None, range(6))
         assert (caught.value.field, caught.value.expected) == ("the second task", "an error all the same")
-        if jobs is processes:
+        if jobs == 2:
             assert "worker_tasks.py" in caught.value.__notes__[0]
 
 
-def test_an_exception_that_cannot_be_read_back_is_told_in_words(processes: Executor) -> None:
-    with bl.use_jobs(processes), pytest.raises(RuntimeError, match="AwkwardError: 1 and 0"):
+def test_an_exception_that_cannot_be_read_back_is_told_in_words() -> None:
+    with bl.use_jobs(2), pytest.raises(RuntimeError, match="AwkwardError: 1 and 0"):
         bl.execution.parallel_map(tasks.fails_awkwardly, None, range(2))
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        bl.InputError("a", "b", "c"),
-        bl.validation.UnknownNameError("a", "b", ["bb"]),
-        bl.IncompatibleError("no"),
-        bl.outer_loop.StepFailed(bl.Status.DIVERGED, "x", 3),
-        bl.validation.WorkerLost("gone", 3),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_our_own_exceptions_travel_whole(error: Any) -> None:
-    from bilevelrl.execution import payloads
-
-    copy = payloads.loads(payloads.dumps(error, "error"))
-    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
-
-
-def test_what_cannot_be_sent_is_named_with_its_place(processes: Executor) -> None:
+def test_what_cannot_be_sent_is_named_with_its_place() -> None:
     problem = bl.problem("synthetic-quadratic", states=3, dimension=2)
     bad = bl.BilevelProblem(problem.lower, problem.objective, measures=Lock().lock.acquire)  # type: ignore[arg-type]
     expected = r"BilevelProblem\.measures is a builtin_function_or_method .* \(cannot pickle .*lock.*\); .* or jobs=1"
-    with bl.use_jobs(processes):
+    with bl.use_jobs(2):
         with pytest.raises(bl.InputError, match=expected):
             bl.execution.parallel_map(tasks.process_of, bad, [0.0, 0.0])
-        with pytest.raises(bl.InputError, match=r"^task 0\.task\['lock'\] is a lock that no other process"):
+        with pytest.raises(bl.InputError, match=r"^task 0\['lock'\] is a lock that cannot be sent"):
             bl.execution.parallel_map(tasks.process_of, None, [{"lock": Lock().lock}, {}])
 
 
-@pytest.mark.parametrize("jobs", [0, -1, True, 1.5, "2", [2]], ids=repr)
-def test_anything_but_a_number_or_an_executor_is_rejected(jobs: Any) -> None:
+@pytest.mark.parametrize("jobs", [0, -1, True, 1.5, "nonsense", [2]], ids=repr)
+def test_anything_but_a_number_or_a_backend_is_rejected(jobs: Any) -> None:
     with pytest.raises(bl.InputError, match=r"^jobs is "), bl.use_jobs(jobs):
         pass
 
@@ -279,63 +237,101 @@ def test_a_patient_map_does_all_other_tasks_before_it_names_the_one_that_kills()
     assert sorted(done) == [(index, index) for index in range(9) if index != 1]
 
 
-def test_a_pool_of_somebody_else_s_is_not_renewed_and_that_is_said() -> None:
-    spawn = multiprocessing.get_context("spawn")
-    with (
-        concurrent.futures.ProcessPoolExecutor(1, spawn) as pool,
-        bl.use_jobs(pool),
-        pytest.raises(bl.validation.WorkerLost, match="jobs=N starts a pool that is renewed"),
-    ):
-        bl.execution.parallel_map(tasks.always_dies, None, [1, 1])
+def test_a_worker_that_dies_between_two_maps_is_replaced() -> None:
+    with bl.use_jobs(2):
+        for _ in range(2):
+            os.kill(bl.execution.parallel_map(tasks.process_of, None, [0.0] * 2)[0], signal.SIGKILL)
+        assert bl.execution.parallel_map(tasks.arithmetic, MATRIX, range(2))
 
 
 SCRIPT = """
-import bilevelrl as bl, worker_tasks
+import bilevelrl as bl
+
+def square(shared, task):
+    return shared * task**2
+
 with bl.use_jobs(2):
-    bl.execution.parallel_map(worker_tasks.process_of, None, [0.0, 0.0])
+    print(*bl.execution.parallel_map(square, 3, range(4)))
 """
 
 
-def run_script(path: Path, text: str) -> subprocess.Popen[str]:
+def run_script(path: Path, text: str, **options: Any) -> subprocess.Popen[str]:
     path.write_text(text)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(path.parent)}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, str(path)], env=environment, **pipes)
+    return subprocess.Popen([sys.executable, str(path)], env=environment, **pipes, **options)
 
 
-def test_a_script_that_new_processes_cannot_import_is_told_what_to_do(tmp_path: Path) -> None:
-    """Each new process would start processes of its own, were it not for the guard that everybody forgets once."""
-    _, errors = run_script(tmp_path / "script.py", SCRIPT).communicate(timeout=60)
-    assert errors.rstrip().endswith("since new processes import the script"), errors
-    assert "WorkerLost: no process could be started; in a script, `jobs` belongs under `if __name__" in errors
+def test_a_script_needs_no_guard(tmp_path: Path) -> None:
+    """New processes do not import it; its functions are sent by value."""
+    with run_script(tmp_path / "script.py", SCRIPT) as script:
+        assert script.communicate() == ("0 3 12 27\n", "")
 
 
 ORPHANS = """
-import os, sys, time
 import bilevelrl as bl, worker_tasks
 import numpy as np
 
-if __name__ == "__main__":
-    with bl.use_jobs(2):
-        shared = np.zeros(100_000)
-        print(*set(bl.execution.parallel_map(worker_tasks.process_of, shared, [0.2] * 4)), flush=True)
-        bl.execution.parallel_map(worker_tasks.process_of, shared, [60.0] * 2)
+with bl.use_jobs(2):
+    shared = np.zeros(100_000)
+    print(*set(bl.execution.parallel_map(worker_tasks.process_of, shared, [0.2] * 4)), flush=True)
+    bl.execution.parallel_map(worker_tasks.process_of, shared, [60.0] * 2)
 """
 
 
 def test_workers_and_files_do_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> None:
-    parent = run_script(tmp_path / "script.py", ORPHANS)
-    assert parent.stdout is not None
-    workers = [int(word) for word in parent.stdout.readline().split()]
-    assert workers
-    assert list(tmp_path.glob("bilevelrl-*"))
-    parent.send_signal(signal.SIGKILL)
-    parent.communicate()
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and (any(map(is_alive, workers)) or list(tmp_path.glob("bilevelrl-*"))):
+    with run_script(tmp_path / "script.py", ORPHANS) as parent:
+        assert parent.stdout is not None
+        workers = [int(word) for word in parent.stdout.readline().split()]
+        assert workers
+        assert list(tmp_path.glob("bilevelrl-*"))
+        parent.send_signal(signal.SIGKILL)
+    while any(map(is_alive, workers)) or list(tmp_path.glob("bilevelrl-*")):
         time.sleep(0.05)
-    assert not any(map(is_alive, workers))
-    assert not list(tmp_path.glob("bilevelrl-*"))
+
+
+INTERRUPTED = """
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import bilevelrl as bl
+from bilevelrl.execution.workers import completed
+
+def saves(shared, task):
+    open(f"{shared}/begun-{task}", "w").close()
+    try:
+        time.sleep(1000)
+    except KeyboardInterrupt:
+        return "saved"
+
+with bl.use_jobs(2):
+    try:
+        for index, result in completed(saves, DIRECTORY, range(8), patient=True):
+            print(index, result)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("everyone", [False, True], ids=["the parent alone", "the whole process group"])
+def test_ctrl_c_has_the_tasks_under_way_save_what_they_have(tmp_path: Path, everyone: bool) -> None:
+    """A terminal sends it to all processes; `kill` sends it to one.
+
+    In the first case the next tasks may begin before the parent knows of it; they are interrupted too.
+    """
+    text = INTERRUPTED.replace("DIRECTORY", repr(str(tmp_path)))
+    with run_script(tmp_path / "script.py", text, start_new_session=True) as script:
+        try:
+            while len(list(tmp_path.glob("begun-*"))) < 2:
+                assert script.poll() is None
+                time.sleep(0.02)
+            (os.killpg if everyone else os.kill)(script.pid, signal.SIGINT)
+            out, errors = script.communicate()
+        finally:
+            script.kill()
+    *results, end = out.splitlines()
+    saved = [f"{task} saved" for task in range(4 if everyone else 2)]
+    assert (errors, end) == ("", "interrupted")
+    assert set(saved[:2]) <= set(results) <= set(saved)
 
 
 def is_alive(process: int) -> bool:

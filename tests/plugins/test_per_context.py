@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from bilevelrl_contexts.inner import worst
 from bilevelrl_contexts.solver import PerContextSolver
 from strategies import OBJECTIVES, drawn_contexts, drawn_objective, policy_error, seeds, value_error
 
-Executor = concurrent.futures.Executor
 kinds = st.sampled_from([kind for kind in OBJECTIVES if kind != "log-likelihood"])
 
 
@@ -82,10 +80,10 @@ def test_a_recipe_context_by_context_takes_the_same_steps(name: str) -> None:
     assert apart.status is together.status
 
 
-def test_workers_change_nothing(processes: Executor) -> None:
+def test_workers_change_nothing() -> None:
     problem, algorithm = bl.problem("four-rooms"), bl.algorithm("per-context")
     alone = algorithm.run(problem, iterations=4)
-    there = algorithm.run(problem, iterations=4, jobs=processes)
+    there = algorithm.run(problem, iterations=4, jobs=2)
     assert there.x.tobytes() == alone.x.tobytes()
     for name in ("policy", "values", "action_values"):
         assert getattr(there.solution, name).tobytes() == getattr(alone.solution, name).tobytes()
@@ -241,11 +239,11 @@ def test_batches_of_contexts_are_strata() -> None:
     assert hyper.carry["0/calls"] == hyper.carry["1/calls"] == 1
 
 
-def test_a_sampling_recipe_goes_on_bit_for_bit_wherever_it_is_done(processes: Executor, tmp_path: Path) -> None:
+def test_a_sampling_recipe_goes_on_bit_for_bit_wherever_it_is_done(tmp_path: Path) -> None:
     problem = compared()
     algorithm = bl.algorithm("per-context", algorithm="stoc-sobirl", options={"batch": 8, "samples": 300})
     whole = algorithm.run(problem, iterations=4)
-    algorithm.run(problem, iterations=2, out=tmp_path, jobs=processes)
+    algorithm.run(problem, iterations=2, out=tmp_path, jobs=2)
     assert algorithm.resume(problem, tmp_path, iterations=4).x.tobytes() == whole.x.tobytes()
 
 

@@ -1,39 +1,27 @@
-"""Where work is done: here, in processes of our own, or in any executor. It never enters what is computed.
+"""Where work is done: here, in other processes, or on a cluster. It never enters what is computed.
 
-`parallel_map` cuts nothing up: its tasks are given, and do not depend on who does them. Each brings a random stream of
-its own, results come in the order of the tasks, and BLAS has one thread inside a task, wherever that is done. So the
-results of all executors, and of none, are the same to the last bit.
+`parallel_map` takes its tasks as they are, and they do not depend on the workers. Each carries a random stream of its
+own, results come in the order of the tasks, and BLAS uses one thread inside a task, wherever that is done. So the
+results are the same to the last bit for any number and kind of workers, and for none.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
-import os
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bilevelrl.execution.task_scope import in_worker, one_blas_thread
-from bilevelrl.validation.errors import InputError, WorkerLost, kind_words
-from bilevelrl.validation.fields import check_count
+from bilevelrl.validation.errors import InputError, kind_words
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
-    from bilevelrl.execution.dispatch import Workers
-    from bilevelrl.execution.payloads import Store
-
-    Jobs = int | Executor
-    """Who does the work: so many processes (1: this one), or an executor."""
+    from bilevelrl.execution.backends import Jobs as Jobs, Workers
 
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
-
-GRACE = 10.0
-"""Seconds that tasks under way have to save what they have, after Ctrl-C."""
 
 _IN_FORCE: contextvars.ContextVar[Workers | None] = contextvars.ContextVar("bilevelrl_workers", default=None)
 
@@ -116,25 +104,24 @@ def use_jobs(jobs: Jobs | None) -> Iterator[None]:
     """A block whose `parallel_map`s are done by these workers; inside a task there are none.
 
     Args:
-        jobs: how many processes, started at first need and ended with the block; 1 for this one. Or any
-            `concurrent.futures.Executor`, which stays its owner's: threads, a Dask cluster's `Client.get_executor()`.
-            None: the workers in force, if any.
+        jobs: how many processes of this machine, started at first need; 1 for this one alone. Or a joblib backend, or
+            its name: "dask" for the cluster of the Dask client in use, "ray" for that of Ray. None: the workers in
+            force, if any.
 
     Raises:
-        InputError: for anything else.
+        InputError: for anything else, and for a backend that cannot be used here.
     """
-    if jobs is not None and not _is_executor(jobs):
-        if isinstance(jobs, int):
-            check_count("jobs", jobs)
-        else:
-            raise InputError("jobs", kind_words(jobs), "a number of processes, or a concurrent.futures.Executor")
+    from bilevelrl.execution.backends import Workers, check_jobs
+
+    if jobs is not None:
+        check_jobs(jobs)
     if in_worker() or jobs is None:
         workers = _IN_FORCE.get()
         if workers is not None:
-            workers.store.renew()
+            workers.shared.forget()
         yield
         return
-    own = None if jobs == 1 else _Pool(jobs) if isinstance(jobs, int) else _Borrowed(jobs)
+    own = None if jobs == 1 else Workers(jobs)
     token = _IN_FORCE.set(own)
     try:
         yield
@@ -142,102 +129,3 @@ def use_jobs(jobs: Jobs | None) -> Iterator[None]:
         _IN_FORCE.reset(token)
         if own is not None:
             own.close()
-
-
-def _store() -> Store:
-    from bilevelrl.execution.payloads import Store
-
-    return Store()
-
-
-def _is_executor(jobs: object) -> bool:
-    from concurrent.futures import Executor
-
-    return isinstance(jobs, Executor)
-
-
-class _Borrowed:
-    """Somebody's executor: used, and left as it is."""
-
-    def __init__(self, executor: Executor) -> None:
-        self.store = _store()
-        self.most: int | None = None
-        self._executor = executor
-
-    def executor(self) -> Executor:
-        """See `Workers`."""
-        return self._executor
-
-    def died(self) -> bool:
-        """See `Workers`; it is not ours to renew."""
-        return False
-
-    def interrupt(self) -> float:
-        """See `Workers`; its tasks cannot be reached."""
-        return 0.0
-
-    def abandon(self) -> None:
-        """See `Workers`."""
-
-    def close(self) -> None:
-        """Remove the files."""
-        self.store.close()
-
-
-class _Pool:
-    """Processes of our own, started by spawn, which is safe beside threads; a pool whose worker died is made anew."""
-
-    def __init__(self, jobs: int) -> None:
-        self.store = _store()
-        self.most: int | None = 2 * jobs
-        self._jobs = jobs
-        self._executor: Any = None
-        self._started: Any = None
-
-    def executor(self) -> Executor:
-        """See `Workers`."""
-        if self._executor is None:
-            import multiprocessing
-            from concurrent.futures import ProcessPoolExecutor
-
-            from bilevelrl.execution.worker_side import begin
-
-            context = multiprocessing.get_context("spawn")
-            self._started = context.Event()
-            arguments = self._started, str(self.store.directory)
-            self._executor = ProcessPoolExecutor(self._jobs, context, begin, arguments)
-        made: Executor = self._executor
-        return made
-
-    def died(self) -> bool:
-        """See `Workers`."""
-        if not self._started.is_set():
-            told = "no process could be started; in a script, `jobs` belongs under `if __name__ == '__main__':`, since "
-            raise WorkerLost(told + "new processes import the script")
-        self.abandon()
-        return True
-
-    def interrupt(self) -> float:
-        """See `Workers`."""
-        self._signal(signal.SIGINT)
-        return GRACE
-
-    def abandon(self) -> None:
-        """See `Workers`; the processes are ended, and started anew at the next need."""
-        if self._executor is not None:
-            self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
-            self._executor.shutdown(wait=True, cancel_futures=True)
-            self._executor = None
-
-    def close(self) -> None:
-        """End the processes and remove the files."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
-            self._executor = None
-        self.store.close()
-
-    def _signal(self, number: int) -> None:
-        # Python 3.14 has `kill_workers` for this; before, the processes are known here only.
-        for process in list((getattr(self._executor, "_processes", None) or {}).values()):
-            with contextlib.suppress(OSError, ValueError):
-                os.kill(process.pid, number)

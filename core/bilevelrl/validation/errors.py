@@ -59,7 +59,7 @@ class IncompatibleError(InputError):
 
 
 class WorkerLost(TravellingError, RuntimeError):
-    """The workers could not do a task: they died of it again and again, or their executor failed.
+    """The workers could not do a task: they died of it again and again, or none could be started.
 
     Attributes:
         task: its index; None where no worker could be started.
