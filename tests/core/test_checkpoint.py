@@ -44,7 +44,6 @@ def checkpoint_of(algorithm: bl.Algorithm, problem: bl.BilevelProblem, iteration
         last=run.last,
         history=run.history,
         best=run.best,
-        best=run.best,
         settings={"iterations": iterations, "seed": 1, "tolerance": 0.0},
         tables=run.experiment().comparable(),
         versions={"bilevelrl": bl.__version__},

