@@ -177,7 +177,7 @@ class DiesAgain:
 
 @attrs.frozen(eq=False, slots=False)
 class OwnSolution(bl.mdp.TabularSolution):
-    """An answer of a class that no checkpoint knows."""
+    """An answer of a class of its own."""
 
 
 @attrs.frozen
@@ -188,6 +188,8 @@ class OwnSolver:
     requires: ClassVar[type] = bl.mdp.SupportsModel
     produces: ClassVar[type] = bl.mdp.TabularSolution
     tags: ClassVar[bl.Tags] = bl.Tags("biased", deterministic=False)
+
+    restore = staticmethod(OwnSolution.restored)
 
     def solve(self, problem: Any, x: Any, warm_start: Any, rng: Any) -> OwnSolution:
         solver: Any = bl.lower_level_solver("soft-value-iteration", sweeps=5)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 import warnings
 from collections.abc import Mapping
 
-from bilevelrl.mdp.solution import TabularSolution
 from bilevelrl.plugins.components import Kind, Registry
 from bilevelrl.plugins.configuration import build, options_of
 from bilevelrl.protocols import HyperGradientEstimator, LowerLevelSolver, UpperLevelOptimizer
@@ -47,7 +46,7 @@ def load_run(
     path = as_path("directory", directory)
     experiment = read_experiment(path)
     problem, algorithm = _rebuilt(experiment, problem, algorithm)
-    found, _ = read_checkpoint(path, problem)
+    found, _ = read_checkpoint(path, problem, algorithm.lower)
     if found is None:
         raise InputError(f"the directory {str(path)!r}", "without a checkpoint", "one that a run was saved to")
     return Run.restored(problem, algorithm, experiment.settings, found)
@@ -164,9 +163,7 @@ def value_and_gradient(problem: BilevelProblem, x: object, *, tolerance: float =
     exact.check_compatible(problem)
     state = exact.evaluate(problem, x)
     solution = state.solution
-    if isinstance(solution, TabularSolution) and solution.error_bound > max(
-        tolerance, ROUGH * solution.model.temperature
-    ):
+    if solution.error_bound > max(tolerance, ROUGH * solution.model.temperature):
         bound = f"the follower's values are within {solution.error_bound:.2g} of V*, not within {tolerance:g}"
         warnings.warn(f"{bound}; {solution.status.advice}", AccuracyWarning, stacklevel=2)
     return state.hyper.objective, state.hyper.gradient

@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol
 import attrs
 import numpy as np
 
-from bilevelrl.mdp.solution import SupportsModel, TabularSolution
+from bilevelrl.mdp.solution import SupportsModel
 from bilevelrl.objectives.protocols import PolicyObjective, StepwiseObjective, TrajectoryObjective
 from bilevelrl.plugins.components import Kind
 from bilevelrl.plugins.discovery import registry
@@ -28,7 +28,7 @@ from bilevelrl.protocols import (
     UpperLevelOptimizer,
 )
 from bilevelrl.randomness import Streams, stream
-from bilevelrl.sampling.solution import SampledSolution, SupportsSampling
+from bilevelrl.sampling.solution import SupportsSampling
 from bilevelrl.validation.arrays import Array, all_finite
 from bilevelrl.validation.errors import IncompatibleError, InputError, TravellingError, kind_words
 from bilevelrl.validation.fields import check_count
@@ -225,7 +225,7 @@ class OuterLoop:
             raise
         if before is None or type(solution) is not type(warm_start):
             check_protocol(f"the answer of {self._lower_label}", solution, LowerLevelSolution)
-        check_tables(self._lower_label, solution)
+        check_parts(self._lower_label, solution)
         if not (solution.status.usable and math.isfinite(solution.residual)):
             status = Status.NON_FINITE if solution.status.usable else solution.status
             raise StepFailed(status, self._lower_label, iteration)
@@ -369,17 +369,15 @@ def check_update(label: str, answer: object) -> tuple[Any, OptimizerState]:
     return answer
 
 
-def check_tables(label: str, solution: object) -> None:
-    """Raise `InputError` where the tables of a follower's answer do not fit its own model or simulator."""
-    if type(solution) is TabularSolution:
-        shape = solution.model.rewards.shape
-        check_shape("the follower's values", label, solution.values, shape[:1])
-    elif type(solution) is SampledSolution:
-        shape = (solution.simulator.spec.states, solution.simulator.spec.actions)
-    else:
+def check_parts(label: str, solution: Any) -> None:
+    """Raise `InputError` where a solution that can tell says that its parts do not fit together."""
+    check = getattr(solution, "check", None)
+    if check is None:
         return
-    check_shape("the follower's policy", label, solution.policy, shape)
-    check_shape("the follower's action values", label, solution.action_values, shape)
+    try:
+        check()
+    except InputError as error:
+        raise InputError(f"{error.field} from {label}", error.value, error.expected) from None
 
 
 def note_origin(error: Exception, label: str, iteration: int) -> None:

@@ -13,16 +13,19 @@ so a run can be stopped, saved, resumed, replayed and tested piece by piece.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import attrs
 import numpy as np
+import numpy.typing as npt
 
 from bilevelrl.occupancy import Occupancy
 from bilevelrl.validation.arrays import Array
 from bilevelrl.validation.errors import InputError, value_words
 from bilevelrl.validation.fields import check_count, is_flag, is_real
+from bilevelrl.validation.saved import saved_count
 
 
 class Status(enum.Enum):
@@ -198,9 +201,65 @@ def _cost(counts: dict[str, int]) -> Cost:
     return Cost(**counts)
 
 
+def cost_figures(cost: Cost) -> dict[str, int]:
+    """A cost as a mapping from its units to their counts."""
+    return dict(cost.counts)
+
+
+def cost_from(figures: Mapping[str, Any]) -> Cost:
+    """The cost that `cost_figures` wrote down; raises `InputError` for counts that none has."""
+    return Cost(**{unit: saved_count(figures, unit) for unit in figures})
+
+
+def outcome(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Status, residual and cost from the figures that `LowerLevelSolver.restore` gets, as a constructor's arguments.
+
+    A residual that was not finite was saved as None, and comes back as NaN.
+
+    Raises:
+        InputError: where one of the three is missing or is none.
+    """
+    name, residual, cost = (figures.get(key) for key in OUTCOME)
+    if not isinstance(name, str) or name not in Status.__members__:
+        raise InputError("the saved status", value_words(name), f"one of {', '.join(Status.__members__)}")
+    if residual is not None and (isinstance(residual, bool) or not isinstance(residual, int | float)):
+        raise InputError("the saved residual", value_words(residual), "a number or None")
+    if not isinstance(cost, Mapping):
+        raise InputError("the saved cost", value_words(cost), "a count for each unit")
+    return {
+        "status": Status[name],
+        "residual": math.nan if residual is None else float(residual),
+        "cost": cost_from(cost),
+    }
+
+
+OUTCOME = ("status", "residual", "cost")
+"""The names of figures that the framework saves itself; no solution may use them in its `figures()`."""
+
+
 @runtime_checkable
 class LowerLevelSolution(Protocol):
-    """What every follower's answer has, tabular or not."""
+    """What every follower's answer has, whatever it is made of.
+
+    `arrays()` and `figures()` hold all of it but its handles (a model, a simulator, a factorisation), which its solver
+    rebuilds from the problem and x: checkpoints, workers and comparisons use them, and never ask what kind of solution
+    it is. A large store, such as a replay buffer, is no array of a solution: it belongs into a file of its own in the
+    directory `stores/` of a run, which the framework neither writes nor removes.
+
+    A solution may also have `check()`, which raises `InputError` where its parts do not fit together and is called
+    after every solve; `restrict(lower, x, rows)`, its rows as a solution of one context's follower, for
+    `ContextualMDP.restrict`; and `error_bound`, a proven bound of `‖V − V*‖∞` for reports.
+    """
+
+    @property
+    def policy(self) -> Any:
+        """The follower's policy: an array (S, A), or whatever answers observations."""
+
+    def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
+        """The arrays it is made of, by name: booleans, integers or floats of any shape."""
+
+    def figures(self) -> Mapping[str, Any]:
+        """The numbers, flags, words and Nones it is made of, by name; status, residual and cost are saved without."""
 
     @property
     def status(self) -> Status:
@@ -301,6 +360,19 @@ class LowerLevelSolver(Protocol):
 
     def solve(self, problem: Problem, x: Array, warm_start: Any | None, rng: np.random.Generator) -> LowerLevelSolution:
         """The follower's answer at x, from the previous answer or from scratch (None)."""
+
+    def restore(
+        self, problem: Problem, x: Array, arrays: Mapping[str, npt.NDArray[Any]], figures: Mapping[str, Any]
+    ) -> LowerLevelSolution:
+        """The solution at x that has these `arrays()` and `figures()`, its handles rebuilt from the problem and x.
+
+        `figures` also has what the framework saved: `outcome(figures)` gives status, residual and cost. The arrays come
+        from a file that may be forged: check type, shape and range of each before it is used, with
+        `bilevelrl.validation.saved_array` and its like. The framework compares the result with what was read.
+
+        Raises:
+            InputError: where they do not make a solution of this problem.
+        """
 
 
 @runtime_checkable

@@ -45,10 +45,10 @@ def stream_or_idle(stream: np.random.Generator | None) -> np.random.Generator:
     return bl.randomness.stream(0, "idle") if stream is None else stream
 
 
-def problem_of(problem: bl.BilevelProblem, context: int) -> bl.BilevelProblem:
-    """A context's own problem: its follower, and its objective if each context has one."""
+def problem_of(problem: Any, context: int) -> bl.BilevelProblem:
+    """A context's own problem: its follower, its objective where each context has one."""
     objective = problem.objective.objectives[context] if is_sum(problem) else problem.objective
-    return attrs.evolve(
+    own: bl.BilevelProblem = attrs.evolve(
         problem,
         lower=problem.lower.contexts[context],
         objective=objective,
@@ -58,6 +58,7 @@ def problem_of(problem: bl.BilevelProblem, context: int) -> bl.BilevelProblem:
         picture=None,
         configuration=None,
     )
+    return own
 
 
 def is_sum(problem: bl.Problem) -> bool:

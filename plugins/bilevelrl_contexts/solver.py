@@ -63,6 +63,27 @@ class PerContextSolver:
         joint: bl.LowerLevelSolution = Answer.joined(answers).rebuilt(lower, x)
         return joint
 
+    def restore(
+        self,
+        problem: bl.Problem,
+        x: bl.Array,
+        arrays: Mapping[str, np.ndarray[Any, Any]],
+        figures: Mapping[str, Any],
+    ) -> bl.LowerLevelSolution:
+        """The solution of all contexts; what each of them carries is checked by the solver inside."""
+        lower = problem.lower
+        if not isinstance(lower, bl.problems.ContextualMDP):
+            answer: bl.LowerLevelSolution = self.inner.restore(problem, x, arrays, figures)
+            return answer
+        kind = bl.mdp.TabularSolution if "values" in arrays else bl.sampling.SampledSolution
+        joint: bl.LowerLevelSolution = kind.restored(problem, x, arrays, figures)
+        whole = Answer.of(joint)
+        for context in range(len(lower.contexts) if whole.carry else 0):
+            own = problem_of(problem, context)
+            part = whole.of_context(lower.rows(context), context).rebuilt(own.lower, x)
+            self.inner.restore(own, x, part.arrays(), figures)
+        return joint
+
 
 @attrs.frozen(eq=False)
 class _Question:

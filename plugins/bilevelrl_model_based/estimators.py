@@ -115,7 +115,9 @@ class WarmStartAdjoint:
         cotangent = bl.mdp.policy_cotangent(model, policy, by_policy)
         target = bl.mdp.adjoint_right_hand_side(model, cotangent)
         # In the paper's variables b = −τ·target and w = −τλ: one step in λ is the same step in w.
-        adjoint = np.zeros(model.states) if previous is None else previous.carry["adjoint"]
+        adjoint = np.zeros(model.states)
+        if previous is not None:
+            adjoint = bl.validation.saved_array(previous.carry, "adjoint", (model.states,))
         mismatch = system.apply_transpose(adjoint)
         mismatch -= target
         step_size = _safe_step_size(system) if self.step_size is None else self.step_size

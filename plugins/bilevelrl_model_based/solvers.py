@@ -82,6 +82,8 @@ class SoftValueIteration:
             model, backup.policy, values, backup.action_values, residual, sweeps, status, cost
         )
 
+    restore = staticmethod(bl.mdp.TabularSolution.restored)
+
     def _to_tolerance(
         self, model: bl.SoftMDP, values: bl.Array
     ) -> tuple[bl.Array, bl.mdp.Backup, float, int, bl.Status]:
@@ -188,6 +190,8 @@ class SoftPolicyIteration:
             cost,
             point.system,
         )
+
+    restore = staticmethod(bl.mdp.TabularSolution.restored)
 
 
 @attrs.frozen(eq=False)

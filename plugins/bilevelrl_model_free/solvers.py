@@ -23,6 +23,8 @@ import bilevelrl as bl
 
 # ε in ‖π − π*‖∞ ≤ ε (1 + span V*/τ), met by the default 100,000 samples if ρ reaches every state and γ ≤ 0.9.
 TOLERANCE = 0.03
+# Far more than any run makes, and few enough to be raised to a power.
+MOST_CALLS = 1e15
 
 
 @attrs.define(eq=False)
@@ -99,6 +101,20 @@ class _Learner(abc.ABC):
         cost = bl.Cost(samples=drawn)
         carry = {"visits": tables.visits, "averaged": tables.averaged, "calls": np.array([calls + 1.0])}
         return bl.sampling.SampledSolution(simulator, policy, answer, residual, status, cost, carry)
+
+    def restore(
+        self,
+        problem: bl.Problem,
+        x: bl.Array,
+        arrays: Mapping[str, np.ndarray[Any, Any]],
+        figures: Mapping[str, Any],
+    ) -> bl.sampling.SampledSolution:
+        """The solution, with the evidence in its carry checked: compiled loops divide by it and take powers of it."""
+        solution = bl.sampling.SampledSolution.restored(problem, x, arrays, figures)
+        for name in ("visits", "averaged"):
+            bl.validation.saved_array(solution.carry, name, solution.policy.shape, at_least=0.0)
+        bl.validation.saved_array(solution.carry, "calls", (1,), at_least=1.0, at_most=MOST_CALLS)
+        return solution
 
     def _begin(self, spec: bl.sampling.FollowerSpec, warm_start: Any | None) -> tuple[_Tables, float]:
         """New tables to start from, and the number of earlier calls."""

@@ -59,7 +59,9 @@ class ForwardSensitivities:
             row = np.zeros_like(policy)
             row[state] = policy[state]
             slope[state] = problem.lower.pullback(x, bl.occupancy.DenseOccupancy(row, continuation))
-        sensitivities = np.zeros_like(slope) if previous is None else previous.carry["sensitivities"]
+        sensitivities = np.zeros_like(slope)
+        if previous is not None:
+            sensitivities = bl.validation.saved_array(previous.carry, "sensitivities", slope.shape)
         for _ in range(self.sweeps):
             before = sensitivities
             sensitivities = slope + (before - system.apply(before))

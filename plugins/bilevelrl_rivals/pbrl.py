@@ -75,7 +75,9 @@ class ValuePenalty:
         if not (np.isfinite(solution.values).all() and np.isfinite(solution.policy).all()):
             return self._not_finite(x)
         initial = start_distribution(model, self.initial)
-        logits = _log(solution.policy) if previous is None else previous.carry["logits"]
+        logits = _log(solution.policy)
+        if previous is not None:
+            logits = bl.validation.saved_array(previous.carry, "logits", logits.shape)
         for _ in range(self.steps):
             logits = logits + self.step_size * self._step(problem, x, self._level(model, logits, initial))
             if not np.isfinite(logits).all():  # values that are not finite are not factorised

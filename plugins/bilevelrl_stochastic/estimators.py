@@ -67,7 +67,9 @@ class StocSoBiRL:
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
         """`∇φ(x)` at the solution's policy, with a standard error. `carry["calls"]` counts k."""
-        calls = 0 if previous is None else int(previous.carry["calls"])
+        calls = 0
+        if previous is not None:
+            calls = int(bl.validation.saved_array(previous.carry, "calls", (), np.int64, at_least=0))
         truncation = self.truncation
         if truncation is not None and self.truncation_growth:
             truncation += _added_steps(self.truncation_growth, calls, problem.lower.simulator(x).spec.discount)
@@ -84,7 +86,7 @@ class StocSoBiRL:
             blocks=self.blocks,
             label=f"estimator {self.name!r}",
         )
-        return attrs.evolve(hyper, carry={"calls": np.array(calls + 1)})
+        return attrs.evolve(hyper, carry={"calls": np.array(calls + 1, np.int64)})
 
 
 def _added_steps(growth: float, calls: int, discount: float) -> int:

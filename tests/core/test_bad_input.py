@@ -323,8 +323,8 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: bl.algorithm("m-sobirl").resume(problem(), 3),
         r"^directory is 3; expected a path",
     ),
-    "a history's file that is none": (lambda: run().history.write_csv(3), r"^path is 3; expected a path"),
-    "a history to read that is none": (lambda: bl.storage.History.read_csv(3), r"^path is 3; expected a path"),
+    "a history's file that is none": (lambda: run().history.to_csv(3), r"^path is 3; expected a path"),
+    "a history to read that is none": (lambda: bl.storage.History.read(3), r"^path is 3; expected a path"),
     "a picture's file that is none": (lambda: run().plot(3), r"^path is 3; expected a path"),
     "an estimate that is none": (
         lambda: bl.certificates.certify(problem(), np.zeros(6), None, None),

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import bilevelrl as bl
-from bilevelrl.storage.history import COLUMNS
 
 ALGORITHM = bl.algorithm("m-sobirl", step_size=1e-3)
 PROBLEM = bl.problem("synthetic-quadratic", states=3, actions=2, dimension=2)
@@ -49,8 +48,8 @@ def test_callback_is_shown_the_beginning_every_state_with_its_row_and_the_end() 
     assert recorder.calls == ["begin", "see", "see", "see", "end"]
     assert recorder.seen[-1][1] is came
     for k, (_, (state, row)) in enumerate(recorder.seen[1:-1]):
-        assert (state.iteration, tuple(row)) == (k, COLUMNS)
-        np.testing.assert_array_equal(list(row.values()), [came.history[column][k] for column in COLUMNS])
+        assert (state.iteration, tuple(row)) == (k, came.history.columns)
+        np.testing.assert_array_equal(list(row.values()), [came.history[column][k] for column in came.history.columns])
         assert row["objective"] == state.hyper.objective
         assert row["backups"] == state.cost.backups
 

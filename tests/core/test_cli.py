@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import bilevelrl as bl
 from bilevelrl.cli import main
@@ -93,15 +93,17 @@ def test_saved_run_has_its_files_and_its_experiment_gives_the_same_run_bit_for_b
     assert {path.name for path in first.iterdir()} == {
         "experiment.toml",
         "environment.json",
-        "history.csv",
+        "history.jsonl",
         "summary.json",
         "checkpoint",
         "checkpoint.previous",
-        "state.npz",
+        "state.safetensors",
         "run.png",
     }
     command(capsys, "run", str(first / "experiment.toml"), "--out", str(second))
-    rows = [list(csv.DictReader((folder / "history.csv").read_text().splitlines())) for folder in (first, second)]
+    rows = [
+        [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()] for folder in (first, second)
+    ]
     assert len(rows[0]) == 16
     for one, other in zip(*rows, strict=True):
         assert {key: one[key] for key in one if key != "seconds"} == {
@@ -110,8 +112,8 @@ def test_saved_run_has_its_files_and_its_experiment_gives_the_same_run_bit_for_b
     summary = json.loads((first / "summary.json").read_text())
     assert summary["algorithm"] == "m-sobirl"
     assert summary["status"] == "BUDGET_SPENT"
-    with np.load(first / "state.npz", allow_pickle=False) as arrays, np.load(second / "state.npz") as again:
-        np.testing.assert_array_equal(arrays["x"], again["x"])
+    arrays, again = (load_file(folder / "state.safetensors") for folder in (first, second))
+    np.testing.assert_array_equal(arrays["x"], again["x"])
     assert (first / "run.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
@@ -133,7 +135,7 @@ def test_missing_matplotlib_costs_the_picture_and_nothing_else(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     _, err = command(capsys, *FROZEN_LAKE, "-a", "m-sobirl", "--iterations", "2", "--out", str(tmp_path))
     assert "No picture: matplotlib is not installed; expected pip install 'bilevelrl[plot]'" in err
-    assert (tmp_path / "history.csv").exists()
+    assert (tmp_path / "history.jsonl").exists()
 
 
 def test_failed_run_exits_with_status_1_and_keeps_the_last_good_state(
@@ -142,8 +144,7 @@ def test_failed_run_exits_with_status_1_and_keeps_the_last_good_state(
     arguments = ["run", "synthetic-quadratic", "-a", "m-sobirl", "--set", "adjoint_step_size=50.0"]
     out, _ = command(capsys, *arguments, "--set", "step_size=1e-6", "--out", str(tmp_path), status=1)
     assert "diverged" in out
-    with np.load(tmp_path / "state.npz") as arrays:
-        assert np.isfinite(arrays["x"]).all()
+    assert np.isfinite(load_file(tmp_path / "state.safetensors")["x"]).all()
 
 
 def test_version_and_module_entry() -> None:
@@ -228,7 +229,7 @@ def test_line_break_in_set_begins_no_second_option(capsys: pytest.CaptureFixture
 def test_files_that_cannot_be_written_are_told_without_a_traceback(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    (tmp_path / "history.csv").mkdir()
+    (tmp_path / "history.jsonl").mkdir()
     _, err = command(capsys, *FROZEN_LAKE, "--iterations", "1", "--out", str(tmp_path), status=2)
     assert err.splitlines()[-1].startswith(f"Error: the directory '{tmp_path}' is not writable (Is a directory")
 

@@ -456,7 +456,8 @@ MISTAKES = {
     ),
     "solution": (
         lambda: bl.problems.ContextualMDP([cell(1.0)]).restrict(X, attrs_like(), 0),
-        "solution is a SimpleNamespace; expected a TabularSolution or a SampledSolution",
+        "solution is a SimpleNamespace; expected a solution with a method restrict(lower, x, rows), such as a "
+        "TabularSolution",
     ),
     "another feasible set": (
         lambda: bl.problems.contextual_problem(

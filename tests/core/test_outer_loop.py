@@ -228,6 +228,8 @@ class FaultySolver:
 
     changes: dict[str, Any]
 
+    restore = staticmethod(bl.mdp.TabularSolution.restored)
+
     def solve(self, problem: Any, x: bl.Array, warm_start: Any, rng: Any) -> Any:
         solution = bl.lower_level_solver("soft-policy-iteration").solve(problem, x, warm_start, rng)
         calls = 0 if warm_start is None else warm_start.iterations
@@ -276,6 +278,8 @@ class Forgetful:
     accepts: ClassVar[type] = bl.mdp.TabularSolution
     produces: ClassVar[type] = bl.mdp.TabularSolution
     tags: ClassVar[bl.Tags] = bl.Tags("biased", deterministic=False)
+
+    restore = staticmethod(bl.mdp.TabularSolution.restored)
 
     def solve(self, problem: Any, x: bl.Array, warm_start: Any, rng: Any) -> None: ...
     def estimate(self, problem: Any, x: bl.Array, solution: Any, previous: Any, rng: Any) -> None: ...

@@ -10,9 +10,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import attrs
@@ -20,6 +22,7 @@ import pytest
 
 import bilevelrl as bl
 from bilevelrl.plugins.discovery import LIMIT_VARIABLE
+from bilevelrl.storage.container import unpack
 
 PROJECTS = Path(__file__).parents[1] / "distributions"
 COMPOSED = (
@@ -67,6 +70,13 @@ class Environment:
         assert done.returncode == status, done.stdout + done.stderr
         assert "Traceback" not in done.stderr, done.stderr
         return done
+
+    def start(self, *arguments):
+        """Start the command line there, to be killed."""
+        inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
+        command = [self.python, "-m", "bilevelrl", *arguments]
+        nothing = subprocess.DEVNULL
+        return subprocess.Popen(command, cwd=self.directory, env=inherited, stdout=nothing, stderr=nothing)
 
 
 def checked(*command):
@@ -118,7 +128,7 @@ def paragraph(listing, name, distribution):
 def test_every_project_is_either_the_good_one_a_twin_or_a_listed_failure():
     """A project that someone adds and no test mentions would prove nothing."""
     names = {path.name.replace("_", "-") for path in PROJECTS.iterdir() if path.is_dir()}
-    assert names == {"harbour", "lighthouse", "twin-one", "twin-two"} | set(LEFT_OUT) - {"twin"}
+    assert names == {"harbour", "lighthouse", "observatory", "twin-one", "twin-two"} | set(LEFT_OUT) - {"twin"}
 
 
 def test_a_good_plugin_is_listed_with_its_distribution_and_all_it_offers(listing):
@@ -264,6 +274,61 @@ def test_the_environment_variable_leaves_strangers_outside(environment, saved):
     assert "bilevelrl-" not in done.stdout
     done = environment.bilevelrl("run", str(saved / "experiment.toml"), status=2, **limit)
     assert done.stderr.startswith("Error: problem is 'harbour-tolls'; expected ")
+
+
+# A kind of solution that nothing in core knows: its policy is a function of observations, its arrays are of four types.
+
+OBSERVATORY = ("run", "synthetic-quadratic", "--algorithm", "observatory", "--seed", "5", "--checkpoint-every", "1")
+
+
+def saved_state(directory):
+    """What a checkpoint holds, but for the clock: history, arrays, figures."""
+    document, arrays = unpack((directory / "checkpoint").read_bytes(), "it")
+    rows = [json.loads(line) for line in (directory / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        del row["seconds"]
+    arrays.pop("history")
+    packed = {name: (str(array.dtype), array.shape, array.tobytes()) for name, array in arrays.items()}
+    return rows, packed, {key: document["last"]["solution"][key] for key in ("calls", "phase", "status", "residual")}
+
+
+def test_a_strangers_kind_of_solution_is_killed_and_resumed_bit_for_bit(environment):
+    whole, cut = environment.directory / "observed", environment.directory / "killed"
+    process = environment.start(*OBSERVATORY, "--iterations", "1000000", "--out", str(cut))
+    history = cut / "history.jsonl"
+    while process.poll() is None and not (history.exists() and history.read_bytes().count(b"\n") > 3):
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    reached = history.read_bytes().count(b"\n")
+    environment.bilevelrl("resume", str(cut), "--iterations", str(reached + 10))
+    environment.bilevelrl(*OBSERVATORY, "--iterations", str(reached + 10), "--out", str(whole))
+    assert saved_state(cut) == saved_state(whole)
+    types = {kind for name, (kind, _, _) in saved_state(cut)[1].items() if ".solution." in name}
+    assert types == {"int32", "float32", "bool", "float64"}
+
+
+def test_a_strangers_kind_of_solution_comes_back_from_several_processes(environment):
+    here, there = environment.directory / "one-process", environment.directory / "two-processes"
+    seeds = (*OBSERVATORY[:4], "--iterations", "8", "--seeds", "3", "--out")
+    environment.bilevelrl(*seeds, str(here))
+    environment.bilevelrl(*seeds, str(there), "--jobs", "2")
+    for seed in range(3):
+        assert saved_state(here / f"seed-{seed}") == saved_state(there / f"seed-{seed}")
+
+
+def test_a_strangers_kind_of_solution_is_compared(environment):
+    done = environment.bilevelrl(
+        *("compare", "synthetic-quadratic", "--algorithms", "observatory,exact-gradient"),
+        *("--budget", "iterations=5", "--seeds", "2", "--grid", "1.0"),
+    )
+    assert re.search(r"^\W*observatory\b", done.stdout, flags=re.MULTILINE), done.stdout
+
+
+@pytest.mark.parametrize("name", ["feature-iteration", "observed-adjoint"])
+def test_a_strangers_kind_of_solution_passes_the_kit(environment, name):
+    done = environment.bilevelrl("check", name, "--examples", "5")
+    assert re.search(r"^  saved_and_restored_continues_identically +holds ", done.stdout, flags=re.MULTILINE)
 
 
 def test_building_the_projects_left_the_source_tree_alone(environment):

@@ -282,6 +282,7 @@ def test_a_requirement_that_isinstance_cannot_answer_is_left_out(requirement):
         requires = requirement
         produces = bl.mdp.TabularSolution
         tags = bl.Tags("biased", deterministic=False)
+        restore = staticmethod(bl.mdp.TabularSolution.restored)
 
         def solve(self, problem, x, warm_start, rng): ...
 

@@ -19,7 +19,6 @@ import scipy.sparse
 import bilevelrl as bl
 from bilevelrl.cli import main
 from bilevelrl.storage.directory_lock import LOCK
-from bilevelrl.storage.history import COLUMNS
 from bilevelrl.storage.run_directory import RunDirectory
 from faults.children import wait_until
 from faults.runs import PROBLEMS, assert_same, assert_whole_on_disk, fitting_problems, flip_bit, history_of, small
@@ -172,43 +171,6 @@ def test_directory_in_use_is_refused_and_free_again_afterwards(tmp_path: Path) -
     algorithm.run(problem, iterations=1, out=tmp_path, callback=again)
     assert not (tmp_path / LOCK).exists()
     algorithm.run(problem, iterations=1, out=tmp_path)
-
-
-@attrs.frozen
-class Answer:
-    """A follower's answer of a class of its own."""
-
-    policy: bl.Array
-    model: bl.SoftMDP
-    residual: float = 0.0
-    status: bl.Status = bl.Status.CONVERGED
-    cost: bl.Cost = attrs.field(factory=bl.Cost)
-
-
-@attrs.frozen
-class OwnSolver:
-    """A solver that answers with an `Answer`."""
-
-    name: ClassVar[str] = "own"
-    requires: ClassVar[type] = bl.mdp.SupportsModel
-    produces: ClassVar[type] = bl.mdp.TabularSolution
-    tags: ClassVar[bl.Tags] = bl.Tags("biased", deterministic=False)
-
-    def solve(self, problem: Any, x: bl.Array, warm_start: Any, rng: Any) -> Answer:
-        found = bl.lower_level_solver("soft-policy-iteration").solve(problem, x, None, rng)
-        return Answer(found.policy, found.model)
-
-
-def test_answer_of_a_class_of_its_own_is_told_before_anything_is_computed(tmp_path: Path) -> None:
-    base, problem = small()
-    algorithm = attrs.evolve(base, lower=OwnSolver(), estimator=bl.hypergradient_estimator("direct-only"))
-    told = "the follower's answer is an Answer; expected a TabularSolution or a SampledSolution"
-    with pytest.raises(bl.InputError, match=told):
-        algorithm.run(problem, iterations=10**9, out=tmp_path)
-    algorithm.run(problem, iterations=2).save(tmp_path, picture=False)
-    assert len(history_of(tmp_path)) == 3
-    with pytest.raises(bl.InputError, match="without a checkpoint"):
-        bl.load_run(tmp_path, problem=problem, algorithm=algorithm)
 
 
 def test_run_composed_in_python_is_loaded_with_its_problem_given(tmp_path: Path) -> None:
@@ -366,20 +328,24 @@ def test_history_is_a_data_frame_with_whole_numbers_where_they_are(monkeypatch: 
         run.to_pandas()
     monkeypatch.undo()
     frame = run.to_pandas()
-    assert tuple(frame.columns) == COLUMNS
+    assert tuple(frame.columns) == run.history.columns
     assert frame["iteration"].tolist() == [0, 1, 2, 3]
     assert frame["backups"].dtype.kind == "i"
     assert frame["objective"].to_numpy().tobytes() == run.history["objective"].tobytes()
 
 
 def test_history_file_is_the_data_frame(tmp_path: Path) -> None:
-    """It opens with `pandas.read_csv` and, as plain CSV with a header, in a spreadsheet."""
+    """It opens with `pandas.read_json`, and its export with `pandas.read_csv` and in a spreadsheet."""
     pandas = pytest.importorskip("pandas")
     algorithm, problem = small()
     run = algorithm.run(problem, iterations=3, out=tmp_path, checkpoint_every=1)
-    read = pandas.read_csv(tmp_path / "history.csv")
-    # The digits are all there; pandas' fast parser may miss the last bit of what they say.
-    pandas.testing.assert_frame_equal(read, run.to_pandas(), rtol=1e-15)
+    run.history.to_csv(tmp_path / "history.csv")
+    # The digits are all there; pandas' fast parsers may miss the last bit of what they say.
+    for read in (
+        pandas.read_json(tmp_path / "history.jsonl", lines=True, precise_float=True),
+        pandas.read_csv(tmp_path / "history.csv"),
+    ):
+        pandas.testing.assert_frame_equal(read, run.to_pandas(), rtol=1e-15)
 
 
 def test_callbacks_see_only_the_states_from_the_checkpoint_on(tmp_path: Path) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
-import io
+import json
 import os
 import tracemalloc
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import bilevelrl as bl
 from bilevelrl.cli import main
 from bilevelrl.storage import files, run_directory
 from bilevelrl.storage.files import append, open_own, read, write_atomically
-from bilevelrl.storage.history import HEADER
 from bilevelrl.validation import memory
 
 ROOT = Path(__file__).parents[2]
@@ -146,7 +145,15 @@ LINKS: dict[str, Callable[[Path, Path], None]] = {
     "symbolic": lambda link, target: link.symlink_to(target),
     "hard": lambda link, target: os.link(target, link),
 }
-WRITTEN = ("experiment.toml", "history.csv", "environment.json", "summary.json", "state.npz", "checkpoint", "run.png")
+WRITTEN = (
+    "experiment.toml",
+    "history.jsonl",
+    "environment.json",
+    "summary.json",
+    "state.safetensors",
+    "checkpoint",
+    "run.png",
+)
 
 
 @pytest.fixture
@@ -180,7 +187,7 @@ def test_nothing_is_written_through_a_link_when_a_run_goes_on(tmp_path: Path, tr
     """As in a run directory that was packed by somebody else."""
     out = tmp_path / "run"
     ALGORITHM.run(PROBLEM, iterations=2, out=out)
-    for name in ("history.csv", "summary.json", "state.npz", "checkpoint.previous", "history.csv.partial"):
+    for name in ("history.jsonl", "summary.json", "state.safetensors", "checkpoint.previous", "history.jsonl.partial"):
         (out / name).unlink(missing_ok=True)
         LINKS[kind](out / name, treasure)
     run = ALGORITHM.resume(PROBLEM, out, iterations=4, checkpoint_every=1)
@@ -200,9 +207,9 @@ def test_lock_that_is_a_link_is_refused(tmp_path: Path, treasure: Path, kind: st
 
 
 def test_history_is_not_appended_to_a_link(tmp_path: Path, treasure: Path) -> None:
-    link = tmp_path / "history.csv"
+    link = tmp_path / "history.jsonl"
     link.symlink_to(treasure)
-    with pytest.raises(OSError, match=r"history\.csv"):
+    with pytest.raises(OSError, match=r"history\.jsonl"):
         append(link, b"more")
     assert treasure.read_bytes() == b"mine"
     append(treasure, b", too")
@@ -220,15 +227,12 @@ def test_comparison_is_not_written_through_links(tmp_path: Path, treasure: Path)
     assert not any((tmp_path / name).is_symlink() for name in names)
 
 
-def test_names_in_an_archive_are_names_only(tmp_path: Path) -> None:
-    """A member `../x.npy` is not a file to be made; only the five arrays' names are looked for."""
-    good = tmp_path / "good.npz"
-    bl.storage.write_preferences(good, dataset())
-    with zipfile.ZipFile(good, "a") as archive:
-        archive.writestr("../outside.npy", b"anything")
-        archive.writestr("/etc/outside.npy", b"anything")
-    assert bl.storage.read_preferences(good).labels.tolist() == [1.0, 0.0]
-    assert [file.name for file in tmp_path.iterdir()] == ["good.npz"]
+def test_names_in_a_file_of_arrays_are_names_only(tmp_path: Path) -> None:
+    """An array `../x` is not a file to be made; only the five arrays' names are looked for."""
+    more = dict.fromkeys(("../outside", "/etc/outside"), np.zeros(1))
+    save_file(dataset().arrays() | more, tmp_path / "pairs.safetensors")
+    assert bl.storage.read_preferences(tmp_path / "pairs.safetensors").labels.tolist() == [1.0, 0.0]
+    assert [file.name for file in tmp_path.iterdir()] == ["pairs.safetensors"]
 
 
 # Sizes
@@ -251,7 +255,7 @@ def pipe(tmp_path: Path) -> Path:
 READERS: dict[str, Callable[[Path], Any]] = {
     "experiment": bl.storage.Experiment.read,
     "dataset": bl.storage.read_preferences,
-    "history": bl.storage.History.read_csv,
+    "history": bl.storage.History.read,
 }
 
 
@@ -310,57 +314,50 @@ def test_checkpoint_of_a_terabyte_is_one_sentence(tmp_path: Path) -> None:
         bl.load_run(out)
 
 
-def npy(header: str, body: bytes = b"") -> bytes:
-    text = header.encode().ljust(117) + b"\n"
-    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + body
+def packed(header: Any, body: bytes = b"") -> bytes:
+    """A safetensors file of any header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + body
 
 
-def archive(compression: int = zipfile.ZIP_STORED, **members: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as made:
-        for name, content in members.items():
-            made.writestr(f"{name}.npy", content, compression)
-    return buffer.getvalue()
+def entry(shape: list[Any], dtype: str = "I64", end: int = 8) -> dict[str, Any]:
+    return {"first_observations": {"dtype": dtype, "shape": shape, "data_offsets": [0, end]}}
 
 
-LABELS = npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }", np.array([0.5]).tobytes())
-SHORT = "{'descr': '<i8', 'fortran_order': False, 'shape': (%s), }"
 BOMBS = {
-    "a shape of a terabyte": (
-        archive(first_observations=npy(SHORT % "1000000, 1000000")),
-        "malformed, or not of numbers",
+    "a shape of a terabyte": (packed(entry([10**6, 10**6]), bytes(8)), "no safetensors file, or a damaged one"),
+    "a shape beyond all integers": (packed(entry([10**40]), bytes(8)), "no safetensors file"),
+    "a negative shape": (packed(entry([-1, 8]), bytes(8)), "no safetensors file"),
+    "an array that ends beyond the file": (packed(entry([10**9], end=8 * 10**9), bytes(8)), "no safetensors file"),
+    "an array of a type that is none": (packed(entry([1], "OBJECT"), bytes(8)), "no safetensors file"),
+    "a header that is an expression": (packed(b"__import__('os').abort()"), "no safetensors file"),
+    "a header nested deeply": (packed(b"[" * 100_000), "no safetensors file"),
+    "a header longer than the file": ((2**62).to_bytes(8, "little") + b"{}", "no safetensors file"),
+    "a pickle": (b"\x80\x04cos\nsystem\n", "no safetensors file"),
+    "without its arrays": (
+        packed({"labels": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}, bytes(8)),
+        "without an array 'first_observations'",
     ),
-    "a shape beyond all integers": (archive(first_observations=npy(SHORT % ("9" * 40 + ","))), "malformed, or not of"),
-    "a negative shape": (archive(first_observations=npy(SHORT % "-1, 8")), "malformed, or not of numbers"),
-    "an array of objects": (
-        archive(first_observations=npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", b"cos\nsystem\n")),
-        "malformed, or not of numbers",
-    ),
-    "a header that is an expression": (archive(first_observations=npy("__import__('os').abort()")), "malformed"),
-    "compressed": (
-        archive(zipfile.ZIP_DEFLATED, first_observations=bytes(10_000_000)),
-        "is compressed; expected an arch",
-    ),
-    "without its arrays": (archive(labels=LABELS), "without an array 'first_observations'"),
-    "no archive": (b"PK\x03\x04", "no archive, or a damaged one"),
+    "nothing": (b"", "no safetensors file"),
 }
 
 
 @pytest.mark.parametrize("what", BOMBS)
-def test_archive_gets_no_more_memory_than_it_has_bytes(tmp_path: Path, what: str) -> None:
+def test_file_of_arrays_gets_no_more_memory_than_it_has_bytes(tmp_path: Path, what: str) -> None:
     data, sentence = BOMBS[what]
-    (tmp_path / "pairs.npz").write_bytes(data)
+    (tmp_path / "pairs.safetensors").write_bytes(data)
     tracemalloc.start()
     with pytest.raises(bl.InputError, match=sentence):
-        bl.storage.read_preferences(tmp_path / "pairs.npz")
+        bl.storage.read_preferences(tmp_path / "pairs.safetensors")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 20_000_000
 
 
 def test_dataset_is_read_as_it_was_written(tmp_path: Path) -> None:
-    bl.storage.write_preferences(tmp_path / "pairs.npz", dataset())
-    found = bl.storage.read_preferences(tmp_path / "pairs.npz")
+    bl.storage.write_preferences(tmp_path / "pairs.safetensors", dataset())
+    found = bl.storage.read_preferences(tmp_path / "pairs.safetensors")
     for name in ("first", "second"):
         assert (getattr(found, name).observations == getattr(dataset(), name).observations).all()
         assert (getattr(found, name).actions == getattr(dataset(), name).actions).all()
@@ -373,8 +370,8 @@ def test_dataset_may_have_integers_of_any_width(tmp_path: Path, kind: str) -> No
     steps = np.array([[100, 1, 120]])
     arrays = {f"{name}_{part}": steps[:, :n].astype(kind)
               for name in ("first", "second") for part, n in (("observations", 3), ("actions", 2))}  # fmt: skip
-    np.savez(tmp_path / "pairs.npz", **arrays, labels=np.array([0.5]))
-    found = bl.storage.read_preferences(tmp_path / "pairs.npz")
+    save_file({**arrays, "labels": np.array([0.5])}, tmp_path / "pairs.safetensors")
+    found = bl.storage.read_preferences(tmp_path / "pairs.safetensors")
     assert found.first.observations.dtype == found.first.actions.dtype == np.int64
     assert found.first.observations.tolist() == steps.tolist()
     assert found.needed == (121, 101)
@@ -399,9 +396,10 @@ def test_dataset_whose_arrays_do_not_fit_is_one_sentence(tmp_path: Path, what: s
     arrays = {"labels": [0.5]}
     for name in ("first", "second"):
         arrays |= {f"{name}_observations": [[0, 1, 2]], f"{name}_actions": [[0, 1]]}
-    np.savez(tmp_path / "pairs.npz", **(arrays | changes))
+    given = {name: np.asarray(array) for name, array in (arrays | changes).items()}
+    save_file(given, tmp_path / "pairs.safetensors")
     with pytest.raises(bl.InputError, match=sentence):
-        bl.storage.read_preferences(tmp_path / "pairs.npz")
+        bl.storage.read_preferences(tmp_path / "pairs.safetensors")
 
 
 def test_dataset_of_another_world_is_one_sentence() -> None:
@@ -415,49 +413,86 @@ def test_dataset_of_another_world_is_one_sentence() -> None:
 
 
 def test_history_is_read_as_it_was_written(tmp_path: Path) -> None:
-    run = ALGORITHM.run(PROBLEM, iterations=3)
-    run.history.write_csv(tmp_path / "history.csv")
-    assert bl.storage.History.read_csv(tmp_path / "history.csv").lines() == run.history.lines()
+    history = ALGORITHM.run(PROBLEM, iterations=3).history
+    (tmp_path / "history.jsonl").write_text(history.lines())
+    found = bl.storage.History.read(tmp_path / "history.jsonl")
+    assert (found.lines(), found.columns) == (history.lines(), history.columns)
+    assert found.table().tobytes() == history.table().tobytes()
 
 
 def test_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     """At every place where a crash, or a look at a run that goes on, may have cut it."""
-    run = ALGORITHM.run(PROBLEM, iterations=2)
-    whole = (HEADER + run.history.lines()).encode()
-    for length in range(len(HEADER), len(whole) + 1):
-        (tmp_path / "history.csv").write_bytes(whole[:length])
-        assert len(bl.storage.History.read_csv(tmp_path / "history.csv")) == whole[:length].count(b"\n") - 1
+    whole = ALGORITHM.run(PROBLEM, iterations=2).history.lines().encode()
+    for length in range(len(whole) + 1):
+        (tmp_path / "history.jsonl").write_bytes(whole[:length])
+        assert len(bl.storage.History.read(tmp_path / "history.jsonl")) == whole[:length].count(b"\n")
 
 
-CELLS = {
-    "a word": (1, "many", r"objective in line 3 of .* is 'many'; expected a number"),
-    "underscores": (1, "1_000", "is '1_000'; expected a number"),
-    "a fraction of a count": (9, "0.5", r"backups in line 3 .* is '0\.5'; expected a whole number of at least 0"),
-    "a negative count": (9, "-1", "is '-1'; expected a whole number of at least 0"),
-    "a count of thousands of digits": (9, "9" * 5000, "expected a whole number of at least 0"),
-    "another iteration": (0, "7", "iteration in line 3 of .* is 7; expected 1, a line each"),
-    "a column more": (13, "1,2", "line 3 of .* is of 15 columns; expected 14"),
-    "control characters": (1, "\x1b[2J", r"is '\\x1b\[2J'; expected a number"),
+def test_columns_of_a_history_are_open(tmp_path: Path) -> None:
+    """A unit of cost that no one here knows is a column; what a row does not have is NaN."""
+    text = '{"iteration": 0, "objective": 1.5}\n{"iteration": 1, "objective": "-Infinity", "gradient_steps": 7}\n'
+    (tmp_path / "history.jsonl").write_text(text)
+    history = bl.storage.History.read(tmp_path / "history.jsonl")
+    assert history.columns[-1] == "gradient_steps"
+    np.testing.assert_array_equal(history["gradient_steps"], [np.nan, 7.0])
+    np.testing.assert_array_equal(history["objective"], [1.5, -np.inf])
+    np.testing.assert_array_equal(history["seconds"], [np.nan, np.nan])
+    assert bl.storage.History.decode(history.lines().encode(), "again").lines() == history.lines()
+
+
+CELLS: dict[str, tuple[str, Any, str]] = {
+    "a word": ("objective", "many", r"objective in line 2 of .* is 'many'; expected a number"),
+    "a flag": ("objective", True, "objective in line 2 of .* is True; expected a number or null"),
+    "a list": ("objective", [1.0], "expected a number or null"),
+    "beyond floats": ("objective", 10**400, "expected a number within the range of float64"),
+    "a fraction of a count": ("backups", 0.5, r"backups in line 2 .* is 0\.5; expected a whole number of at least 0"),
+    "a negative count": ("backups", -1, "is -1; expected a whole number of at least 0"),
+    "a count beyond integers": ("backups", 2**63, "expected a whole number of at least 0"),
+    "an infinite count": ("backups", "Infinity", "expected a whole number of at least 0"),
+    "a unit of words": ("tea", "cups", "tea in line 2 of .* is 'cups'; expected a number or null"),
+    "a unit of control characters": ("\x1b[2J", 1, r"a column in line 2 of .* is '\\x1b\[2J'; expected the name"),
+    "a unit of a long name": ("a" * 200, 1, "a column in line 2 of .*; expected the name of a figure"),
+    "another iteration": ("iteration", 7, "iteration in line 2 of .* is 7; expected 1, a line each"),
+    "control characters": ("objective", "\x1b[2J", r"is '\\x1b\[2J'; expected a number"),
 }
 
 
 @pytest.mark.parametrize("what", CELLS)
 def test_cell_that_is_no_figure_is_one_sentence(tmp_path: Path, what: str) -> None:
     column, cell, sentence = CELLS[what]
-    lines = (HEADER + ALGORITHM.run(PROBLEM, iterations=2).history.lines()).split("\r\n")
-    cells = lines[2].split(",")
-    cells[column] = cell
-    lines[2] = ",".join(cells)
-    (tmp_path / "history.csv").write_text("\r\n".join(lines))
+    rows = [json.loads(line) for line in ALGORITHM.run(PROBLEM, iterations=2).history.lines().splitlines()]
+    rows[1][column] = cell
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(bl.InputError, match=sentence) as caught:
-        bl.storage.History.read_csv(tmp_path / "history.csv")
+        bl.storage.History.read(tmp_path / "history.jsonl")
     assert "\x1b" not in str(caught.value)
 
 
-def test_table_of_something_else_is_no_history(tmp_path: Path) -> None:
-    (tmp_path / "history.csv").write_text("iteration,loss\n0,1.5\n")
-    with pytest.raises(bl.InputError, match="is no history; expected the columns iteration, objective"):
-        bl.storage.History.read_csv(tmp_path / "history.csv")
+LINES = (
+    "iteration,loss",
+    "[0, 1.5]",
+    "3",
+    "{",
+    '{"iteration": 0}}',
+    "[" * 10_000,
+    '{"seconds": ' + "9" * 5000 + "}",
+    "\xff",
+)
+
+
+@pytest.mark.parametrize("line", LINES, ids=range(len(LINES)))
+def test_line_of_something_else_is_no_history(tmp_path: Path, line: str) -> None:
+    (tmp_path / "history.jsonl").write_bytes(line.encode("latin-1") + b"\n")
+    with pytest.raises(bl.InputError, match=r"line 1 of .* is no JSON object; expected a row of a history"):
+        bl.storage.History.read(tmp_path / "history.jsonl")
+
+
+def test_history_of_a_new_unit_in_every_row_is_refused(tmp_path: Path) -> None:
+    """Its table would be as large as the square of its file."""
+    lines = (json.dumps({"iteration": row, f"unit {row}": 1}) for row in range(1000))
+    (tmp_path / "history.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(bl.InputError, match="is the 257th unit of cost; expected at most 256"):
+        bl.storage.History.read(tmp_path / "history.jsonl")
 
 
 # Options that size something
@@ -590,7 +625,7 @@ def test_control_characters_of_a_checkpoint_do_not_reach_the_terminal(
     assert found is not None
     evil = {"numpy": "\x1b[2J\nError: all is lost", "\x1b]0;title\x07": "1"}
     forged = attrs.evolve(found, versions=evil, stopped_by="\x1b[31m")
-    write_atomically(out / "checkpoint", run_directory.encode(forged))
+    write_atomically(out / "checkpoint", run_directory.encode(forged, ALGORITHM.lower))
     assert bl.load_run(out).stopped_by == "\N{REPLACEMENT CHARACTER}[31m"
     main_status(["resume", str(out), "--iterations", "2"])
     captured = capsys.readouterr()

@@ -15,7 +15,7 @@ import pytest
 
 import bilevelrl as bl
 from bilevelrl.cli import main
-from bilevelrl.storage.directory_lock import Lock
+from bilevelrl.storage.directory_lock import DirectoryLock
 from bilevelrl.storage.history import COLUMNS
 from worker_tasks import DiesOnce, Fussy, OwnSolver
 
@@ -128,7 +128,7 @@ def test_an_unfinished_run_is_refused_and_costs_none_of_the_finished_ones(unfini
 def test_a_seed_that_another_process_writes_costs_none_of_the_others(tmp_path: Path) -> None:
     problem, algorithm = small(), bl.algorithm("m-sobirl")
     algorithm.run_seeds(problem, seeds=2, iterations=3, out=tmp_path)
-    lock = Lock(tmp_path / "seed-1")
+    lock = DirectoryLock(tmp_path / "seed-1")
     lock.acquire()
     try:
         before = contents(tmp_path / "seed-0")

@@ -15,7 +15,7 @@ import pytest
 
 import bilevelrl as bl
 from bilevelrl.cli import main
-from bilevelrl.storage.history import COUNTS
+from bilevelrl.storage.history import COLUMNS
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
@@ -46,7 +46,7 @@ def assert_whole(directory: Path, run: bl.Run) -> None:
         values = run.history[column]
         if column == "iteration" or np.isnan(values).all():
             continue
-        steps, logged = curve(directory, f"cost/{column}" if column in COUNTS | {"seconds"} else column)
+        steps, logged = curve(directory, f"cost/{column}" if column not in COLUMNS or column == "seconds" else column)
         assert steps == list(range(len(run.history))), column
         if column != "seconds":
             np.testing.assert_array_equal(np.float32(logged), values.astype(np.float32), err_msg=column)

@@ -28,6 +28,8 @@ class BrokenSolver:
     fault: str = _is_fault("not-a-number")
     at: int = 3
 
+    restore = staticmethod(bl.mdp.TabularSolution.restored)
+
     def solve(self, problem: Any, x: bl.Array, warm_start: Any, rng: np.random.Generator) -> Any:
         good = bl.lower_level_solver("soft-policy-iteration").solve(problem, x, warm_start, rng)
         call = 0 if warm_start is None else warm_start.iterations + 1

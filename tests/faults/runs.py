@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 import bilevelrl as bl
-from bilevelrl.storage.history import COLUMNS
 
 CLOCK = "seconds"
 
@@ -65,30 +64,39 @@ def assert_same(run: bl.Run, other: bl.Run) -> None:
     assert run.last.iteration == other.last.iteration
     assert run.x.tobytes() == other.x.tobytes()
     assert len(run.history) == len(other.history)
-    for column in COLUMNS:
+    assert run.history.columns == other.history.columns
+    for column in run.history.columns:
         if column != CLOCK:
             assert run.history[column].tobytes() == other.history[column].tobytes(), column
     assert (run.status, run.stopped_by) == (other.status, other.stopped_by)
     assert run.cost == other.cost
     assert run.gradient.tobytes() == other.gradient.tobytes()
-    assert run.solution.policy.tobytes() == other.solution.policy.tobytes()
+    arrays, others = run.solution.arrays(), other.solution.arrays()
+    assert arrays.keys() == others.keys()
+    for name, array in arrays.items():
+        assert (array.dtype, array.tobytes()) == (others[name].dtype, others[name].tobytes()), name
+    assert repr(run.solution.figures()) == repr(other.solution.figures())
 
 
-def history_of(directory: Path) -> list[dict[str, str]]:
+def history_of(directory: Path) -> list[dict[str, Any]]:
     """The file of the history, without the clock's column."""
-    with (directory / "history.csv").open(encoding="utf-8", newline="") as file:
-        return [{key: row[key] for key in row if key != CLOCK} for row in csv.DictReader(file)]
+    return rows_of((directory / "history.jsonl").read_text(encoding="utf-8"))
+
+
+def rows_of(text: str) -> list[dict[str, Any]]:
+    """The rows of a history's JSON lines, without the clock's column; no line has a number that JSON does not."""
+    rows = [json.loads(line, parse_constant=_no_constant) for line in text.splitlines()]
+    return [{key: row[key] for key in row if key != CLOCK} for row in rows]
+
+
+def _no_constant(word: str) -> None:
+    raise AssertionError(f"{word} is no JSON")
 
 
 def assert_whole_on_disk(directory: Path, run: bl.Run) -> None:
     """The directory holds the run as it ended, every file of it, and nothing half-written."""
     assert_same(bl.load_run(directory, problem=run.problem, algorithm=run.algorithm), run)
-    expected = directory.parent / f"{directory.name}.expected.csv"
-    run.history.write_csv(expected)
-    with expected.open(encoding="utf-8", newline="") as file:
-        rows = [{key: row[key] for key in row if key != CLOCK} for row in csv.DictReader(file)]
-    expected.unlink()
-    assert history_of(directory) == rows
+    assert history_of(directory) == rows_of(run.history.lines())
     assert not [path.name for path in directory.iterdir() if path.name.endswith(".partial")]
     assert not (directory / "lock").exists()
 

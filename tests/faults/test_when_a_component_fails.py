@@ -147,7 +147,8 @@ def test_a_solution_cannot_be_saved(here: Path, section: Section) -> None:
     class Own(broken.BrokenSolver):
         def solve(self, *arguments: Any) -> Any:
             class Answer(bl.mdp.TabularSolution):
-                pass
+                def arrays(self) -> Any:
+                    return {**super().arrays(), "log": np.array([{"a": "note"}])}
 
             good = super().solve(*arguments)
             return Answer(good.model, good.policy, good.values, good.action_values, 0.0, 0, good.status, good.cost)
@@ -158,6 +159,7 @@ def test_a_solution_cannot_be_saved(here: Path, section: Section) -> None:
     with pytest.raises(bl.InputError) as caught:
         algorithm.run(small()[1], iterations=10**9, out=OUT)
     section.check(f"bilevelrl.InputError: {caught.value}")
+    assert list(OUT.iterdir()) == []
 
 
 def test_a_library_for_an_extra_is_missing(

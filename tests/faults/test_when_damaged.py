@@ -59,7 +59,7 @@ def test_both_checkpoints_are_damaged(saved: bl.Run, terminal: Terminal, section
 
 
 def test_the_history_is_cut_in_the_middle_of_a_line(saved: bl.Run, terminal: Terminal, section: Section) -> None:
-    history = OUT / "history.csv"
+    history = OUT / "history.jsonl"
     history.write_bytes(history.read_bytes()[:-30])
     assert terminal("resume", str(OUT), "--iterations", "12") == ""
     section.check_nothing_is_shown()
@@ -85,7 +85,7 @@ def test_the_experiment_file_is_damaged(saved: bl.Run, terminal: Terminal, secti
 
 def test_a_report_is_damaged(saved: bl.Run, terminal: Terminal, section: Section) -> None:
     """Nothing is read from them but whether the run had ended, and what else made it."""
-    for name in ("summary.json", "environment.json", "state.npz"):
+    for name in ("summary.json", "environment.json", "state.safetensors"):
         (OUT / name).write_bytes(b"\x00{[")
     assert terminal("resume", str(OUT), "--iterations", "12") == ""
     section.check_nothing_is_shown()
@@ -93,5 +93,5 @@ def test_a_report_is_damaged(saved: bl.Run, terminal: Terminal, section: Section
 
 
 def test_the_checkpoint_is_of_a_newer_format(saved: bl.Run, terminal: Terminal, section: Section) -> None:
-    NEWEST.write_bytes(NEWEST.read_bytes().replace(b"checkpoint 1\n", b"checkpoint 2\n", 1))
+    NEWEST.write_bytes(NEWEST.read_bytes().replace(b"checkpoint 2\n", b"checkpoint 3\n", 1))
     section.check(terminal("resume", str(OUT), status=2))

@@ -6,10 +6,8 @@ What it accepts it also uses: prints, writes and reads again, computes with. So 
 from __future__ import annotations
 
 import functools
-import io
 import json
 import random
-import zipfile
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
@@ -18,11 +16,12 @@ import attrs
 import numpy as np
 import scipy.sparse
 import tomli_w
+from safetensors.numpy import save
 
 import bilevelrl as bl
 from bilevelrl.factories import compose_algorithm
 from bilevelrl.plugins.configuration import build
-from bilevelrl.storage import archives, checkpoint, history
+from bilevelrl.storage import array_files, checkpoint
 from bilevelrl.storage.history import History
 from bilevelrl.validation import memory
 from fuzz.feed import Feed
@@ -135,13 +134,23 @@ def _sampled() -> bl.BilevelProblem:
     return bl.problem("kl-rlhf", vocabulary=2, length=2)
 
 
+@functools.cache
+def _exact() -> bl.Algorithm:
+    return attrs.evolve(bl.algorithm("m-sobirl"), upper=bl.upper_level_optimizer("adam"))
+
+
+@functools.cache
+def _learner() -> bl.Algorithm:
+    return bl.algorithm("stoc-sobirl", batch=4, samples=50)
+
+
 def read_checkpoint(data: bytes) -> None:
     """A checkpoint of one of two problems; what is accepted can be reported, written and read again."""
-    problem = TABULAR if b'"sampled"' not in data else _sampled()
-    found = checkpoint.decode(data, "the checkpoint", problem)
-    again = checkpoint.decode(checkpoint.encode(found), "the same again", problem)
+    problem, algorithm = (TABULAR, _exact()) if b"solution.carry.visits" not in data else (_sampled(), _learner())
+    found = checkpoint.decode(data, "the checkpoint", problem, algorithm.lower)
+    again = checkpoint.decode(checkpoint.encode(found, algorithm.lower), "the same again", problem, algorithm.lower)
     assert again.history.lines() == found.history.lines()
-    run = bl.Run(problem, bl.algorithm("m-sobirl"), 3, 0, 0.0, found.first, found.last, found.history,
+    run = bl.Run(problem, algorithm, 3, 0, 0.0, found.first, found.last, found.best, found.history,
                  found.status, found.stopped_by, found.seconds)  # fmt: skip
     with np.errstate(all="ignore"):
         repr(run), run.facts(), run.history.table()
@@ -152,11 +161,11 @@ def read_checkpoint(data: bytes) -> None:
 @functools.cache
 def checkpoint_seeds() -> Sequence[bytes]:
     """A tabular and a sampled run, with warm starts and an optimiser that remembers."""
-    algorithms = [
-        (TABULAR, attrs.evolve(bl.algorithm("m-sobirl"), upper=bl.upper_level_optimizer("adam"))),
-        (_sampled(), bl.algorithm("stoc-sobirl", batch=4, samples=50)),
+    return [
+        _checkpoint(TABULAR, _exact(), 2),
+        _checkpoint(TABULAR, _exact(), 0),
+        _checkpoint(_sampled(), _learner(), 1),
     ]
-    return [_checkpoint(*algorithms[0], 2), _checkpoint(*algorithms[0], 0), _checkpoint(*algorithms[1], 1)]
 
 
 def _checkpoint(problem: bl.BilevelProblem, algorithm: bl.Algorithm, iterations: int) -> bytes:
@@ -165,7 +174,7 @@ def _checkpoint(problem: bl.BilevelProblem, algorithm: bl.Algorithm, iterations:
         run.first, run.last, run.history, run.best, {"iterations": iterations, "seed": 0, "tolerance": 0.0},
         run.experiment().comparable(), {"bilevelrl": "0.1.0"}, run.status, run.stopped_by, 1.0,
     )  # fmt: skip
-    return checkpoint.encode(made)
+    return checkpoint.encode(made, algorithm.lower)
 
 
 def mutate_checkpoint(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
@@ -182,26 +191,45 @@ def mutate_checkpoint(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
     except (ValueError, RecursionError):
         return signed(change_bytes(rng, payload, seeds))
     try:
-        told = change_tree(rng, told) if rng.random() < 0.6 else _with_other_places(rng, told)
+        if rng.random() < 0.6:
+            told = change_tree(rng, told)
+        else:
+            arrays = change_arrays(rng, arrays)
         text = json.dumps(told).encode()
     except (ValueError, RecursionError, UnicodeEncodeError):  # too deep, or too large, to be copied or written
         return signed(change_bytes(rng, payload, seeds))
-    if rng.random() < 0.3:
-        at = rng.randrange(len(arrays) // 8 + 1) * 8
-        arrays = arrays[:at] + np.array([real(rng)]).tobytes() + arrays[at + rng.choice((0, 8, 8, 8, 16)) :]
     return signed(b"%d\n%s%s" % (len(text), text, arrays))
 
 
-def _with_other_places(rng: random.Random, told: Any) -> Any:
-    """With one of the arrays elsewhere, of another type, shape or name."""
-    if isinstance(told, dict) and isinstance(told.get("arrays"), list):
-        return told | {"arrays": change_tree(rng, told["arrays"])}
-    return told
+def change_arrays(rng: random.Random, packed: bytes) -> bytes:
+    """A safetensors file with its header, one array's entry, its name or its numbers changed; `ValueError` for none."""
+    length = int.from_bytes(packed[:8], "little")
+    header, body = json.loads(packed[8 : 8 + length]), packed[8 + length :]
+    kind = rng.randrange(6)
+    if not isinstance(header, dict) or not header or kind == 0:
+        header = change_tree(rng, header)
+    elif kind < 3:
+        entry = header[rng.choice(list(header))]
+        if isinstance(entry, dict):
+            numbers = [whole(rng) for _ in range(rng.randrange(4))]
+            entry |= rng.choice(({"shape": numbers}, {"data_offsets": numbers}, {"dtype": rng.choice(DTYPES)}))
+    elif kind == 3:
+        name = rng.choice(list(header))
+        header[rng.choice(("", "../" * 3 + name, "labels", "last.x", "__metadata__", name[1:]))] = header.pop(name)
+    else:
+        at = rng.randrange(len(body) // 8 + 1) * 8
+        body = body[:at] + np.array([real(rng)]).tobytes() + body[at + rng.choice((0, 8, 8, 8, 16)) :]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + body
+
+
+DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL", "C64", "O", "F8_E4M3", "")
 
 
 def signed(payload: bytes) -> bytes:
     """A payload with a checksum that fits: anybody can make one."""
-    return b"bilevelrl checkpoint 1\n%s\n%s" % (sha256(payload).hexdigest().encode(), payload)
+    return b"bilevelrl checkpoint 2\n%s\n%s" % (sha256(payload).hexdigest().encode(), payload)
 
 
 # Datasets
@@ -211,7 +239,7 @@ def read_dataset(data: bytes) -> None:
     """A dataset of preferences; what is accepted can be written and read again, and gives a loss."""
     from bilevelrl.objectives.preferences import PARTS
 
-    dataset = bl.objectives.PreferenceDataset.of(archives.unpack_arrays(data, "pairs.npz", PARTS))
+    dataset = bl.objectives.PreferenceDataset.of(array_files.named_arrays(data, "pairs.safetensors", PARTS))
     assert dataset.first.actions.dtype == np.int64
     assert min(dataset.needed) >= 1
     reward = bl.parametric.TabularReward(np.zeros((4, 3)))
@@ -224,71 +252,27 @@ def read_dataset(data: bytes) -> None:
 
 @functools.cache
 def dataset_seeds() -> Sequence[bytes]:
-    """A few pairs, as numpy writes them: in several integer types, and compressed."""
+    """A few pairs, in several integer types."""
     rng = np.random.default_rng(0)
     seeds = []
-    for kind, write in (("i8", np.savez), ("u1", np.savez), (">i4", np.savez), ("i8", np.savez_compressed)):
+    for kind in ("i8", "u1", "i4", "i2"):
         arrays: dict[str, Any] = {"labels": rng.random(3)}
         for name in ("first", "second"):
             arrays[f"{name}_observations"] = rng.integers(4, size=(3, 3)).astype(kind)
-            arrays[f"{name}_actions"] = np.asfortranarray(rng.integers(3, size=(3, 2)).astype(kind))
-        buffer = io.BytesIO()
-        write(buffer, **arrays)
-        seeds.append(buffer.getvalue())
+            arrays[f"{name}_actions"] = rng.integers(3, size=(3, 2)).astype(kind)
+        seeds.append(save(arrays))
     return seeds
 
 
-@functools.lru_cache(maxsize=64)
-def _members(data: bytes) -> tuple[tuple[str, bytes], ...]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return tuple((name, archive.read(name)) for name in archive.namelist()[:8])
-    except Exception:  # no archive: whatever zipfile makes of it
-        return ()
-
-
 def mutate_dataset(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """Bytes of the archive; or of its members, their headers and their names, with checksums that fit."""
+    """Bytes of the file; or its header, or its numbers."""
     data = rng.choice(seeds)
-    members = list(_members(data))
-    if not members or rng.random() < 0.4:
+    if rng.random() < 0.4:
         return change_bytes(rng, data, seeds)
-    at = rng.randrange(len(members))
-    name, content = members[at]
-    kind = rng.randrange(6)
-    if kind == 0:
-        content = change_bytes(rng, content, [other for _, other in members])
-    elif kind == 1:
-        shape = ", ".join(str(whole(rng)) for _ in range(rng.randrange(4)))
-        content = _with_header(rng, content, b"'shape': (%s)" % shape.encode())
-    elif kind == 2:
-        kinds = ("|O", "<U4", "<f8", "<f4", "<i8", "<u8", "|b1", "<c16", "<M8[s]", "|V8", "[('a','<i8')]", ">i2")
-        content = content.replace(b"<i8", rng.choice(kinds).encode(), 1)
-    elif kind == 3:
-        begin = rng.randrange(128, max(129, len(content)))
-        content = content[:begin] + rng.randbytes(8) + content[begin + 8 :]
-    elif kind == 4:
-        name = rng.choice(
-            ("../" * 3 + name, "/etc/" + name, name + "\0", "labels.npy", "first_actions.npy", name[:-4], "")
-        )
-    else:
-        del members[at]
-    if kind < 5:
-        members[at] = (name, content)
-    return _zipped(members, rng.choice((zipfile.ZIP_STORED,) * 5 + (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)))
-
-
-def _with_header(rng: random.Random, content: bytes, shape: bytes) -> bytes:
-    begin, end = content.find(b"'shape'"), content.find(b", }")
-    return content if begin < 0 else content[:begin] + shape + content[end:]
-
-
-def _zipped(members: list[tuple[str, bytes]], compression: int) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
-        for name, content in {name.replace("\0", "") or "x": content for name, content in members}.items():
-            archive.writestr(zipfile.ZipInfo(name), content, compression)
-    return buffer.getvalue()
+    try:
+        return change_arrays(rng, data)
+    except (ValueError, RecursionError, UnicodeEncodeError):
+        return change_bytes(rng, data, seeds)
 
 
 # Histories
@@ -296,34 +280,42 @@ def _zipped(members: list[tuple[str, bytes]], compression: int) -> bytes:
 
 def read_history(data: bytes) -> None:
     """A history; what is accepted can be written and read again, and is a table."""
-    found = History.decode(data, "history.csv")
-    again = History.decode((history.HEADER + found.lines()).encode(), "again")
+    found = History.decode(data, "history.jsonl")
+    again = History.decode(found.lines().encode(), "again")
     assert again.lines() == found.lines()
-    assert found.table().shape == (len(found), len(history.COLUMNS))
+    assert found.table().shape == (len(found), len(found.columns))
+    for line in found.lines().splitlines():
+        json.loads(line, parse_constant=_no_number)
+
+
+def _no_number(word: str) -> None:
+    raise AssertionError(word)
 
 
 @functools.cache
 def history_seeds() -> Sequence[bytes]:
     """Of two runs, and of one that is cut off."""
     runs = [bl.algorithm(name).run(TABULAR, iterations=3) for name in ("m-sobirl", "zero-order")]
-    whole_files = [(history.HEADER + run.history.lines()).encode() for run in runs]
-    return [*whole_files, whole_files[0][:-40], whole_files[1].replace(b"\r\n", b"\n")]
+    whole_files = [run.history.lines().encode() for run in runs]
+    return [*whole_files, whole_files[0][:-40], whole_files[1].replace(b"\n", b"\r\n")]
 
 
 def mutate_history(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """Bytes, or cells and lines."""
+    """Bytes, or a row's values and columns, or whole lines."""
     data = rng.choice(seeds)
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         return change_bytes(rng, data, seeds)
-    lines = data.split(b"\r\n")
+    lines = data.split(b"\n")
     at = rng.randrange(len(lines))
-    cells = lines[at].split(b",")
-    cell = str(leaf(rng)) if rng.random() < 0.9 else "1" * 5000
-    cells[rng.randrange(len(cells))] = cell.encode("utf-8", "replace")
-    lines[at] = b",".join(cells)
+    try:
+        row = json.loads(lines[at])
+        row = change_tree(rng, row) if rng.random() < 0.5 else row | {rng.choice(list(row)): leaf(rng)}
+        lines[at] = json.dumps(row).encode()
+    except (ValueError, TypeError, RecursionError):
+        lines[at] = change_bytes(rng, lines[at], seeds)
     if rng.random() < 0.3:
         lines.insert(rng.randrange(len(lines) + 1), rng.choice(lines))
-    return b"\r\n".join(lines)
+    return b"\n".join(lines)
 
 
 # MDPs

@@ -117,6 +117,9 @@ class Solver(InOneContext):
     def solve(self, problem: Any, x: bl.Array, warm_start: Any, rng: np.random.Generator) -> Any:
         return self.inner.solve(self.of(problem), x, warm_start, rng)
 
+    def restore(self, problem: Any, x: bl.Array, arrays: Any, figures: Any) -> Any:
+        return self.inner.restore(self.of(problem), x, arrays, figures)
+
 
 class Estimator(InOneContext):
     def __init__(self, inner: Any) -> None:

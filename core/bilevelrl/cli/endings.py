@@ -23,7 +23,7 @@ from bilevelrl.storage.directory_lock import directory_words
 from bilevelrl.storage.run_directory import PICTURE, SEED_PREFIX, SUMMARY, holds_run, seeds_in, writable
 from bilevelrl.validation.errors import InputError
 
-WRITTEN = "experiment.toml, environment.json, history.csv, summary.json, state.npz, checkpoint"
+WRITTEN = "experiment.toml, environment.json, history.jsonl, summary.json, state.safetensors, checkpoint"
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bilevelrl.outer_loop import OuterState
 from bilevelrl.runs.callbacks import Callback, RunFacts
 from bilevelrl.storage.files import check_directory
-from bilevelrl.storage.history import COUNTS
+from bilevelrl.storage.history import COLUMNS
 from bilevelrl.storage.run_directory import writable
 from bilevelrl.validation.errors import InputError, as_path
 from bilevelrl.validation.fields import check_count
@@ -83,7 +83,7 @@ class TensorBoard(Callback):
 
         values = [
             Summary.Value(
-                tag=f"cost/{column}" if column in COUNTS or column == "seconds" else column, simple_value=value
+                tag=f"cost/{column}" if column not in COLUMNS or column == "seconds" else column, simple_value=value
             )
             for column, value in row.items()
             if column != "iteration" and not math.isnan(value)

@@ -42,7 +42,7 @@ TYPES = frozenset({"requires", "requires_objective", "produces", "accepts"})
 """Members that are classes or runtime protocols."""
 
 _MEMBERS = {
-    Kind.LOWER_LEVEL_SOLVER: ("requires", "produces", "tags", "solve"),
+    Kind.LOWER_LEVEL_SOLVER: ("requires", "produces", "tags", "solve", "restore"),
     Kind.HYPERGRADIENT_ESTIMATOR: ("requires", "requires_objective", "accepts", "tags", "estimate"),
     Kind.UPPER_LEVEL_OPTIMIZER: ("init", "update"),
     Kind.PROBLEM: ("build",),

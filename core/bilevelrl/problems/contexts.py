@@ -16,12 +16,10 @@ from typing import Any
 import attrs
 import numpy as np
 
-from bilevelrl.mdp.linearization import Linearization
 from bilevelrl.mdp.soft_mdp import SoftMDP
-from bilevelrl.mdp.solution import SupportsModel, TabularSolution
+from bilevelrl.mdp.solution import SupportsModel
 from bilevelrl.mdp.transitions import direct_sum
 from bilevelrl.occupancy import DenseOccupancy, Occupancy
-from bilevelrl.sampling.solution import SampledSolution
 from bilevelrl.sampling.tabular_simulator import TabularSimulator
 from bilevelrl.validation.arrays import Array, Indices, as_array, as_distribution, read_only
 from bilevelrl.validation.errors import InputError, kind_words, value_words
@@ -145,26 +143,15 @@ class ContextualMDP:
         return gradient
 
     def restrict(self, x: Array, solution: Any, context: int) -> Any:
-        """A context's own part of a solution at x: a `TabularSolution` or a `SampledSolution` of that context.
+        """A context's own part of a solution at x, as its method `restrict(lower, x, rows)` gives it.
 
         Status, residual and cost are those of the whole.
         """
-        rows, model = self.rows(context), self.contexts[context].model(x)
-        policy = solution.policy[rows]
-        if isinstance(solution, TabularSolution):
-            return attrs.evolve(
-                solution,
-                model=model,
-                policy=policy,
-                values=solution.values[rows],
-                action_values=solution.action_values[rows],
-                linearization=Linearization(model.transitions, model.discount, policy),
-            )
-        if isinstance(solution, SampledSolution):
-            action_values = solution.action_values[rows]
-            simulator = TabularSimulator(model)
-            return attrs.evolve(solution, simulator=simulator, policy=policy, action_values=action_values, carry={})
-        raise InputError("solution", kind_words(solution), "a TabularSolution or a SampledSolution")
+        restrict = getattr(solution, "restrict", None)
+        if restrict is None:
+            expected = "a solution with a method restrict(lower, x, rows), such as a TabularSolution"
+            raise InputError("solution", kind_words(solution), expected)
+        return restrict(self.contexts[context], x, self.rows(context))
 
 
 def _references(models: Sequence[SoftMDP]) -> Array | None:

@@ -16,6 +16,7 @@ from bilevelrl.protocols import Status
 from bilevelrl.randomness import Streams
 from bilevelrl.runs.callbacks import Callbacks, RunFacts, StopRun, Watchers
 from bilevelrl.runs.run import Run
+from bilevelrl.storage.checkpoint import UnsaveableError, check_saveable
 from bilevelrl.storage.history import History
 from bilevelrl.storage.run_directory import RunDirectory, read_experiment
 from bilevelrl.validation.errors import InputError, value_words
@@ -105,7 +106,11 @@ class WholeRun:
             return self._run()
         self.directory.create(begins_elsewhere=x is not None)
         with contextlib.closing(self.directory):
-            self._set_out(x)
+            try:
+                self._set_out(x)
+            except UnsaveableError:
+                self.directory.withdraw()
+                raise
             return self._run()
 
     def go_on(self, directory: RunDirectory) -> Run:
@@ -121,6 +126,7 @@ class WholeRun:
 
     def _set_out(self, x: object) -> None:
         self.first = self.state = self.algorithm.start(self.problem, seed=self.settings["seed"], x=x)
+        check_saveable(self.first, self.algorithm.lower)
         with quietly():
             distance = stationarity(self.problem.feasible_set, self.first.x, self.first.hyper.gradient)
             self.history.append(self.first, distance)

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
-import io
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
-import numpy as np
 
 from bilevelrl.certificates.certificate import Certificate, certify
-from bilevelrl.mdp.solution import TabularSolution
 from bilevelrl.outer_loop import BestIterate, OuterLoop, OuterState
 from bilevelrl.problems.bilevel_problem import BilevelProblem
-from bilevelrl.protocols import Cost, HyperGradientEstimator, LowerLevelSolver, Status
-from bilevelrl.storage.checkpoint import Checkpoint, CheckpointWarning, can_be_saved
+from bilevelrl.protocols import Cost, HyperGradientEstimator, LowerLevelSolver, Status, cost_figures
+from bilevelrl.storage.array_files import Arrays, checked_arrays, write_arrays
+from bilevelrl.storage.checkpoint import Checkpoint, CheckpointWarning
 from bilevelrl.storage.experiment import Experiment
-from bilevelrl.storage.files import write_atomically
-from bilevelrl.storage.history import COLUMNS as COLUMNS, COUNTS, History
-from bilevelrl.storage.run_directory import ARRAYS, PICTURE, SUMMARY, RunDirectory, writable
+from bilevelrl.storage.history import History
+from bilevelrl.storage.run_directory import ARRAYS, PICTURE, SUMMARY, RunDirectory, writable, write_json
 from bilevelrl.validation.arrays import Array
-from bilevelrl.validation.errors import InputError, as_path
+from bilevelrl.validation.errors import as_path
 
 WORDS = {"backups": "Bellman backups", "passes": "other passes over P", "products": "products with P^π"}
 """How reports call units of cost whose names do not say it all."""
@@ -140,7 +136,8 @@ class Run:
         solution, hyper = self.last.solution, self.last.hyper
         told = []
         if not _is_as_asked(self.algorithm.lower, solution.status):
-            bound = f" (‖V − V*‖∞ ≤ {solution.error_bound:.2g})" if isinstance(solution, TabularSolution) else ""
+            error = getattr(solution, "error_bound", None)
+            bound = "" if error is None else f" (‖V − V*‖∞ ≤ {error:.2g})"
             told.append(("follower", solution.status.advice + bound))
         if not _is_as_asked(self.algorithm.estimator, hyper.status):
             told.append(("gradient", hyper.status.advice))
@@ -176,19 +173,15 @@ class Run:
 
     def to_pandas(self) -> Any:
         """The history as a `pandas.DataFrame`, a row an iteration (needs the extra `pandas`)."""
-        try:
-            import pandas
-        except ImportError:
-            raise InputError("pandas", "not installed", "pip install 'bilevelrl[pandas]'") from None
-        return pandas.DataFrame({c: self.history[c].astype(int if c in COUNTS else float) for c in COLUMNS})
+        return self.history.to_pandas()
 
     def save(self, directory: str | Path, *, picture: bool = True) -> Path:
         """Write the run to a directory, which is made where it does not exist.
 
-        `experiment.toml` (`bilevelrl run` takes it), `history.csv` (one row an iteration), `summary.json`,
-        `state.npz` (x, the gradient's parts, and the follower's policy and values where they are tables),
-        `environment.json` (what made it) and, where the follower's answer can be saved, `checkpoint`, from which
-        `load_run` and `resume` start; with `picture`, and where the extra `plot` is installed, `run.png`.
+        `experiment.toml` (`bilevelrl run` takes it), `history.jsonl` (one row an iteration), `summary.json`,
+        `state.safetensors` (x, the gradient's parts, and the arrays of the follower's solution), `environment.json`
+        (what made it) and `checkpoint`, from which `load_run` and `resume` start; with `picture`, and where the extra
+        `plot` is installed, `run.png`.
         """
         settings = {"iterations": self.iterations, "seed": self.seed, "tolerance": self.tolerance}
         target = RunDirectory(as_path("directory", directory), self.problem, self.algorithm, settings)
@@ -219,19 +212,12 @@ class Run:
             self._write_summary(path, {"certificate": certificate.summary()})
 
     def _write(self, directory: RunDirectory) -> None:
-        if can_be_saved(self.last):
-            directory.finish(self.last, self.history, self.best, self.status, self.stopped_by)
-        else:
-            directory.write_history(self.history)
-        arrays: dict[str, Any] = self._arrays()
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        write_atomically(directory.path / ARRAYS, buffer.getvalue())
+        directory.finish(self.last, self.history, self.best, self.status, self.stopped_by)
+        write_arrays(directory.path / ARRAYS, self._arrays())
         self._write_summary(directory.path, {})
 
     def _write_summary(self, path: Path, more: Mapping[str, Any]) -> None:
-        summary = json.dumps(self._summary() | dict(more), indent=2, ensure_ascii=False) + "\n"
-        write_atomically(path / SUMMARY, summary.encode())
+        write_json(path / SUMMARY, self._summary() | dict(more))
 
     def _summary(self) -> dict[str, Any]:
         return {
@@ -242,17 +228,15 @@ class Run:
             "stopped_by": self.stopped_by,
             "iterations": self.last.iteration,
             "seconds": self.seconds,
-            "cost": dict(self.cost.counts),
+            "cost": cost_figures(self.cost),
             "figures": {label.strip(): [before, after] for label, before, after in self.comparison()},
         }
 
-    def _arrays(self) -> dict[str, Array]:
-        arrays = {"x": self.x, "direct": self.last.hyper.direct, "implicit": self.last.hyper.implicit}
-        for name in ("policy", "values", "action_values"):
-            table = getattr(self.solution, name, None)
-            if isinstance(table, np.ndarray):
-                arrays[name] = table
-        return arrays
+    def _arrays(self) -> Arrays:
+        """x and the gradient's parts, and below `solution.` the arrays of the follower's solution."""
+        solved = checked_arrays(self.solution.arrays(), "the follower's solution")
+        own = {"x": self.x, "direct": self.last.hyper.direct, "implicit": self.last.hyper.implicit}
+        return own | {f"solution.{name}": array for name, array in solved.items()}
 
 
 def _is_as_asked(component: LowerLevelSolver | HyperGradientEstimator, status: Status) -> bool:

@@ -17,9 +17,8 @@ from bilevelrl.problems.bilevel_problem import BilevelProblem
 from bilevelrl.protocols import Status
 from bilevelrl.runs import driver
 from bilevelrl.runs.run import Run
-from bilevelrl.storage.checkpoint import Checkpoint, CheckpointWarning, can_be_saved, decode, encode
+from bilevelrl.storage.checkpoint import Checkpoint, CheckpointWarning, decode, encode
 from bilevelrl.storage.directory_lock import directory_words
-from bilevelrl.storage.experiment import Experiment
 from bilevelrl.storage.files import write_atomically
 from bilevelrl.storage.run_directory import (
     EXPERIMENT,
@@ -96,12 +95,12 @@ def run_seeds(
         _take_directories(algorithm, problem, seeds, plan)
     elif plan.iterations is not None and plan.out is not None:
         check_count("iterations", plan.iterations, at_least=0)
-        _check_enough(problem, seeds, Path(plan.out), plan.iterations)
+        _check_enough(problem, algorithm, seeds, Path(plan.out), plan.iterations)
     runs: dict[int, Run] = {}
     with use_jobs(jobs), contextlib.suppress(KeyboardInterrupt):
         alone = done_here(seeds)
-        for index, told in completed(_run_one, (problem, algorithm, plan), seeds, patient=True):
-            runs[index] = run = _restored(told, problem, algorithm)
+        for index, data in completed(_run_one, (problem, algorithm, plan), seeds, patient=True):
+            runs[index] = run = _decoded(data, problem, algorithm)
             _keep(run, plan)
             if progress is not None:
                 progress(len(runs), len(seeds))
@@ -148,7 +147,7 @@ def _take_directories(algorithm: OuterLoop, problem: BilevelProblem, seeds: Sequ
     for seed in seeds:
         settings = {"iterations": plan.iterations, "seed": seed, "tolerance": plan.tolerance}
         each.append(RunDirectory(out / f"{SEED_PREFIX}{seed}", problem, algorithm, settings, **often))
-    _check_others(each[0].experiment, problem, [seed for seed in seeds_in(out) if seed not in seeds], out)
+    _check_others(each[0], [seed for seed in seeds_in(out) if seed not in seeds], out)
     with contextlib.ExitStack() as held:
         # Those that are there first: where one of them is refused, no new one has been made.
         for directory in sorted(each, key=lambda directory: not directory.path.exists()):
@@ -158,9 +157,9 @@ def _take_directories(algorithm: OuterLoop, problem: BilevelProblem, seeds: Sequ
             directory.create(begins_elsewhere=plan.x is not None)
 
 
-def _check_others(asked: Experiment, problem: BilevelProblem, others: Sequence[int], out: Path) -> None:
+def _check_others(asked: RunDirectory, others: Sequence[int], out: Path) -> None:
     """Raise `InputError` where seeds that stay in the directory are not those of the same problem and algorithm."""
-    tables = asked.comparable()
+    tables = asked.experiment.comparable()
     for seed in others:
         path = out / f"{SEED_PREFIX}{seed}"
         if not (path / EXPERIMENT).exists():
@@ -170,7 +169,7 @@ def _check_others(asked: Experiment, problem: BilevelProblem, others: Sequence[i
         there = {table: {"name": saved.get(table, {}).get("name")} for table in names}
         different = next(differences(names, there), None)
         if different is None:
-            found, _ = read_checkpoint(path, problem)
+            found, _ = read_checkpoint(path, asked.problem, asked.algorithm.lower)
             different = None if found is None else next(differences(tables, found.tables), None)
         if different is not None:
             option, wanted, has = different
@@ -178,47 +177,46 @@ def _check_others(asked: Experiment, problem: BilevelProblem, others: Sequence[i
             raise InputError(directory_words(out), told, f"another one for seeds with {value_words(wanted)}")
 
 
-def _check_enough(problem: BilevelProblem, seeds: Sequence[int], out: Path, iterations: int) -> None:
+def _check_enough(
+    problem: BilevelProblem, algorithm: OuterLoop, seeds: Sequence[int], out: Path, iterations: int
+) -> None:
     """Raise `InputError` where one of the runs has made more iterations than that, before any goes on."""
     for seed in seeds:
         path, found = out / f"{SEED_PREFIX}{seed}", None
         with contextlib.suppress(InputError), warnings.catch_warnings():  # the run itself tells what is damaged
             warnings.simplefilter("ignore", CheckpointWarning)
-            found, _ = read_checkpoint(path, problem)
+            found, _ = read_checkpoint(path, problem, algorithm.lower)
         if found is not None:
             check_enough(path, iterations, found)
 
 
-def _run_one(shared: tuple[BilevelProblem, OuterLoop, Plan], seed: int) -> Any:
+def _run_one(shared: tuple[BilevelProblem, OuterLoop, Plan], seed: int) -> bytes:
     """One run; where a worker died of it, it goes on from its last checkpoint."""
     problem, algorithm, plan = shared
     path = plan.directory(seed)
     often: dict[str, Any] = {"checkpoint_every": plan.checkpoint_every, "checkpoint_seconds": plan.checkpoint_seconds}
     if path is not None and (plan.begun or is_unfinished(path)):
-        return _told(driver.resume(algorithm, problem, path, iterations=plan.iterations, **often))
+        return _encoded(driver.resume(algorithm, problem, path, iterations=plan.iterations, **often))
     assert plan.iterations is not None
-    return _told(
+    return _encoded(
         driver.begin(
             algorithm, problem, plan.iterations, seed, plan.tolerance, x=plan.x, callback=None, directory=path, **often
         )
     )
 
 
-def _told(run: Run) -> Any:
-    """The run without what its reader has: as a checkpoint, or in pieces where no checkpoint holds its answers."""
+def _encoded(run: Run) -> bytes:
+    """The run as a checkpoint, without what its reader has."""
     settings = {"iterations": run.iterations, "seed": run.seed, "tolerance": run.tolerance}
     tables = {"problem": {"name": run.problem.name}}
     pieces = Checkpoint(
         run.first, run.last, run.history, run.best, settings, tables, {}, run.status, run.stopped_by, run.seconds
     )
-    with contextlib.suppress(InputError):
-        if can_be_saved(run.first) and can_be_saved(run.last):
-            return encode(pieces)
-    return pieces
+    return encode(pieces, run.algorithm.lower)
 
 
-def _restored(told: Any, problem: BilevelProblem, algorithm: OuterLoop) -> Run:
-    found = decode(told, "a worker's answer", problem) if isinstance(told, bytes) else told
+def _decoded(data: bytes, problem: BilevelProblem, algorithm: OuterLoop) -> Run:
+    found = decode(data, "a worker's answer", problem, algorithm.lower)
     return Run.restored(problem, algorithm, found.settings, found)
 
 

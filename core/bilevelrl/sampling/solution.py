@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
+import numpy as np
+import numpy.typing as npt
 
+from bilevelrl.mdp.solution import SupportsModel
 from bilevelrl.occupancy import Occupancy
+from bilevelrl.protocols import Cost, Problem, Status, outcome
 from bilevelrl.sampling.simulators import Simulator
+from bilevelrl.sampling.tabular_simulator import TabularSimulator
 from bilevelrl.validation.arrays import Array
+from bilevelrl.validation.errors import InputError, kind_words
+from bilevelrl.validation.saved import check_table, saved_array, saved_policy
 
-if TYPE_CHECKING:
-    pass
-
-from bilevelrl.protocols import Cost, Status
+CARRIED = "carry."
+"""What the names of carried arrays begin with among a solution's `arrays()`."""
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -39,6 +44,58 @@ class SampledSolution:
     status: Status
     cost: Cost
     carry: Mapping[str, Array] = attrs.field(factory=dict)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.simulator.spec.states, self.simulator.spec.actions
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The tables `policy` and `action_values` (S, A), and each array of the carry as `carry.<name>`."""
+        carried = {f"{CARRIED}{name}": np.asarray(array) for name, array in self.carry.items()}
+        return {"policy": self.policy, "action_values": self.action_values, **carried}
+
+    def figures(self) -> dict[str, Any]:
+        """None but those that the framework saves."""
+        return {}
+
+    @classmethod
+    def restored(
+        cls, problem: Problem, x: Array, arrays: Mapping[str, npt.NDArray[Any]], figures: Mapping[str, Any]
+    ) -> SampledSolution:
+        """The solution at x from its `arrays()` and `figures()`, both tables checked; see `LowerLevelSolver.restore`.
+
+        What the carry holds only its solver knows, which must check it.
+
+        Raises:
+            InputError: where the problem has no simulator, or the tables are not those of such a solution.
+        """
+        lower = problem.lower
+        if not isinstance(lower, SupportsSampling):
+            raise InputError(f"the follower of problem {problem.name!r}", kind_words(lower), "one with a simulator")
+        simulator = lower.simulator(x)
+        shape = (simulator.spec.states, simulator.spec.actions)
+        return cls(
+            simulator=simulator,
+            policy=saved_policy(arrays, "policy", shape),
+            action_values=saved_array(arrays, "action_values", shape),
+            carry={name.removeprefix(CARRIED): arrays[name] for name in arrays if name.startswith(CARRIED)},
+            **outcome(figures),
+        )
+
+    def check(self) -> None:
+        """Raise `InputError` where a table does not fit the simulator."""
+        check_table("the follower's policy", self.policy, self._shape)
+        check_table("the follower's action values", self.action_values, self._shape)
+
+    def restrict(self, lower: SupportsModel, x: Array, rows: slice) -> SampledSolution:
+        """These rows as a solution of a context's follower at x; status, residual and cost stay those of the whole."""
+        return attrs.evolve(
+            self,
+            simulator=TabularSimulator(lower.model(x)),
+            policy=self.policy[rows],
+            action_values=self.action_values[rows],
+            carry={},
+        )
 
 
 @runtime_checkable

@@ -1,12 +1,13 @@
-"""One process a directory: a lock that the system lets go of, whatever ends its owner."""
+"""One process a directory: a lock that the system releases when its owner ends, whatever ends it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
-from bilevelrl.storage.files import open_own
+from bilevelrl.storage.files import open_own, read
 from bilevelrl.validation.errors import InputError
 
 LOCK = "lock"
@@ -17,55 +18,52 @@ def directory_words(path: Path) -> str:
     return f"the directory {str(path)!r}"
 
 
-class Lock:
-    """Keeps a directory for one process. The system lets go of it with the process, whatever ends it."""
+class DirectoryLock:
+    """Keeps a directory for one process, by `filelock`; the file `lock` holds the owner's number, for messages."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / LOCK
-        self._handle: int | None = None
+        self._lock: Any = None
 
     def acquire(self) -> None:
         """Take the directory; raises `InputError` where another process, or another run of this one, has it.
 
-        A file `lock` that a killed process left behind is no obstacle.
+        A file `lock` that a killed process left behind is no obstacle; a link in its place raises `OSError`.
         """
-        try:
-            import fcntl
-        except ImportError:  # no such locks on this system: the directory is the user's own care
-            return
-        while self._handle is None:
-            handle = open_own(self._path)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = os.read(handle, 20).decode("ascii", "replace").strip() or "unknown"
-                os.close(handle)
-                used = f"in use by process {owner}"
-                raise InputError(directory_words(self._path.parent), used, "one that no other run writes to") from None
-            except OSError:  # a file system without locks
-                os.close(handle)
-                return
-            if self._is_at_its_path(handle):
-                self._handle = handle
-                with contextlib.suppress(OSError):  # the number is for messages; the lock holds without it
-                    os.ftruncate(handle, 0)
-                    os.write(handle, f"{os.getpid()}\n".encode())
-            else:  # its owner has just removed it
-                os.close(handle)
+        import filelock  # which takes its time to load
 
-    def _is_at_its_path(self, handle: int) -> bool:
+        while self._lock is None:
+            os.close(open_own(self._path))
+            lock = filelock.FileLock(self._path, timeout=0, thread_local=False)
+            try:
+                lock.acquire()
+            except filelock.Timeout:
+                self._refuse()
+            except (OSError, NotImplementedError):  # no locks here: the directory is the user's own care
+                return
+            else:
+                self._lock = lock
+        # The number is for messages; the lock holds without it.
+        with contextlib.suppress(OSError), open(open_own(self._path), "r+b") as file:
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n".encode())
+
+    def _refuse(self) -> None:
+        """Raise `InputError` with the owner's number; return where the owner has just released the directory."""
         try:
-            return os.path.samestat(os.fstat(handle), self._path.stat())
-        except FileNotFoundError:
-            return False
+            owner = read(self._path, at_most=20).decode("ascii", "replace").strip() or "unknown"
+        except OSError:
+            return
+        used = f"in use by process {owner}"
+        raise InputError(directory_words(self._path.parent), used, "one that no other run writes to")
 
     def release(self) -> None:
-        """Let go of the directory."""
-        handle, self._handle = self._handle, None
-        if handle is None:
+        """Release the directory."""
+        lock, self._lock = self._lock, None
+        if lock is None:
             return
         try:
             with contextlib.suppress(OSError):  # a directory that has become read-only: the next owner takes the file
                 self._path.unlink(missing_ok=True)
         finally:
-            os.close(handle)
+            lock.release()

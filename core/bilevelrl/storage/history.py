@@ -1,20 +1,24 @@
-"""What the outer loop carries from one iteration to the next, and the figures it leaves behind."""
+"""The figures of a run, a row an iteration: in memory, and as JSON lines that other programs read too."""
 
 from __future__ import annotations
 
 import csv
-import io
+import json
 import math
-import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bilevelrl.outer_loop import OuterState
+from bilevelrl.protocols import cost_figures
 from bilevelrl.storage.files import read
+from bilevelrl.storage.json_files import json_text, no_constant, non_finite_words
 from bilevelrl.validation.arrays import Array
-from bilevelrl.validation.errors import InputError, UnknownNameError, as_path, value_words
+from bilevelrl.validation.errors import InputError, UnknownNameError, as_path, printable, value_words
 from bilevelrl.validation.memory import memory_limit
+from bilevelrl.validation.saved import LARGEST_COUNT
 
 COLUMNS = (
     "iteration",
@@ -26,36 +30,54 @@ COLUMNS = (
     "lower_residual",
     "estimator_residual",
     "standard_error",
-    "backups",
-    "linear_solves",
-    "products",
-    "samples",
     "seconds",
 )
-"""The columns of a history: figures at x_k, and costs summed over the run so far."""
+"""The columns that every history has: figures at x_k, and the time of the run so far."""
 
-COUNTS = frozenset({"iteration", "backups", "linear_solves", "products", "samples"})
-"""The columns that hold whole numbers."""
+MOST_COLUMNS, LONGEST_COLUMN = 256, 100
+"""What a file may have of columns, and of characters in the name of one: a table is as large as their product."""
 
-_TYPES = tuple(int if column in COUNTS else float for column in COLUMNS)
+BLOAT = 60
+"""Bytes of memory that a byte of a file can take: a line of 17 bytes makes a table of its own, and a row of ten."""
+
+NON_FINITE = {non_finite_words(value): value for value in (math.nan, math.inf, -math.inf)}
+EXPECTED = "a history.jsonl"
 
 
 class History:
-    """One row an iteration, by column: `history["objective"]` is an array."""
+    """One row an iteration, by column: `history["objective"]` is an array.
+
+    Beside the columns of every history there is one for each unit of cost that occurs, summed over the run so far. A
+    figure that a row does not have is NaN.
+    """
 
     def __init__(self) -> None:
-        self._rows: list[tuple[float, ...]] = []
+        self._rows: list[dict[str, float]] = []
+        self._units: dict[str, None] = {}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns: those of every history, then the units of cost."""
+        return (*COLUMNS, *self._units)
 
     @classmethod
-    def of(cls, table: Array) -> History:
-        """A history from its rows (K, 14), such as `table` gives them."""
+    def of(cls, columns: Sequence[str], table: Array) -> History:
+        """A history from its columns and its rows (K, C), such as `table` gives them; a unit of NaN does not occur.
+
+        Raises:
+            ValueError: where they do not fit together, or are not those of a history.
+        """
+        if table.ndim != 2 or not len(table) or table.shape[1] != len(columns) or len(set(columns)) < len(columns):
+            raise ValueError("table")
         history = cls()
-        history._rows = [tuple(_TYPES[i](value) for i, value in enumerate(row)) for row in table.tolist()]
+        for number, values in enumerate(table.tolist()):
+            row = {name: value for name, value in zip(columns, values, strict=True) if value == value}
+            history._add(row, number, "a row of the history")
         return history
 
     @classmethod
-    def read_csv(cls, path: str | Path) -> History:
-        """The history in a run's `history.csv`, of a run that still goes on too.
+    def read(cls, path: str | Path) -> History:
+        """The history in a run's `history.jsonl`, of a run that still goes on too.
 
         A last line without its end is left out: it is being written, or was cut off.
 
@@ -66,108 +88,134 @@ class History:
         try:
             data = read(as_path("path", path), at_most=memory_limit() // BLOAT)
         except OSError as error:
-            raise InputError(label, f"unreadable ({error.strerror})", "a history.csv") from None
+            raise InputError(label, f"unreadable ({error.strerror})", EXPECTED) from None
         return cls.decode(data, label)
 
     @classmethod
     def decode(cls, data: bytes, label: str) -> History:
-        """The history in the bytes of a `history.csv`; see `read_csv`."""
-        complete, _, _ = data.rpartition(b"\n")
-        lines = complete.replace(b"\r\n", b"\n").removesuffix(b"\r").split(b"\n")
-        if lines[0] != HEADER.strip().encode():
-            raise InputError(label, "no history", f"the columns {COLUMNS[0]}, {COLUMNS[1]}, … in its first line")
+        """The history in the bytes of a `history.jsonl`; see `read`."""
         history = cls()
-        for number, line in enumerate(lines[1:]):
-            history._rows.append(_row(line, number, f"line {number + 2} of {label}"))
+        complete, _, _ = data.rpartition(b"\n")
+        for number, line in enumerate(complete.split(b"\n") if complete else ()):
+            where = f"line {number + 1} of {label}"
+            history._add(_parsed(line, where), number, where)
         return history
+
+    def _add(self, cells: Mapping[str, Any], number: int, where: str) -> None:
+        """Append a row that was read, checked; what it lacks of the columns of every history is NaN."""
+        row = dict.fromkeys(COLUMNS, math.nan)
+        for column, cell in cells.items():
+            value = _cell(column, cell, where)
+            if value == value:
+                row[column] = value
+        if row["iteration"] != number:
+            raise InputError(f"iteration in {where}", value_words(row["iteration"]), f"{number}, a line each")
+        self._append(row, where)
+
+    def _append(self, row: dict[str, float], where: str) -> None:
+        self._units |= dict.fromkeys(column for column in row if column not in COLUMNS)
+        if len(self._units) > MOST_COLUMNS:
+            raise InputError(where, f"the {MOST_COLUMNS + 1}th unit of cost", f"at most {MOST_COLUMNS}")
+        self._rows.append(row)
 
     def append(self, state: OuterState, distance: float) -> None:
         """Record a state and its stationarity."""
-        hyper, cost, residual, error = (
-            state.hyper,
-            state.cost,
-            state.hyper.residual,
-            state.hyper.standard_error,
-        )
-        self._rows.append(
-            (
-                state.iteration,
-                hyper.objective,
-                distance,
-                _norm(hyper.gradient),
-                _norm(hyper.direct),
-                _norm(hyper.implicit),
-                state.solution.residual,
-                math.nan if residual is None else residual,
-                math.nan if error is None else _norm(error),
-                cost.backups,
-                cost.linear_solves,
-                cost.products,
-                cost.samples,
-                state.seconds,
-            )
-        )
+        hyper, residual, error = state.hyper, state.hyper.residual, state.hyper.standard_error
+        row = {
+            "iteration": state.iteration,
+            "objective": hyper.objective,
+            "stationarity": distance,
+            "gradient_norm": _norm(hyper.gradient),
+            "direct_norm": _norm(hyper.direct),
+            "implicit_norm": _norm(hyper.implicit),
+            "lower_residual": state.solution.residual,
+            "estimator_residual": math.nan if residual is None else residual,
+            "standard_error": math.nan if error is None else _norm(error),
+            "seconds": state.seconds,
+        }
+        self._append({**row, **cost_figures(state.cost)}, f"iteration {state.iteration}")
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, column: str) -> Array:
-        if column not in COLUMNS:
-            raise UnknownNameError("the column of a history", column, COLUMNS)
-        index = COLUMNS.index(column)
-        return np.array([row[index] for row in self._rows], dtype=np.float64)
+        if column not in self.columns:
+            raise UnknownNameError("the column of a history", column, self.columns)
+        return np.array([row.get(column, math.nan) for row in self._rows], dtype=np.float64)
 
     def row(self, index: int) -> dict[str, float]:
         """One row, by column."""
-        return dict(zip(COLUMNS, self._rows[index], strict=True))
+        return {column: self._rows[index].get(column, math.nan) for column in self.columns}
 
     def keep(self, rows: int) -> None:
         """Forget all rows but the first ones: those of an iteration that was cut off."""
         del self._rows[rows:]
 
     def table(self) -> Array:
-        """All rows (K, 14)."""
-        return np.array(self._rows, dtype=np.float64).reshape(-1, len(COLUMNS))
+        """All rows (K, C), in the order of `columns`."""
+        columns = self.columns
+        rows = [[row.get(column, math.nan) for column in columns] for row in self._rows]
+        return np.array(rows, dtype=np.float64).reshape(-1, len(columns))
 
     def lines(self, begin: int = 0) -> str:
-        """The rows from `begin` on, as lines of a CSV file; numbers keep all their digits."""
-        text = io.StringIO()
-        rows = (tuple(kind(value) for kind, value in zip(_TYPES, row, strict=True)) for row in self._rows[begin:])
-        csv.writer(text).writerows(rows)
-        return text.getvalue()
+        """The rows from `begin` on as JSON lines: numbers with all their digits, NaN as null, ±∞ as a string."""
+        rows = ({name: value if value == value else None for name, value in row.items()} for row in self._rows[begin:])
+        return "".join(json_text(row) + "\n" for row in rows)
 
-    def write_csv(self, path: str | Path) -> None:
-        """Write all rows with a header line."""
+    def to_pandas(self) -> Any:
+        """The history as a `pandas.DataFrame`, a row an iteration (needs the extra `pandas`)."""
+        try:
+            import pandas
+        except ImportError:
+            raise InputError("pandas", "not installed", "pip install 'bilevelrl[pandas]'") from None
+        return pandas.DataFrame({column: self._typed(column) for column in self.columns})
+
+    def _typed(self, column: str) -> np.ndarray[Any, Any]:
+        values = self[column]
+        return values.astype(np.int64) if _is_count(column) and not np.isnan(values).any() else values
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write all rows with a header line, for spreadsheets; a figure that a row does not have is empty."""
         with as_path("path", path).open("w", newline="", encoding="utf-8") as file:
-            file.write(HEADER + self.lines())
+            writer = csv.writer(file)
+            writer.writerow(self.columns)
+            for index in range(len(self)):
+                cells = self.row(index).values()
+                writer.writerow("" if value != value else value for value in cells)
 
 
-HEADER = ",".join(COLUMNS) + "\r\n"
-"""The first line of a history's file."""
-
-WHOLE = re.compile(rb"[0-9]{1,18}")
-REAL = re.compile(rb"[-+]?(?:[0-9]+(?:\.[0-9]*)?(?:e[-+]?[0-9]+)?|inf|nan)")
-
-BLOAT = 40
-"""Bytes of memory that a byte of a history can take: a line of 29 bytes makes fourteen numbers and their row."""
+def _is_count(column: str) -> bool:
+    """Whether a column holds whole numbers: the iteration, or a unit of cost."""
+    return column == "iteration" or column not in COLUMNS
 
 
-def _row(line: bytes, iteration: int, label: str) -> tuple[float, ...]:
-    cells = line.split(b",")
-    if len(cells) != len(COLUMNS):
-        raise InputError(label, f"of {len(cells)} columns", str(len(COLUMNS)))
-    row = tuple(_cell(cell, i, label) for i, cell in enumerate(cells))
-    if row[0] != iteration:
-        raise InputError(f"iteration in {label}", str(row[0]), f"{iteration}, a line each")
+def _parsed(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line, parse_constant=no_constant)
+    except (ValueError, RecursionError):  # ValueError: also an integer of thousands of digits, and bytes beyond UTF-8
+        row = None
+    if not isinstance(row, dict):
+        raise InputError(where, "no JSON object", "a row of a history, from column to number")
     return row
 
 
-def _cell(cell: bytes, column: int, label: str) -> float:
-    form = WHOLE if _TYPES[column] is int else REAL
-    if form.fullmatch(cell) is None:
-        expected = "a whole number of at least 0" if form is WHOLE else "a number"
-        raise InputError(f"{COLUMNS[column]} in {label}", value_words(cell.decode("utf-8", "replace")), expected)
-    return _TYPES[column](cell)
+def _cell(column: str, cell: Any, where: str) -> float:
+    """A number of a row that was read; NaN where there is none."""
+    if len(column) > LONGEST_COLUMN or printable(column) != column:
+        raise InputError(f"a column in {where}", value_words(column), "the name of a figure")
+    value = NON_FINITE.get(cell, cell) if isinstance(cell, str) else cell
+    if value is None:
+        return math.nan
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InputError(f"{column} in {where}", value_words(cell), "a number or null")
+    if _is_count(column):
+        if value == value and not (0 <= value <= LARGEST_COUNT and int(value) == value):
+            raise InputError(f"{column} in {where}", value_words(cell), "a whole number of at least 0")
+        return int(value) if value == value else value
+    try:
+        return float(value)
+    except OverflowError:
+        raise InputError(f"{column} in {where}", value_words(cell), "a number within the range of float64") from None
 
 
 def _norm(vector: Array) -> float:

@@ -14,24 +14,26 @@ from typing import Any
 
 from bilevelrl.outer_loop import BestIterate, OuterLoop, OuterState
 from bilevelrl.problems.bilevel_problem import BilevelProblem
-from bilevelrl.protocols import Status
-from bilevelrl.storage.checkpoint import Checkpoint, CheckpointWarning, DamagedError, decode, encode
-from bilevelrl.storage.directory_lock import Lock, directory_words
+from bilevelrl.protocols import LowerLevelSolver, Status
+from bilevelrl.storage.checkpoint import Checkpoint, CheckpointWarning, decode, encode
+from bilevelrl.storage.container import DamagedError
+from bilevelrl.storage.directory_lock import DirectoryLock, directory_words
 from bilevelrl.storage.environment import environment_of, host_facts, versions_of
 from bilevelrl.storage.experiment import Experiment
 from bilevelrl.storage.files import append, read, write_atomically
-from bilevelrl.storage.history import HEADER, History
+from bilevelrl.storage.history import History
+from bilevelrl.storage.json_files import json_text
 from bilevelrl.validation.errors import InputError, value_words
 from bilevelrl.validation.memory import memory_limit
 
-EXPERIMENT, HISTORY, ENVIRONMENT, SUMMARY = "experiment.toml", "history.csv", "environment.json", "summary.json"
+EXPERIMENT, HISTORY, ENVIRONMENT, SUMMARY = "experiment.toml", "history.jsonl", "environment.json", "summary.json"
 NEWEST, PREVIOUS = "checkpoint", "checkpoint.previous"
-ARRAYS, PICTURE = "state.npz", "run.png"
+ARRAYS, PICTURE = "state.safetensors", "run.png"
 SEED_PREFIX = "seed-"
 OWN_START, GIVEN_START = "the problem's own", "given"
 
-COPIES = 2
-"""What reading a checkpoint takes, in its own size: the bytes, and the arrays cut from them."""
+COPIES = 3
+"""What reading a checkpoint takes, in its own size: the bytes, their part of arrays, and the arrays made of it."""
 
 LARGEST_NOTE = 1 << 20
 """Bytes of `summary.json` and `environment.json`, which have a few hundred."""
@@ -70,7 +72,7 @@ class RunDirectory:
         self._rows: int | None = None
         self._newest_is_good = False
         self._failing = False
-        self._lock = Lock(self.path)
+        self._lock = DirectoryLock(self.path)
 
     @property
     def experiment(self) -> Experiment:
@@ -129,7 +131,7 @@ class RunDirectory:
                 for name in (EXPERIMENT, PREVIOUS, NEWEST, SUMMARY, PICTURE, ARRAYS):
                     (self.path / name).unlink(missing_ok=True)
                 self._write_environment(begins_elsewhere)
-                write_atomically(self.path / HISTORY, HEADER.encode())
+                write_atomically(self.path / HISTORY, b"")
                 self.experiment.write(self.path / EXPERIMENT)
             self._rows = 0
         except BaseException:
@@ -147,7 +149,7 @@ class RunDirectory:
         with writable(self.path):
             self._lock.acquire()
         try:
-            found, self._newest_is_good = read_checkpoint(self.path, self.problem)
+            found, self._newest_is_good = read_checkpoint(self.path, self.problem, self.algorithm.lower)
             facts = _read_json(self.path / ENVIRONMENT)
             if found is None:
                 # It can begin anew, unless it began where only its caller knew.
@@ -161,7 +163,7 @@ class RunDirectory:
                 self.experiment.write(self.path / EXPERIMENT)
                 self._note_return(facts, 0 if found is None else found.last.iteration)
                 if found is not None:
-                    write_atomically(self.path / HISTORY, (HEADER + found.history.lines()).encode())
+                    write_atomically(self.path / HISTORY, found.history.lines().encode())
                     self._rows = len(found.history)
                 for name in (SUMMARY, PICTURE, ARRAYS):
                     (self.path / name).unlink(missing_ok=True)
@@ -170,8 +172,13 @@ class RunDirectory:
             raise
         return found
 
+    def withdraw(self) -> None:
+        """Remove what `create` wrote: the run cannot be saved, and nothing of it should seem so."""
+        for name in (EXPERIMENT, ENVIRONMENT, HISTORY):
+            (self.path / name).unlink(missing_ok=True)
+
     def begin(self, first: OuterState, state: OuterState, history: History, best: BestIterate | None) -> None:
-        """Write a checkpoint where there is none; raises `InputError` where the run's state cannot be saved."""
+        """Write a checkpoint where there is none; raises `InputError` where it cannot be written."""
         self.first = first
         if not self._newest_is_good:
             with writable(self.path):
@@ -238,8 +245,9 @@ class RunDirectory:
         )
         # The history is in the checkpoint too, so that a file which falls behind it can be written anew.
         newest, good = self.path / NEWEST, self._newest_is_good
+        data = encode(checkpoint, self.algorithm.lower)  # before anything changes: it may be refused
         try:
-            write_atomically(newest, encode(checkpoint), previous=self.path / PREVIOUS if good else None)
+            write_atomically(newest, data, previous=self.path / PREVIOUS if good else None)
         except BaseException:
             self._newest_is_good = good and newest.exists()
             raise
@@ -250,21 +258,21 @@ class RunDirectory:
         """Bring the file up to date: append what is new, or write it anew where it may be damaged."""
         rows, self._rows = self._rows, None  # None until all is written: whatever stops it, the next time begins anew
         if rows is None:
-            write_atomically(self.path / HISTORY, (HEADER + history.lines()).encode())
+            write_atomically(self.path / HISTORY, history.lines().encode())
         else:
             append(self.path / HISTORY, history.lines(rows).encode())
         self._rows = len(history)
 
     def _write_environment(self, begins_elsewhere: bool) -> None:
         facts = environment_of(self.problem, self.algorithm, self.settings["seed"])
-        _write_json(self.path / ENVIRONMENT, facts | {"start": GIVEN_START if begins_elsewhere else OWN_START})
+        write_json(self.path / ENVIRONMENT, facts | {"start": GIVEN_START if begins_elsewhere else OWN_START})
 
     def _note_return(self, facts: dict[str, Any], iteration: int) -> None:
         """A run that goes on may do so on another machine, with other versions."""
         before = facts.get("resumed")
         resumed = before if isinstance(before, list) else []
         here = {"iteration": iteration, "versions": self.versions, **host_facts()}
-        _write_json(self.path / ENVIRONMENT, facts | {"resumed": [*resumed, here]})
+        write_json(self.path / ENVIRONMENT, facts | {"resumed": [*resumed, here]})
 
     def _check_same(self, found: Checkpoint) -> None:
         """The run must be the one in the directory; other versions only deserve a warning."""
@@ -284,7 +292,7 @@ class RunDirectory:
                 warnings.warn(text + "perhaps not bit for bit", CheckpointWarning, stacklevel=3)
 
 
-def read_checkpoint(path: Path, problem: BilevelProblem) -> tuple[Checkpoint | None, bool]:
+def read_checkpoint(path: Path, problem: BilevelProblem, lower: LowerLevelSolver) -> tuple[Checkpoint | None, bool]:
     """The last good checkpoint, None where there is none, and whether it is the newest.
 
     Raises:
@@ -294,7 +302,8 @@ def read_checkpoint(path: Path, problem: BilevelProblem) -> tuple[Checkpoint | N
     for name in (NEWEST, PREVIOUS):
         file = path / name
         try:
-            found = decode(read(file, at_most=memory_limit() // COPIES), value_words(str(file)), problem)
+            data = read(file, at_most=memory_limit() // COPIES)
+            found = decode(data, value_words(str(file)), problem, lower)
         except FileNotFoundError:
             continue
         except DamagedError as error:
@@ -372,8 +381,9 @@ def writable(path: Path) -> Iterator[None]:
         raise InputError(directory_words(path), f"not writable ({reason})", "one that can be written") from None
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON that every reader accepts; see `json_text`."""
+    write_atomically(path, (json_text(content, indent=2) + "\n").encode())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

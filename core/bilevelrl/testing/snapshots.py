@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 import numpy as np
 
-from bilevelrl.mdp.linearization import Linearization
-from bilevelrl.mdp.solution import TabularSolution
+from bilevelrl.problems.bilevel_problem import BilevelProblem
 from bilevelrl.protocols import HyperGradient
-from bilevelrl.sampling.solution import SampledSolution
-from bilevelrl.testing.violation import NotApplicable
+from bilevelrl.storage import container, solutions
+from bilevelrl.storage.array_files import checked_arrays
 from bilevelrl.validation.arrays import Array
 
 
@@ -32,31 +30,19 @@ def arrays_of(value: Any, name: str = "", depth: int = 3) -> Iterator[tuple[str,
             yield from arrays_of(getattr(value, field.name, None), f"{name}.{field.name}", depth - 1)
 
 
-def saved_and_restored(value: Any) -> Any:
-    """An answer as restored from a file: arrays and numbers only; handles are rebuilt, everything else is lost.
-
-    Raises:
-        NotApplicable: for an answer of a class that the kit cannot save.
-    """
-    if isinstance(value, TabularSolution):
-        return attrs.evolve(
-            value,
-            **through_a_file(policy=value.policy, values=value.values, action_values=value.action_values),
-            linearization=Linearization(value.model.transitions, value.model.discount, value.policy),
-        )
-    if isinstance(value, SampledSolution):
-        arrays = through_a_file(policy=value.policy, action_values=value.action_values)
-        return attrs.evolve(value, **arrays, carry=through_a_file(**value.carry))
-    if isinstance(value, HyperGradient):
-        arrays = through_a_file(direct=value.direct, implicit=value.implicit)
-        return attrs.evolve(value, **arrays, occupancy=None, carry=through_a_file(**value.carry))
-    raise NotApplicable(f"a {type(value).__name__} is of a class that the kit cannot save")
+def restored_solution(solver: Any, problem: BilevelProblem, x: Array, solution: Any) -> Any:
+    """A solution at x as it comes back from a checkpoint, through its solver's `restore`."""
+    arrays, figures = solutions.saved_solution(solution, "the subject")
+    figures, arrays = container.unpack(container.pack(figures, arrays), "a checkpoint")
+    return solutions.restored_solution(solver, problem, x, arrays, figures)
 
 
-def through_a_file(**arrays: Array) -> dict[str, Any]:
-    """Arrays as restored from a file, without pickle."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    buffer.seek(0)
-    with np.load(buffer, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+def restored_estimate(hyper: HyperGradient) -> HyperGradient:
+    """An estimate as it comes back from a checkpoint: without its occupancy."""
+    arrays = through_a_file(direct=hyper.direct, implicit=hyper.implicit)
+    return attrs.evolve(hyper, **arrays, occupancy=None, carry=through_a_file(**hyper.carry))
+
+
+def through_a_file(**arrays: Any) -> dict[str, Any]:
+    """Arrays as they come back from a file, without pickle."""
+    return container.unpack(container.pack({}, checked_arrays(arrays, "the subject")), "a file")[1]

@@ -20,3 +20,9 @@ from .memory import (
 from .notices import (
     AccuracyWarning as AccuracyWarning,
 )
+from .saved import (
+    check_table as check_table,
+    saved_array as saved_array,
+    saved_count as saved_count,
+    saved_policy as saved_policy,
+)

@@ -54,6 +54,8 @@ class ExactSolver:
     def tags(self) -> bl.Tags:
         return bl.Tags("exact", tolerance=self.tolerance)
 
+    restore = staticmethod(bl.mdp.TabularSolution.restored)
+
     def solve(
         self,
         problem: bl.BilevelProblem,
@@ -476,6 +478,8 @@ class CountingSolver:
 
     samples: int = 1_000_000
     horizon: int = 20
+
+    restore = staticmethod(bl.sampling.SampledSolution.restored)
 
     def solve(
         self, problem: bl.BilevelProblem, x: bl.Array, warm_start: Any | None, rng: np.random.Generator

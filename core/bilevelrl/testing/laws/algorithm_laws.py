@@ -13,7 +13,7 @@ from bilevelrl.outer_loop import StepFailed
 from bilevelrl.plugins.components import Kind
 from bilevelrl.problems.bilevel_problem import BilevelProblem
 from bilevelrl.testing.law import Law, law
-from bilevelrl.testing.snapshots import saved_and_restored, through_a_file
+from bilevelrl.testing.snapshots import restored_estimate, restored_solution, through_a_file
 from bilevelrl.testing.violation import NotApplicable, expect, expect_same
 
 ALGORITHM = Kind.ALGORITHM
@@ -77,8 +77,8 @@ def saved_and_restored_continues_identically(subject: Any, problem: BilevelProbl
     restored = attrs.evolve(
         state,
         x=through_a_file(x=state.x)["x"],
-        solution=saved_and_restored(state.solution),
-        hyper=saved_and_restored(state.hyper),
+        solution=restored_solution(subject.lower, problem, state.x, state.solution),
+        hyper=restored_estimate(state.hyper),
         optimizer=attrs.evolve(state.optimizer, arrays=through_a_file(**state.optimizer.arrays)),
     )
     for step in range(STEPS):

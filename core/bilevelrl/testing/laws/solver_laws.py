@@ -309,6 +309,8 @@ def learns_the_optimal_policy(subject: Any, problem: BilevelProblem) -> None:
     if not tolerance:
         raise NotApplicable("its tags declare no tolerance")
     answer, best = ask(subject, problem, point_of(problem)), solved(_model(problem))
+    if not isinstance(answer.policy, np.ndarray):
+        raise NotApplicable(f"its policy is a {type(answer.policy).__name__}, not a table")
     expect_close("row sums of policy", answer.policy.sum(axis=1), np.ones(best.model.states), 1e-12)
     allowed = tolerance * (1 + float(np.ptp(best.values)) / best.model.temperature)
     expect_close("policy", answer.policy, best.policy, allowed)

@@ -32,6 +32,8 @@ class AnchoredValueIteration:
     tolerance: float = attrs.field(default=1e-8, validator=bl.validation.is_real(above=0.0))
     maximum_sweeps: int = attrs.field(default=10_000, validator=bl.validation.is_integer(at_least=1))
 
+    restore = staticmethod(bl.mdp.TabularSolution.restored)
+
     def solve(
         self,
         problem: bl.BilevelProblem,

@@ -31,6 +31,8 @@ class GaussSeidel:
 
     sweeps: int = attrs.field(default=3, validator=bl.validation.is_integer(at_least=1))
 
+    restore = staticmethod(bl.mdp.TabularSolution.restored)
+
     def solve(
         self,
         problem: bl.BilevelProblem,

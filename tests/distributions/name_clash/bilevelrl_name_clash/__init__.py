@@ -17,6 +17,8 @@ class Impostor:
     produces: ClassVar[type] = bl.mdp.TabularSolution
     tags: ClassVar[bl.Tags] = bl.Tags("biased", deterministic=False)
 
+    restore = staticmethod(bl.mdp.TabularSolution.restored)
+
     def solve(self, problem: bl.BilevelProblem, x: bl.Array, warm_start: Any, rng: np.random.Generator) -> Any:
         """Not to be reached."""
         raise AssertionError("the impostor was called")
