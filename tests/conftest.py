@@ -1,9 +1,14 @@
 """Hypothesis profiles: a quick one for every run, a thorough one on demand (HYPOTHESIS_PROFILE=thorough), and one for
-mutation testing, whose every run must be the same."""
+mutation testing, whose every run must be the same.
+
+No test depends on the clock or on inherited signals: see `child_processes`, and BILEVELRL_CHECK_PATIENCE below.
+"""
 
 import os
 
 from hypothesis import HealthCheck, settings
+
+import child_processes
 
 COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 
@@ -11,3 +16,13 @@ settings.register_profile("quick", max_examples=40, **COMMON)
 settings.register_profile("thorough", max_examples=1000, **COMMON)
 settings.register_profile("mutants", max_examples=10, database=None, derandomize=True, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+# The kit's limits in seconds never end a law here, only its limits on examples and calls do.
+os.environ["BILEVELRL_CHECK_PATIENCE"] = "1000"
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """What a test started ends with it, however it ends."""
+    yield
+    child_processes.end_all()

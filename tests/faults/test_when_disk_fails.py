@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import bilevelrl as bl
+from child_processes import HANGING, run
 from faults.children import ITERATIONS, go_on, go_on_watched
 from faults.injected import Operations, no_space, watched
 from faults.page import Section
@@ -134,7 +135,7 @@ def test_the_directory_is_not_writable(here: Path, section: Section) -> None:
     OUT.mkdir(parents=True)
     OUT.chmod(0o500)
     process = start(*RUN, *TWENTY, "--out", str(OUT), prefix=without_rights())
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=HANGING)
     assert process.returncode == 2, err
     section.check(told(err))
     assert list(OUT.iterdir()) == []
@@ -162,7 +163,7 @@ main(sys.argv[1:])
 def test_the_directory_becomes_read_only(here: Path, section: Section) -> None:
     """The permission goes in the middle of the run."""
     command = [*without_rights(), sys.executable, "-c", PROGRAM, *RUN, *TWENTY, "--out", str(OUT)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = run(*command)
     assert done.returncode == 2, done.stderr
     section.check(told(done.stderr))
     assert bl.load_run(OUT).last.iteration == 4
