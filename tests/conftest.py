@@ -1,5 +1,5 @@
-"""Hypothesis profiles: a quick one for every run, a thorough one on demand (HYPOTHESIS_PROFILE=thorough), and one for
-mutation testing, whose every run must be the same.
+"""Hypothesis profiles, chosen by HYPOTHESIS_PROFILE: "quick" for `make test`, "full" for `make test-all`, "thorough" on
+demand, and "mutants" for mutation testing, whose every run must be the same.
 
 No test depends on the clock or on inherited signals: see `child_processes`, and BILEVELRL_CHECK_PATIENCE below.
 """
@@ -12,7 +12,8 @@ import child_processes
 
 COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 
-settings.register_profile("quick", max_examples=40, **COMMON)
+settings.register_profile("quick", max_examples=15, **COMMON)
+settings.register_profile("full", max_examples=40, **COMMON)
 settings.register_profile("thorough", max_examples=1000, **COMMON)
 settings.register_profile("mutants", max_examples=10, database=None, derandomize=True, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))

@@ -21,13 +21,14 @@ from faults.injected import Operations, watched
 from faults.page import Section
 from faults.runs import assert_same, assert_whole_on_disk, history_of, small, subject
 from faults.terminal import ENDLESS as ENDLESS_RUN, OUT, RUN, Terminal, newest, start, told
+from slowness import slow_unless
 from worker_tasks import DiesAgain
 
 # In all fifty.
 KILLS = {"m-sobirl": 14, "adam": 12, "sobirl": 12, "stoc-sobirl": 12}
 
 
-@pytest.mark.parametrize("name", KILLS)
+@pytest.mark.parametrize("name", slow_unless("adam".__eq__, KILLS))
 def test_the_process_is_killed(name: str, here: Path, section: Section) -> None:
     """SIGKILL at 50 random moments in all: while it starts, computes, or writes; then it may end."""
     algorithm, problem = subject(name)
@@ -45,28 +46,34 @@ def test_the_process_is_killed(name: str, here: Path, section: Section) -> None:
     section.check_nothing_is_shown()
 
 
-def check_every_operation(how: str, memory: Path) -> None:
-    """Stop the run at each of its operations on files in turn, and go on."""
+# Of the operations on files, `make test` takes each fifth.
+each = pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
+
+
+def check_operations(how: str, memory: Path, step: int) -> None:
+    """Stop the run at one of its operations on files after the other, and resume it."""
     algorithm, problem = subject("adam")
     whole = algorithm.run(problem, iterations=ITERATIONS, seed=1)
     count = go_on_watched("adam", memory / "counted", lambda *_: None)
     assert count > 40
-    for number in range(1, count + 1):
+    for number in range(1, count + 1, step):
         directory = memory / f"operation-{number}"
         assert Child(end_at_operation, directory, "adam", how, number).wait() == -signal.SIGKILL, number
         go_on("adam", ITERATIONS, 3, directory)
         assert_whole_on_disk(directory, whole)
 
 
-def test_the_process_is_killed_in_the_middle_of_a_write(memory: Path, section: Section) -> None:
+@each
+def test_the_process_is_killed_in_the_middle_of_a_write(step: int, memory: Path, section: Section) -> None:
     """Before each operation on a file, and in the middle of each write: there is no moment that is not one of these."""
-    check_every_operation("kill", memory)
+    check_operations("kill", memory, step)
     section.check_nothing_is_shown()
 
 
-def test_the_machine_loses_power(memory: Path, section: Section) -> None:
+@each
+def test_the_machine_loses_power(step: int, memory: Path, section: Section) -> None:
     """The same, and what had not been synchronised with the disk is lost."""
-    check_every_operation("power", memory)
+    check_operations("power", memory, step)
     section.check_nothing_is_shown()
 
 
@@ -105,12 +112,14 @@ def test_ctrl_c_is_pressed(here: Path, section: Section) -> None:
     check_signal(signal.SIGINT, 130, section)
 
 
+@pytest.mark.slow
 def test_sigterm_is_received(here: Path, section: Section) -> None:
     check_signal(signal.SIGTERM, 143, section)
 
 
+@each
 def test_ctrl_c_is_pressed_while_the_run_is_being_saved(
-    terminal: Terminal, section: Section, monkeypatch: pytest.MonkeyPatch
+    step: int, terminal: Terminal, section: Section, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The impatient second Ctrl-C, at every operation of the end's saving in turn."""
     algorithm, problem = small()
@@ -140,7 +149,7 @@ def test_ctrl_c_is_pressed_while_the_run_is_being_saved(
 
     _, count = save(Path("runs/counted"), None, 0)
     assert count > 15
-    for number in range(1, count + 1):
+    for number in range(1, count + 1, step):
         directory = Path(f"runs/{number}/long")
         came, _ = save(directory, number, 130)
         section.check(came.replace(str(directory), str(OUT)))
@@ -154,6 +163,7 @@ def test_ctrl_c_is_pressed_while_the_run_is_being_saved(
     assert_whole_on_disk(OUT, whole)
 
 
+@pytest.mark.slow
 def test_a_worker_process_dies(here: Path, section: Section) -> None:
     """SIGKILL to the process that has a seed's directory, in the middle of its run; the lock names it."""
     iterations, seeds = 1_500, 3

@@ -119,6 +119,7 @@ def test_all_laws_hold_for_a_strangers_component_but_the_one_expected_to_fail(re
     assert sum(result == "PASSED" for result in results.values()) == len(asked()) - 1
 
 
+@pytest.mark.slow
 def test_a_broken_version_fails_with_the_names_of_the_laws(tmp_path: Path) -> None:
     done = installed(tmp_path, SLIP).pytest("-q")
     assert done.returncode == 1, done.stdout + done.stderr
@@ -129,6 +130,7 @@ def test_a_broken_version_fails_with_the_names_of_the_laws(tmp_path: Path) -> No
     assert "smallest example found:" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_command_line_checks_a_strangers_component(lighthouse: Environment) -> None:
     done = lighthouse.run("-m", "bilevelrl", "check", "gauss-seidel", "--examples", "4")
     # The law that the stranger's tests expect to fail: the command knows nothing of that.

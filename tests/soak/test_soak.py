@@ -14,11 +14,12 @@ from types import SimpleNamespace
 import pytest
 
 from child_processes import HANGING, start
+from slowness import slow_unless
 from soak import __main__ as soak
 from soak.scenarios import SCENARIOS
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", slow_unless(lambda name: name not in ("kills", "signals", "workers"), SCENARIOS))
 def test_scenario_holds(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rounds of each, as `make soak` does them for an hour."""
     monkeypatch.chdir(tmp_path)
