@@ -38,7 +38,7 @@ ONE_PERCENT = 0.01
 RESOLUTION = 1.2e-3  # a bias of 1 % is then more than eight standard errors
 SECONDS_TO_RESOLVE, SECONDS_ELSEWHERE = 15.0, 4.0
 CALLS_FOR_SPREAD = 400
-CALLS_TO_RESOLVE = 50_000
+CALLS_TO_RESOLVE = 20_000
 
 
 def of_trajectories(subject: Any) -> str:
