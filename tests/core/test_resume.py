@@ -390,6 +390,7 @@ def test_callbacks_see_only_the_states_from_the_checkpoint_on(tmp_path: Path) ->
     assert seen == [2, 3, 4]
 
 
+@pytest.mark.slow
 def test_command_line_killed_as_it_starts_and_as_it_runs_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     """The same with the whole program: imports and plugins take most of its first second."""
     moments, directory, often = random.Random(0), tmp_path / "run", ("--checkpoint-every", "3")
