@@ -23,7 +23,7 @@ SLOW = {
     *("choosing-an-estimator.md", "comparison.md", "rivals.md", "four-rooms.md", "exploitation-and-exploration.md"),
     *("kl-rlhf.md", "inverse-rl.md", "use-many-cores-and-machines.md", "check-your-components.md"),
     *("learn-a-reward-from-preferences.md", "run-experiments.md", "resume-runs.md", "compare-algorithms.md"),
-    *("command-line.md", "watch-runs.md"),
+    *("command-line.md", "watch-runs.md", "write-a-plugin.md"),
 }
 
 
