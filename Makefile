@@ -30,14 +30,12 @@ help:
 	@echo "make soak            kills, faults and fuzzing for MINUTES=10, with a table of what they showed"
 	@echo "make laws            everything registered, and every planted fault, against every law; writes a docs page"
 
-# $(call install,EXTRA): names each package as it is fetched. Modules are compiled when they are first imported.
+# $(call install,EXTRA): modules are compiled when they are first imported.
 define install
 	@test -x $(BIN)/python || { echo "Creating the environment .venv ..."; $(PYTHON) -m venv .venv; }
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-compile --editable '.[$(1)]' | awk '\
-		BEGIN { printf "Fetching what bilevelrl[$(1)] needs:" } \
-		/^ *Collecting / && $$2 !~ /^bilevelrl/ { sub(/[^A-Za-z0-9_.-].*/, "", $$2); printf " %s", $$2; fflush() } \
-		/^Installing collected packages:/ { printf "\nInstalling %d packages ...\n", NF - 3; fflush() } \
-		/^Successfully/ { print "Installed." }'
+	@echo "Fetching the packages that bilevelrl[$(1)] needs ..."
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-compile --editable '.[$(1)]' \
+		| awk '/^Installing collected packages:/ { printf "Installing %d packages ...\n", NF - 3; fflush() }'
 endef
 
 $(READY): pyproject.toml
