@@ -22,7 +22,7 @@ import bilevelrl as bl
 from bilevelrl.plugins.discovery import LIMIT_VARIABLE
 from child_processes import run
 
-PROJECTS = Path(__file__).parents[1] / "distributions"
+PROJECTS = Path(__file__).parents[2] / "distributions"
 COMPOSED = (
     *("--lower", "anchored-value-iteration"),
     *("--estimator", "richardson-adjoint"),
