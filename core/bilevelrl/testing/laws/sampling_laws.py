@@ -183,8 +183,8 @@ def bias_is_within_the_declared(subject: Any, problem: BilevelProblem) -> str:
 def _resolved(subject: Any, problem: BilevelProblem, *, bias: float) -> dict[str, float]:
     """Compare the means; returns the smallest bias that would usually be detected, as a share of each part."""
     exact = Enumeration(problem)
-    limits = {"calls": CALLS_TO_RESOLVE, "seconds": _seconds(problem)}
-    sample = _sampled(subject, exact, **limits, resolution=RESOLUTION, bias=bias)
+    seconds = _seconds(problem)
+    sample = _sampled(subject, exact, calls=CALLS_TO_RESOLVE, seconds=seconds, resolution=RESOLUTION, bias=bias)
     _compare(sample, exact, slack=0.0, bias=bias)
     errors = sample.parts(sample.standard_errors)
     return {part: CONFIDENCE * float((errors[part] / np.abs(getattr(exact, part))).max()) for part in PARTS}
