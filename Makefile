@@ -1,8 +1,12 @@
-# Each target sets up .venv by itself, once; a change of pyproject.toml sets it up anew.
+# Each target sets up .venv by itself, once, with what it needs; a change of pyproject.toml sets it up again.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+DEMO_READY := .venv/.ready-demo
 BENCH_READY := .venv/.ready-bench
 WORKERS ?= 2
 MINUTES ?= 10
@@ -10,12 +14,13 @@ SECONDS ?= 60
 SEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-thorough coverage fuzz mutants soak lint format bench laws clean
+.PHONY: help demo test test-all test-thorough coverage fuzz mutants soak lint format bench laws clean
 
 help:
 	@echo "make demo            M-SoBiRL designs shaping rewards for FrozenLake 8x8; writes runs/demo/run.png"
-	@echo "make test            run the tests (quick Hypothesis profile)"
-	@echo "make test-thorough   run the tests with many more examples"
+	@echo "make test            run the tests, except those marked slow, in a few minutes"
+	@echo "make test-all        run all tests, with larger budgets of examples"
+	@echo "make test-thorough   run all tests with many more examples"
 	@echo "make coverage        the tests, and how much of core/ they reach; fails below 95 % by branch"
 	@echo "make fuzz            every reader of files, on files made to hurt (SECONDS=60 SEED=0)"
 	@echo "make mutants         changes the source in small ways, to see what no test notices (MODULES=bilevelrl.mdp)"
@@ -25,21 +30,35 @@ help:
 	@echo "make soak            kills, faults and fuzzing for MINUTES=10, with a table of what they showed"
 	@echo "make laws            everything registered, and every planted fault, against every law; writes a docs page"
 
+# $(call install,EXTRA): modules are compiled when they are first imported.
+define install
+	@test -x $(BIN)/python || { echo "Creating the environment .venv ..."; $(PYTHON) -m venv .venv; }
+	@echo "Fetching the packages that bilevelrl[$(1)] needs ..."
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-compile --editable '.[$(1)]' \
+		| awk '/^Installing collected packages:/ { printf "Installing %d packages ...\n", NF - 3; fflush() }'
+endef
+
 $(READY): pyproject.toml
-	@echo "Setting up .venv (once) ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $(READY)
+	$(call install,dev)
+	@touch $(READY) $(DEMO_READY)
+
+$(DEMO_READY): pyproject.toml
+	$(call install,demo)
+	@touch $(DEMO_READY)
 
 $(BENCH_READY): $(READY)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(call install,bench)
 	@touch $(BENCH_READY)
 
-demo: $(READY)
+demo: $(DEMO_READY)
+	@echo "Running M-SoBiRL on FrozenLake 8x8 for 3,000 iterations; the first ones wait for compilation ..."
 	@$(BIN)/bilevelrl run frozenlake-shaping --algorithm m-sobirl --iterations 3000 --out runs/demo
 
 test: $(READY)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
+
+test-all: $(READY)
+	@HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 coverage: $(READY)
 	@$(BIN)/coverage erase

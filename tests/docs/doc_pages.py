@@ -29,7 +29,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +37,7 @@ from typing import Any
 import attrs
 
 import bilevelrl as bl
+import child_processes
 from bilevelrl.plugins import discovery as plugins
 
 ROOT = Path(__file__).parents[2]
@@ -122,13 +122,12 @@ class Page:
         self.directory = directory
         self.namespace: dict[str, Any] = {"__name__": "__main__"}
         self.printed: str | None = None
-        self._background: list[subprocess.Popen[bytes]] = []
+        self._background: list[subprocess.Popen[str]] = []
 
     def close(self) -> None:
         """End what the page started and left running, the last first."""
         for process in reversed(self._background):
-            process.terminate()
-            process.wait(timeout=30)
+            child_processes.end(process)
 
     def run(self, block: Block) -> None:
         """Run one block; raises where it fails or its language is unknown."""
@@ -234,14 +233,13 @@ class Page:
         """Start a scheduler or workers, which run until the page ends: `$ dask scheduler --scheduler-file name …`."""
         if words[1] not in ("scheduler", "worker") or "--scheduler-file" not in words:
             raise ValueError(f"expected a scheduler or a worker with a --scheduler-file, not {shlex.join(words)!r}")
-        command = [sys.executable, "-m", "dask", *words[1:]]
-        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self._background.append(subprocess.Popen(command, cwd=self.directory, env=os.environ | environment, **quiet))
+        options: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        options |= {"cwd": self.directory, "env": os.environ | environment}
+        process = child_processes.start(sys.executable, "-m", "dask", *words[1:], lasting=True, **options)
+        self._background.append(process)
         file = self.directory / words[words.index("--scheduler-file") + 1]
-        deadline = time.monotonic() + 60
-        while not file.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return (0, "") if file.exists() else (1, "the scheduler did not start")
+        child_processes.wait_until(file.exists, process)
+        return 0, ""
 
     def make(self, words: list[str], environment: dict[str, str]) -> tuple[int, str]:
         """Check that the Makefile has the targets; running `make test` here would never end."""
@@ -277,15 +275,7 @@ class Page:
     def _subprocess(self, arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
         settings = {"COLUMNS": "120", "PYTHONPATH": str(self.directory), "PYTHONIOENCODING": "utf-8", **environment}
         inherited = {name: value for name, value in os.environ.items() if name != plugins.LIMIT_VARIABLE}
-        done = subprocess.run(
-            arguments,
-            cwd=self.directory,
-            env=inherited | settings,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=60,
-            check=False,
-        )
+        done = child_processes.run(*arguments, cwd=self.directory, env=inherited | settings)
         # What a reader at a terminal sees: warnings first, and a bar in place of the progress lines.
         told = "".join(line for line in done.stderr.splitlines(keepends=True) if not PROGRESS.match(line))
         return done.returncode, told + done.stdout

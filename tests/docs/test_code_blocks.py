@@ -11,12 +11,31 @@ import pytest
 from doc_pages import PAGES, ROOT, Block, blocks, check_output, page
 
 import bilevelrl as bl
+from slowness import slow_unless
 
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} (?P<title>.+)$", flags=re.MULTILINE)
 
-every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+# Pages and examples that take long; `make test-all` runs them. Others of each kind stay in `make test`.
+SLOW = {
+    *("growth.py", "compare_everything.py", "four_rooms_incentives.py", "rivals.py"),
+    *("choosing-an-estimator.md", "comparison.md", "rivals.md", "four-rooms.md", "exploitation-and-exploration.md"),
+    *("kl-rlhf.md", "inverse-rl.md", "use-many-cores-and-machines.md", "check-your-components.md"),
+    *("learn-a-reward-from-preferences.md", "run-experiments.md", "resume-runs.md", "compare-algorithms.md"),
+    *("command-line.md", "watch-runs.md", "write-a-plugin.md"),
+}
+
+
+def titled(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def is_quick(path: Path) -> bool:
+    return path.name not in SLOW
+
+
+every_page = pytest.mark.parametrize("path", PAGES, ids=titled)
 
 
 def without_blocks(markdown: str) -> str:
@@ -31,7 +50,7 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
 
-@every_page
+@pytest.mark.parametrize("path", slow_unless(is_quick, PAGES), ids=titled)
 def test_code_blocks_run(path: Path, tmp_path: Path) -> None:
     with page(tmp_path) as world:
         for block in blocks(path.read_text(encoding="utf-8")):
@@ -55,7 +74,7 @@ def test_links_lead_to_files_and_headings(path: Path) -> None:
     assert not broken
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", slow_unless(is_quick, EXAMPLES), ids=lambda path: path.name)
 def test_examples_run_in_a_short_form(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer = runpy.run_path(str(path))["main"](iterations=20)
     assert capsys.readouterr().out
@@ -70,6 +89,10 @@ def test_the_frozenlake_page_tells_what_its_example_measures() -> None:
     assert all(value < 0.05 for label, value in ends.items() if "plain" in label)
     assert ends["L-BFGS-B"] > 0.41
     assert ends["hard optimum"] == pytest.approx(0.4146, abs=5e-5)
+
+
+def test_every_slow_page_is_there() -> None:
+    assert {path.name for path in [*PAGES, *EXAMPLES]} >= SLOW
 
 
 REFERENCE = re.split(r"^## ", (ROOT / "docs" / "reference" / "public-names.md").read_text(encoding="utf-8"), flags=re.M)

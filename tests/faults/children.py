@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import functools
 import importlib
 import json
@@ -13,13 +13,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import bilevelrl as bl
+from child_processes import at_the_end_of_the_test, end, end_with, start
 from faults.injected import Operations, kill, watched
 from faults.runs import KINDS, subject
 
@@ -41,32 +41,40 @@ class Child:
         self._complaint = directory.with_name(directory.name + ".errors")
         call = {"module": function.__module__, "function": function.__name__, "arguments": arguments}
         self.pid: int = _ask({**call, "directory": str(directory), "complaint": str(self._complaint)})
+        self._status: int | None = None
+        at_the_end_of_the_test(self._end)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the function has raised."""
+        return self._complaint.exists()
 
     def kill(self) -> int:
         """SIGKILL, at once; the exit status."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        os.kill(self.pid, signal.SIGKILL)  # the server reaps it when it is asked for the status, not before
         return self.wait()
 
     def wait(self) -> int:
         """The exit status, as `subprocess` has it; raises `AssertionError` with the traceback of one that failed."""
-        status: int = _ask({"wait": self.pid})
-        if self._complaint.exists():
+        self._status = _ask({"wait": self.pid})
+        if self.failed:
             raise AssertionError(self._complaint.read_text(encoding="utf-8"))
-        return status
+        return self._status
+
+    def _end(self) -> None:
+        """Of a test that failed: the child must not go on."""
+        if self._status is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self._status = _ask({"wait": self.pid})
 
 
 @functools.cache
 def _server() -> subprocess.Popen[str]:
     path = os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    return subprocess.Popen(
-        [sys.executable, "-m", "faults.children"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | {"PYTHONPATH": path},
-    )
+    options = {"stdin": subprocess.PIPE, "stderr": subprocess.DEVNULL, "env": os.environ | {"PYTHONPATH": path}}
+    server = start(sys.executable, "-m", "faults.children", lasting=True, **options)
+    atexit.register(end, server)
+    return server
 
 
 def _ask(question: dict[str, Any]) -> int:
@@ -83,6 +91,7 @@ def _serve() -> None:
     for name in KINDS:
         algorithm, problem = subject(name)
         algorithm.run(problem, iterations=1)  # what would take each child a while is done once
+    server = os.getpid()
     for line in sys.stdin:
         question = json.loads(line)
         if "wait" in question:
@@ -90,6 +99,7 @@ def _serve() -> None:
         else:
             answer = os.fork()
             if not answer:
+                end_with(server)
                 _be_a_child(**question)
         print(answer, flush=True)  # noqa: T201
 
@@ -141,14 +151,6 @@ def go_on_or_be_refused(name: str, iterations: int, directory: Path) -> None:
     except bl.InputError as error:
         if "in use by process" not in str(error):
             raise
-
-
-def wait_until(happened: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Look again and again; raises `AssertionError` where it never happens."""
-    until = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < until, "it never happened"
-        time.sleep(0.0005)
 
 
 if __name__ == "__main__":

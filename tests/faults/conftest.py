@@ -23,6 +23,12 @@ def section(request: pytest.FixtureRequest) -> Section:
     return found
 
 
+@pytest.fixture(autouse=True)
+def empty_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of pictures are written, but nothing is drawn, which would take most of the time; others test that."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **options: file.write(b"a picture"))
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty directory to stand in, so that `runs/long` means the same as on the page."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import child_processes
 from bilevelrl.cli import main
 from bilevelrl.plugins.discovery import LIMIT_VARIABLE
 
@@ -51,13 +52,8 @@ class Terminal:
 def start(*arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     """The command line in a process of its own."""
     inherited = {name: value for name, value in os.environ.items() if name != LIMIT_VARIABLE}
-    return subprocess.Popen(
-        [*prefix, sys.executable, "-m", "bilevelrl", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=inherited | {"PYTHONUNBUFFERED": "1", "COLUMNS": "120"},
-    )
+    command = [*prefix, sys.executable, "-m", "bilevelrl", *arguments]
+    return child_processes.start(*command, env=inherited | {"PYTHONUNBUFFERED": "1", "COLUMNS": "120"})
 
 
 def newest(directory: Path) -> int:

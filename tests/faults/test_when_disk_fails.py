@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import bilevelrl as bl
+from child_processes import HANGING, run
 from faults.children import ITERATIONS, go_on, go_on_watched
 from faults.injected import Operations, no_space, watched
 from faults.page import Section
@@ -88,12 +89,13 @@ def test_the_disk_stays_full(
 
 
 @pytest.mark.parametrize("lasting", [1, 10**9], ids=["for one operation", "for good"])
-def test_writing_fails_at_any_moment(lasting: int, memory: Path, section: Section) -> None:
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_writing_fails_at_any_moment(step: int, lasting: int, memory: Path, section: Section) -> None:
     """From each operation on files on: told before anything was computed, or a warning and the same numbers."""
     algorithm, problem = subject("adam")
     whole = algorithm.run(problem, iterations=ITERATIONS, seed=1)
     count = go_on_watched("adam", memory / "counted", lambda *_: None)
-    for number in range(1, count + 1):
+    for number in range(1, count + 1, step):
         directory = memory / f"operation-{number}"
 
         def act(_: Operations, at: int, number: int = number) -> None:
@@ -134,7 +136,7 @@ def test_the_directory_is_not_writable(here: Path, section: Section) -> None:
     OUT.mkdir(parents=True)
     OUT.chmod(0o500)
     process = start(*RUN, *TWENTY, "--out", str(OUT), prefix=without_rights())
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=HANGING)
     assert process.returncode == 2, err
     section.check(told(err))
     assert list(OUT.iterdir()) == []
@@ -162,7 +164,7 @@ main(sys.argv[1:])
 def test_the_directory_becomes_read_only(here: Path, section: Section) -> None:
     """The permission goes in the middle of the run."""
     command = [*without_rights(), sys.executable, "-c", PROGRAM, *RUN, *TWENTY, "--out", str(OUT)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = run(*command)
     assert done.returncode == 2, done.stderr
     section.check(told(done.stderr))
     assert bl.load_run(OUT).last.iteration == 4

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import bilevelrl as bl
-from faults.children import wait_until
+from child_processes import HANGING, wait_until
 from faults.page import Section
 from faults.runs import assert_same, assert_whole_on_disk, small
 from faults.terminal import ENDLESS, OUT, RUN, Terminal, newest, start
@@ -16,23 +16,23 @@ from faults.terminal import ENDLESS, OUT, RUN, Terminal, newest, start
 def test_another_process_writes_to_the_directory(terminal: Terminal, section: Section) -> None:
     """Neither `resume` nor `run` touches it; the other goes on undisturbed."""
     process = start(*RUN, *ENDLESS, "--checkpoint-every", "50", "--out", str(OUT))
-    wait_until(lambda: newest(OUT) > 0)
+    wait_until(lambda: newest(OUT) > 0, process)
     for arguments in (("resume", str(OUT)), (*RUN, "--out", str(OUT))):
         came = terminal(*arguments, status=2)
         assert f"in use by process {process.pid};" in came
         section.check(came)
     before = newest(OUT)
-    wait_until(lambda: newest(OUT) > before)
+    wait_until(lambda: newest(OUT) > before, process)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=HANGING)
     assert process.returncode == 130
 
 
 def test_a_killed_process_left_its_lock_behind(terminal: Terminal, section: Section) -> None:
     process = start(*RUN, *ENDLESS, "--checkpoint-every", "50", "--out", str(OUT))
-    wait_until(lambda: newest(OUT) > 0)
+    wait_until(lambda: newest(OUT) > 0, process)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=HANGING)
     assert (OUT / "lock").read_text(encoding="utf-8") == f"{process.pid}\n"
     iterations = bl.load_run(OUT).last.iteration + 3
     assert terminal("resume", str(OUT), "--iterations", str(iterations)) == ""

@@ -1,4 +1,4 @@
-"""What one input may take: time by an alarm, memory by a limit on the address space."""
+"""What one input may take: processor time by an alarm, memory by a limit on the address space."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_MEMORY = 100 << 20
 
 
 class Hang(BaseException):
-    """An input took longer than it may; no `Exception`, so that no reader takes it for one of its own."""
+    """An input took more processor time than it may; no `Exception`, so that no reader takes it for one of its own."""
 
 
 @contextlib.contextmanager
@@ -42,12 +42,12 @@ def alarms() -> Iterator[None]:
     def ring(number: int, frame: FrameType | None) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before = signal.signal(signal.SIGPROF, ring)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+        signal.signal(signal.SIGPROF, before)
 
 
 @attrs.frozen
@@ -67,7 +67,7 @@ class Verdict:
 
 def judge(run: Callable[[bytes], None], data: bytes, seconds: float) -> Verdict:
     """Run an input, within `alarms` and `limited_memory`; warnings count as tracebacks."""
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         try:
             with warnings.catch_warnings():
@@ -75,7 +75,7 @@ def judge(run: Callable[[bytes], None], data: bytes, seconds: float) -> Verdict:
                 warnings.filterwarnings("ignore", category=DeprecationWarning, module="gymnasium")
                 run(data)
         finally:  # what follows is our own time
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            signal.setitimer(signal.ITIMER_PROF, 0.0)
     except bl.InputError as refusal:
         sentence = str(refusal)
         if "\n" in sentence or len(sentence) > LONGEST_SENTENCE:

@@ -37,7 +37,7 @@ class Target:
         run: reads them; raises `InputError`, or nothing.
         seeds: valid inputs, made at first need.
         mutate: makes a new input of the valid ones.
-        seconds: what one input may take; a second is a hang.
+        seconds: of the processor that one input may take; a second is a hang.
     """
 
     name: str

@@ -49,9 +49,7 @@ def caught(index):
             if of is not kind or law.why_not(subject) or (law.statistical and not meant):
                 continue
             examples = 50 if meant and not broken else EXAMPLES_FOR_FAULTS
-            report = testing.check(
-                fault.factory, kind=kind, laws=[name], examples=examples, shrink=False, strict=False, deadline=20.0
-            )
+            report = testing.check(fault.factory, kind=kind, laws=[name], examples=examples, shrink=False, strict=False)
             if report.failures:
                 broken.append(name)
     return index, broken

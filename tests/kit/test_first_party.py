@@ -3,11 +3,13 @@
 Stochastic estimators draw larger batches here than by default: the laws about means then resolve more in less time.
 """
 
+from hypothesis import settings
+
 import bilevelrl as bl
 from bilevelrl import testing
 from bilevelrl.plugins.components import Kind
 
-EXAMPLES = 10
+EXAMPLES = max(3, min(10, settings.default.max_examples // 4))
 LARGER_BATCHES = {"sobirl": {"groups": 4096, "truncation": 12}, "stoc-sobirl": {"batch": 4096}, "hpgd": {"batch": 4096}}
 
 

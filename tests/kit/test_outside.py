@@ -20,6 +20,7 @@ import attrs
 import pytest
 
 import bilevelrl as bl
+import child_processes
 from bilevelrl.plugins.discovery import LIMIT_VARIABLE
 from bilevelrl.testing import LAWS
 
@@ -49,15 +50,8 @@ class Environment:
         """Run Python there, away from this repository."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         inherited = {name: value for name, value in inherited.items() if name not in NOT_INHERITED}
-        return subprocess.run(
-            [self.python, *arguments],
-            cwd=self.directory,
-            env=inherited | {"COLUMNS": "200", "PYTHONUTF8": "1"},
-            capture_output=True,
-            encoding="utf-8",
-            timeout=300,
-            check=False,
-        )
+        settings = inherited | {"COLUMNS": "200", "PYTHONUTF8": "1"}
+        return child_processes.run(self.python, *arguments, cwd=self.directory, env=settings)
 
     def pytest(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the stranger's tests."""
@@ -66,8 +60,7 @@ class Environment:
 
 def checked(*command: object) -> str:
     """Run a command that must succeed; its output is shown where it does not."""
-    words = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, encoding="utf-8", timeout=300, check=False)
+    done = child_processes.run(*command)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip()
 
@@ -126,6 +119,7 @@ def test_all_laws_hold_for_a_strangers_component_but_the_one_expected_to_fail(re
     assert sum(result == "PASSED" for result in results.values()) == len(asked()) - 1
 
 
+@pytest.mark.slow
 def test_a_broken_version_fails_with_the_names_of_the_laws(tmp_path: Path) -> None:
     done = installed(tmp_path, SLIP).pytest("-q")
     assert done.returncode == 1, done.stdout + done.stderr
@@ -136,6 +130,7 @@ def test_a_broken_version_fails_with_the_names_of_the_laws(tmp_path: Path) -> No
     assert "smallest example found:" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_command_line_checks_a_strangers_component(lighthouse: Environment) -> None:
     done = lighthouse.run("-m", "bilevelrl", "check", "gauss-seidel", "--examples", "4")
     # The law that the stranger's tests expect to fail: the command knows nothing of that.

@@ -17,6 +17,7 @@ from bilevelrl.testing.strategies import (
     soft_mdps,
     trajectory_objectives,
 )
+from slowness import slow_unless
 
 SEARCH = settings(max_examples=3000, database=None, derandomize=True)
 
@@ -105,7 +106,10 @@ KINDS_OF_MDP = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS_OF_MDP)
+QUICKLY_FOUND = {"dense", "sparse", "one state", "absorbing", "never entered", "with a reference", "warm"}
+
+
+@pytest.mark.parametrize("kind", slow_unless(QUICKLY_FOUND.__contains__, KINDS_OF_MDP))
 def test_every_kind_of_mdp_occurs(kind):
     simplest(soft_mdps(), KINDS_OF_MDP[kind])
 
@@ -158,7 +162,7 @@ KINDS_OF_LOWER = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS_OF_LOWER)
+@pytest.mark.parametrize("kind", slow_unless({"all of x", "of states", "kernel only"}.__contains__, KINDS_OF_LOWER))
 def test_every_kind_of_follower_occurs(kind):
     simplest(parametric_mdps(), KINDS_OF_LOWER[kind])
 

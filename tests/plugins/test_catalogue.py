@@ -34,7 +34,7 @@ CATALOGUE: dict[str, tuple[str, tuple[str, dict[str, Any]], list[dict[str, Any]]
     ),
 }
 CASES = [
-    pytest.param(name, algorithm, options, id=f"{name} {options}")
+    pytest.param(name, algorithm, options, id=f"{name} {options}", marks=[pytest.mark.slow] if options else [])
     for name, (_, algorithm, variants) in CATALOGUE.items()
     for options in [{}, *variants]
 ]

@@ -187,6 +187,7 @@ def test_ascent_improves_the_leaders_value_from_the_start_in_all_nine_cells(temp
     assert -run.history["objective"][-1] > -run.history["objective"][0] + 0.1
 
 
+@pytest.mark.slow
 def test_basin_hopping_finds_a_detour_that_adam_does_not() -> None:
     """At λ = 0.001, in 400 iterations each; docs/explanation/four-rooms.md has the whole table."""
     problem = bl.problem("four-rooms", temperature=0.001, penalty=1.0)

@@ -1,6 +1,7 @@
 """The rivals before the public kit, with options that tests/kit/test_first_party.py does not try."""
 
 import numpy as np
+from hypothesis import settings
 
 import bilevelrl as bl
 from bilevelrl import testing
@@ -13,7 +14,8 @@ from bilevelrl_stochastic.hpgd import HyperPolicyGradient
     [
         lambda: ApproximateImplicit(damping=0.0),
         lambda: HyperPolicyGradient(truncation=2),
-    ]
+    ],
+    examples=max(3, min(50, settings.default.max_examples)),
 )
 def test_the_law_holds(check):
     check()

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 import bilevelrl as bl
+from slowness import slow_unless
 
 MODEL_BASED = ("aid", "itd", "amd", "pbrl", "direct-only")
 
 
-@pytest.mark.parametrize("name", [*MODEL_BASED, "zero-order"])
+@pytest.mark.parametrize("name", slow_unless("zero-order".__ne__, [*MODEL_BASED, "zero-order"]))
 def test_rivals_descend_on_the_papers_synthetic_problem(name):
     """From φ(x₀) of about 10 to the minimum of 1 (x = 0, π uniform), judged by the exact φ, not by their own claim."""
     problem = bl.problem("synthetic-quadratic", dimension=20)

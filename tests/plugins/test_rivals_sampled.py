@@ -53,6 +53,7 @@ def quadratic_problem():
     return problem, x, solution
 
 
+@pytest.mark.slow
 def test_the_mean_over_directions_is_the_gradient_within_its_standard_error():
     problem, x, solution = quadratic_problem()
     estimator = bl.hypergradient_estimator("zero-order", directions=4000)

@@ -146,7 +146,7 @@ def test_estimate_is_unbiased(case: str) -> None:
     """Within the level of the enumeration; and where the sample is large, 1 % in either part would be outside it.
 
     Truncation is part of the expectation. (How sharply the sampling without restarts is tested, see
-    tests/core/test_sampled_occupancy.py.)
+    tests/core/sampling/test_sampled_occupancy.py.)
     """
     name, options = (SHARP | COARSE)[case]
     hyper, expected = estimate(name, **options), expected_estimate(follower().policy, options.get("truncation"))

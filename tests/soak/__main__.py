@@ -19,6 +19,7 @@ import attrs
 from rich.console import Console
 from rich.table import Table
 
+import child_processes
 from soak.scenarios import SCENARIOS
 
 FAILURES = Path("soak-failures")
@@ -102,6 +103,8 @@ def _try(name: str, seed: int) -> str | None:
             (kept / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
             last = traceback.format_exc().strip().splitlines()[-1]
             return f"{last}\n  kept in {kept}; again: {_again(name, seed)}"
+        finally:
+            child_processes.end_all()
     return None
 
 

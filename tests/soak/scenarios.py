@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 
 import bilevelrl as bl
+from child_processes import HANGING, wait_until
 from faults import broken
 from faults.children import (
     ENDLESS,
@@ -25,7 +26,6 @@ from faults.children import (
     go_on,
     go_on_or_be_refused,
     go_on_watched,
-    wait_until,
 )
 from faults.injected import Operations
 from faults.runs import assert_same, assert_whole_on_disk, every_subject, flip_bit, subject
@@ -103,13 +103,13 @@ def signals(source: random.Random, directory: Path) -> None:
     """Ctrl-C or SIGTERM, once or twice, to the whole program: saved, said, and gone on with."""
     process = start(*RUN, *ENDLESS_RUN, "--checkpoint-every", "20", "--out", str(directory))
     try:
-        wait_until(lambda: newest(directory) > 0)
+        wait_until(lambda: newest(directory) > 0, process)
         time.sleep(source.uniform(0.0, 0.2))
         sent = [source.choice([signal.SIGINT, signal.SIGTERM]) for _ in range(source.choice([1, 1, 2]))]
         for number in sent:
             process.send_signal(number)
             time.sleep(source.uniform(0.0, 0.02))
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=HANGING)
     finally:
         process.kill()
         process.wait()
@@ -171,7 +171,7 @@ def workers(source: random.Random, directory: Path) -> None:
             time.sleep(source.uniform(0.0, 0.3))
             for worker in _owners(directory, process.pid)[:1]:
                 os.kill(worker, signal.SIGKILL)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=HANGING)
     finally:
         process.kill()
         process.wait()

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from child_processes import HANGING, start
+from slowness import slow_unless
 from soak import __main__ as soak
 from soak.scenarios import SCENARIOS
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", slow_unless(lambda name: name not in ("kills", "signals", "workers"), SCENARIOS))
 def test_scenario_holds(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rounds of each, as `make soak` does them for an hour."""
     monkeypatch.chdir(tmp_path)
@@ -49,20 +52,22 @@ def test_failure_is_told_with_its_seed_kept_and_counted(
 
 
 def test_time_is_up_when_it_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that moves on by a second whenever it is looked at."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(soak, "time", SimpleNamespace(monotonic=itertools.count(0.0).__next__))
     rounds: list[int] = []
     monkeypatch.setitem(SCENARIOS, "damage", lambda source, directory: rounds.append(1))
-    assert soak.main(["--only", "damage", "--minutes", "0.002"]) == 0
-    assert rounds
+    assert soak.main(["--only", "damage", "--minutes", "0.5"]) == 0
+    assert 1 < len(rounds) < 30
 
 
 def test_ctrl_c_ends_with_the_table(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "soak", "--only", "components", "--minutes", "60"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    process = start(*command, cwd=tmp_path, env=environment)
     assert process.stdout is not None
     assert "Ctrl-C ends with the table" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=HANGING)
     assert process.returncode == 0, out
     assert re.search(r"[\d,]+ rounds, 0 failures", out)

@@ -21,11 +21,11 @@ from bilevelrl.validation.fields import check_count
 @click.argument("name")
 @click.option("--examples", type=int, default=50, show_default=True, help="Problems for each law.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Key of the random problems.")
-@click.option("--deadline", type=float, default=60.0, show_default=True, help="Seconds a law may take with a problem.")
+@click.option("--deadline", type=float, help="Seconds a law may take with a problem (default 60).")
 @click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help="An option of NAME. Repeatable.")
 @click.option("--expect", "expected", metavar="LAW=REASON", multiple=True, help="A law known to be broken. Repeatable.")
 def check_command(
-    name: str, examples: int, seed: int, deadline: float, changes: tuple[str, ...], expected: tuple[str, ...]
+    name: str, examples: int, seed: int, deadline: float | None, changes: tuple[str, ...], expected: tuple[str, ...]
 ) -> None:
     """Check a component, a problem or an algorithm against every law that applies, on randomly drawn problems.
 

@@ -18,6 +18,7 @@ from bilevelrl.protocols import HyperGradientEstimator, LowerLevelSolver, Tags, 
 from bilevelrl.sampling.solution import SupportsSampling
 from bilevelrl.testing import laws as _laws
 from bilevelrl.testing.law import LAWS, OPERATOR, AnyKind, Law, name_of
+from bilevelrl.testing.patience import patience
 from bilevelrl.testing.precise import PRECISE, learnable_problem
 from bilevelrl.testing.report import BROKEN, EXPECTED, HOLDS, SKIPPED, UNEXPECTED, ChecksFailed, Outcome, Report
 from bilevelrl.testing.search import Found, Hung, search, try_each, within
@@ -99,7 +100,7 @@ def check(
     problems: st.SearchStrategy[BilevelProblem] | None = None,
     laws: Iterable[str] | None = None,
     expected_failed_checks: Expected | None = None,
-    deadline: float = DEADLINE,
+    deadline: float | None = None,
     seed: int = 0,
     shrink: bool = True,
     strict: bool = True,
@@ -115,7 +116,8 @@ def check(
         laws: the names of the laws to try. Default: all that apply.
         expected_failed_checks: `{law: reason}` for laws that are known to be broken. A law on the list that holds is a
             failure, so that the list stays correct.
-        deadline: seconds that a law may take with one problem before the subject is reported as hanging.
+        deadline: seconds that a law may take with one problem before the subject is reported as hanging. Default: 60,
+            times the environment's BILEVELRL_CHECK_PATIENCE, which also multiplies the kit's other limits in seconds.
         seed: the key of the random problems: another seed draws other problems.
         shrink: look for the smallest problem that breaks a law; False shows the first, which is faster.
         strict: raise if a law fails; False returns the report.
@@ -129,7 +131,8 @@ def check(
     """
     check_count("examples", examples)
     check_count("seed", seed, at_least=0)
-    if not 0 < as_float(deadline) < float("inf"):
+    deadline = DEADLINE * patience() if deadline is None else as_float(deadline)
+    if not 0 < deadline < float("inf"):
         raise InputError("deadline", str(deadline), "a positive number of seconds")
     if laws is not None and (isinstance(laws, str) or not list(laws := list(laws))):
         raise InputError("laws", value_words(laws), "a list of at least one law's name")
@@ -216,11 +219,12 @@ def _chosen(kind: AnyKind, names: Iterable[str] | None, expected: Expected) -> l
 # --- The subject
 
 
-def made_by(factory: Factory, kind: AnyKind | None = None, deadline: float = DEADLINE) -> tuple[Any, AnyKind]:
+def made_by(factory: Factory, kind: AnyKind | None = None, deadline: float | None = None) -> tuple[Any, AnyKind]:
     """What a factory makes, and its kind; raises `InputError` if either is wrong."""
     if not callable(factory):
         raise InputError("factory", kind_words(factory), "a function that makes a fresh component, or its class")
     label = getattr(factory, "__name__", type(factory).__name__)
+    deadline = DEADLINE * patience() if deadline is None else deadline
     made: list[Any] = []
     try:
         within(deadline, lambda: made.append(factory()))

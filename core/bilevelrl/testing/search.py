@@ -13,6 +13,7 @@ from hypothesis.errors import HypothesisException
 from hypothesis.strategies import SearchStrategy
 
 from bilevelrl.testing.law import Law
+from bilevelrl.testing.patience import used_up
 from bilevelrl.testing.violation import LawViolation, NotApplicable
 
 SECONDS_A_LAW = 12.0
@@ -63,7 +64,7 @@ def within(seconds: float, function: Callable[[], None]) -> None:
 
     thread = threading.Thread(target=call, daemon=True, name="bilevelrl-check")
     thread.start()
-    thread.join(seconds)
+    thread.join(min(seconds, threading.TIMEOUT_MAX))
     if thread.is_alive():
         raise Hung
     if outcome:
@@ -102,10 +103,9 @@ def search(
 
     def attempt(problem: Any) -> None:
         nonlocal spoken, rejected, reason, first_broken
-        now = time.monotonic()
-        if (broken and now - first_broken > SECONDS_TO_SHRINK) or (
-            not broken and not law.statistical and now - began > SECONDS_A_LAW
-        ):
+        if broken and used_up(SECONDS_TO_SHRINK, first_broken):
+            raise _Enough
+        if not broken and not law.statistical and used_up(SECONDS_A_LAW, began):
             raise _Enough
         try:
             within(deadline, lambda: hold(problem))
@@ -115,7 +115,7 @@ def search(
                 raise _Enough from None
             reject()
         except LawViolation as violation:
-            first_broken = first_broken or now
+            first_broken = first_broken or time.monotonic()
             violation.which = "first example met" if len(phases) == 1 else "smallest example found"
             broken.append(violation)
             raise

@@ -18,6 +18,7 @@ ENVIRONMENTS = {
 }
 
 
+@pytest.mark.slow  # QuantEcon compiles for a quarter of a minute
 @pytest.mark.parametrize("temperature", [1e-3, 1e-2])
 @pytest.mark.parametrize("discount", [0.9, 0.99])
 @pytest.mark.parametrize("name", ENVIRONMENTS)

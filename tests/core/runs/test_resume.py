@@ -20,7 +20,7 @@ import bilevelrl as bl
 from bilevelrl.cli import main
 from bilevelrl.storage.directory_lock import LOCK
 from bilevelrl.storage.run_directory import RunDirectory
-from faults.children import wait_until
+from child_processes import HANGING, wait_until
 from faults.runs import PROBLEMS, assert_same, assert_whole_on_disk, fitting_problems, flip_bit, history_of, small
 from faults.terminal import ENDLESS, RUN, newest, start
 
@@ -356,6 +356,7 @@ def test_callbacks_see_only_the_states_from_the_checkpoint_on(tmp_path: Path) ->
     assert seen == [2, 3, 4]
 
 
+@pytest.mark.slow
 def test_command_line_killed_as_it_starts_and_as_it_runs_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     """The same with the whole program: imports and plugins take most of its first second."""
     moments, directory, often = random.Random(0), tmp_path / "run", ("--checkpoint-every", "3")
@@ -366,14 +367,14 @@ def test_command_line_killed_as_it_starts_and_as_it_runs_ends_as_if_it_had_not_b
         if kill % 2:
             time.sleep(moments.uniform(0.0, 1.5))
         else:
-            wait_until(lambda before=before: newest(directory) not in (0, before))
+            wait_until(lambda before=before: newest(directory) not in (0, before), process)
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
         arguments = ("resume", str(directory), *often)
     iterations = bl.load_run(directory).last.iteration + 20
     process = start("resume", str(directory), "--iterations", str(iterations))
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=HANGING)
     assert process.returncode == 0, err
     algorithm, problem = small()
     assert_whole_on_disk(directory, algorithm.run(problem, iterations=iterations, seed=1))

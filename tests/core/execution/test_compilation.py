@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import bilevelrl as bl
 
 COUNT = """
@@ -30,6 +32,8 @@ print(json.dumps({
 # What draws, learns and estimates from samples, and what backs up and solves a large sparse follower.
 EVERYTHING = """
 import numpy as np, scipy.sparse
+import pytest
+
 import bilevelrl as bl
 problem = bl.problem("gridworld-preferences", size=3, horizon=2)
 bl.algorithm("stoc-sobirl", batch=2, samples=64).run(problem, iterations=1)
@@ -77,6 +81,7 @@ def installed_read_only(directory: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
+@pytest.mark.slow
 def test_the_second_process_compiles_nothing(tmp_path):
     first, second = (run(EVERYTHING, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
     assert set(first["compiled"]) >= KERNELS

@@ -14,7 +14,7 @@ from bilevelrl.plugins import hookspecs
 from bilevelrl.plugins.components import COMMANDS_HOOK, OWN_COMMANDS, PluginFailure
 from bilevelrl.plugins.discovery import plugin_manager
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "reference" / "hooks.md"
 HARBOUR = ROOT / "tests" / "distributions" / "harbour" / "bilevelrl_harbour" / "__init__.py"
 

@@ -257,7 +257,7 @@ with bl.use_jobs(2):
 
 def run_script(path: Path, text: str, **options: Any) -> subprocess.Popen[str]:
     path.write_text(text)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(path.parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(path.parent)}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, str(path)], env=environment, **pipes, **options)
 

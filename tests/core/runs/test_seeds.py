@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import bilevelrl as bl
 from bilevelrl.cli import main
 from bilevelrl.storage.directory_lock import DirectoryLock
 from bilevelrl.storage.history import COLUMNS
+from child_processes import HANGING, start, wait_until
 from worker_tasks import DiesOnce, Fussy, OwnSolver
 
 SMALL = {"states": 4, "actions": 3, "dimension": 3}
@@ -260,17 +259,11 @@ def test_a_signal_saves_all_seeds_and_says_how_to_go_on(
     out = tmp_path / "runs"
     words = ["run", "synthetic-quadratic", "--set", "problem.dimension=3", "--iterations", "1000000", "--seeds", "2"]
     command = [sys.executable, "-m", "bilevelrl", *words, "--jobs", str(jobs), "--out", str(out)]
-    running = subprocess.Popen(
-        [*command, "--checkpoint-every", "50"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    running = start(*command, "--checkpoint-every", "50")
     awaited = [out / f"seed-{seed}" / "checkpoint" for seed in range(jobs)]
-    deadline = time.monotonic() + 60
-    while not all(path.exists() for path in awaited):
-        assert time.monotonic() < deadline
-        assert running.poll() is None
-        time.sleep(0.02)
+    wait_until(lambda: all(path.exists() for path in awaited), running)
     running.send_signal(number)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=HANGING)
     assert running.returncode == status, errors
     assert f"Interrupted: resume with `bilevelrl resume {out}`" in errors
     reached = [bl.load_run(path.parent) for path in awaited]

@@ -17,7 +17,9 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", [(3, 4), (320, 290), (290, 320), (1, LARGE), (LARGE, 1)])
+@pytest.mark.parametrize(
+    "shape", [(3, 4), (320, 290), (290, 320), (1, LARGE), pytest.param((LARGE, 1), marks=pytest.mark.slow)]
+)
 def test_every_layout_gives_the_same_product(layout, shape):
     rng = np.random.default_rng(0)
     matrix, vector = rng.normal(size=shape), rng.normal(size=shape[1])

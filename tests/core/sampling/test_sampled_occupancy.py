@@ -159,7 +159,7 @@ RESTART_FAULTS: dict[str, Callable[..., bl.Array]] = {
 
 
 @pytest.mark.parametrize("fault", RESTART_FAULTS)
-@pytest.mark.parametrize("truncation", [None, 12])
+@pytest.mark.parametrize("truncation", [pytest.param(None, marks=pytest.mark.slow), 12])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_planted_fault_of_restarted_occupancy_is_detected(way, truncation, fault):
     samples = RESTART_FAULTS[fault](truncation, way=way)

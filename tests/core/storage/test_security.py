@@ -21,7 +21,7 @@ from bilevelrl.storage import files, run_directory
 from bilevelrl.storage.files import append, open_own, read, write_atomically
 from bilevelrl.validation import memory
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROBLEM = bl.problem("synthetic-quadratic", states=3, actions=2, dimension=2)
 ALGORITHM = bl.algorithm("m-sobirl")
 

@@ -23,8 +23,9 @@ import pytest
 import bilevelrl as bl
 from bilevelrl.plugins.discovery import LIMIT_VARIABLE
 from bilevelrl.storage.container import unpack
+from child_processes import run
 
-PROJECTS = Path(__file__).parents[1] / "distributions"
+PROJECTS = Path(__file__).parents[2] / "distributions"
 COMPOSED = (
     *("--lower", "anchored-value-iteration"),
     *("--estimator", "richardson-adjoint"),
@@ -58,15 +59,8 @@ class Environment:
     def bilevelrl(self, *arguments, status=0, **settings):
         """Run the command line there, outside of the source tree; the exit status is checked."""
         inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
-        done = subprocess.run(
-            [self.python, "-m", "bilevelrl", *arguments],
-            cwd=self.directory,
-            env=inherited | {"COLUMNS": "200", "PYTHONUTF8": "1"} | settings,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=120,
-            check=False,
-        )
+        settings = inherited | {"COLUMNS": "200", "PYTHONUTF8": "1"} | settings
+        done = run(self.python, "-m", "bilevelrl", *arguments, cwd=self.directory, env=settings)
         assert done.returncode == status, done.stdout + done.stderr
         assert "Traceback" not in done.stderr, done.stderr
         return done
@@ -81,7 +75,7 @@ class Environment:
 
 def checked(*command):
     """Run a command that must succeed; its output is shown where it does not."""
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, check=False)
+    done = run(*command)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
