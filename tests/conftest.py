@@ -5,7 +5,9 @@ No test depends on the clock or on inherited signals: see `child_processes`, and
 """
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 import child_processes

@@ -23,7 +23,7 @@ def _cluster() -> Iterator[None]:
 
     from joblib.pool import PicklingPool
 
-    paths = {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}}
+    paths = {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}}
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=paths)
     yield
     ray.shutdown()
