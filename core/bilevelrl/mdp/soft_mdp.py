@@ -37,6 +37,11 @@ def _reference(value: object, mdp: SoftMDP) -> Array | None:
     return reference
 
 
+def _scaled(rewards: Array, temperature: float, reference: Array | None) -> Array:
+    scaled = rewards / temperature
+    return scaled if reference is None else scaled + np.log(reference)
+
+
 @attrs.frozen(slots=False, eq=False, repr=False)
 class SoftMDP:
     """An entropy-regularised MDP `M_τ = (S, A, P, r, γ, τ)` with initial distribution ρ and reference measure μ.
@@ -78,8 +83,7 @@ class SoftMDP:
     @cached_property
     def scaled_rewards(self) -> Array:
         """`r/τ + log μ` (S, A): a reference measure is entropy with the reward `r + τ log μ`."""
-        scaled = self.rewards / self.temperature
-        return scaled if self.reference is None else scaled + np.log(self.reference)
+        return _scaled(self.rewards, self.temperature, self.reference)
 
     def replace(self, **fields: Any) -> SoftMDP:
         """A copy with some of `transitions`, `rewards`, `initial`, `reference` replaced, not validated again.
@@ -87,7 +91,9 @@ class SoftMDP:
         For models that are valid by construction, on the path that runs once an iteration. Non-finite rewards
         surface as `Status.NON_FINITE` from the solver.
         """
-        return unchecked_copy(self, fields, without=("scaled_rewards",))
+        rewards, reference = fields.get("rewards", self.rewards), fields.get("reference", self.reference)
+        fields["scaled_rewards"] = _scaled(rewards, self.temperature, reference)
+        return unchecked_copy(self, fields)
 
     def __repr__(self) -> str:
         kl = "" if self.reference is None else ", reference=given"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -19,7 +19,7 @@ def depending(convert: Callable[[Any, Any], Any]) -> Any:
 Instance = TypeVar("Instance")
 
 
-def unchecked_copy(instance: Instance, fields: Mapping[str, Any], *, without: Iterable[str] = ()) -> Instance:
+def unchecked_copy(instance: Instance, fields: Mapping[str, Any]) -> Instance:
     """A copy of a frozen attrs object with some fields replaced, neither converted nor validated again.
 
     For the path that runs once an iteration, where values are valid by construction: `attrs.evolve` would check all
@@ -27,13 +27,10 @@ def unchecked_copy(instance: Instance, fields: Mapping[str, Any], *, without: It
 
     Args:
         instance: what to copy.
-        fields: their new values.
-        without: cached properties to work out anew.
+        fields: their new values, and those of the cached properties that depend on them.
     """
     copy = object.__new__(type(instance))
     members = copy.__dict__
     members |= instance.__dict__
-    for name in without:
-        members.pop(name, None)
     members |= fields
     return copy
