@@ -141,7 +141,7 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "no objective of the policy for the exact gradient": (
         lambda: bl.value_and_gradient(bl.problem("gridworld-preferences"), np.zeros(6)),
-        r"^the exact gradient needs an objective of the policy \(PolicyObjective\); problem 'gridworld-preferences' off",
+        r"^the exact gradient needs an objective of the policy \(PolicyObjective\); problem 'gridworld-preferences'",
     ),
     "x words": (lambda: run(x=["a"] * 6), r"x\[0\] is 'a'; expected a real number"),
     "start's length": (lambda: problem(start=np.zeros(4)), r"start of problem 'small' is \(4,\); expected \(6,\)"),
