@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bilevelrl.execution.workers import Progress
+from bilevelrl.mdp.newton import soft_policy_iteration
+from bilevelrl.mdp.solution import SupportsModel
+from bilevelrl.objectives.protocols import PolicyObjective
+from bilevelrl.outer_loop import StepFailed, check_shape, quietly
 from bilevelrl.plugins import discovery
+from bilevelrl.plugins.components import Kind, Registry
+from bilevelrl.plugins.configuration import build, options_of
 from bilevelrl.problems.bilevel_problem import BilevelProblem
+from bilevelrl.problems.exact import implicit_gradient
+from bilevelrl.protocols import HyperGradientEstimator, LowerLevelSolver, Status, UpperLevelOptimizer
 from bilevelrl.runs.algorithm import Algorithm
 from bilevelrl.runs.run import Run
 from bilevelrl.runs.seeds import Plan, run_seeds
-from bilevelrl.storage.experiment import Experiment
+from bilevelrl.storage.experiment import ROLES, Experiment
 from bilevelrl.storage.run_directory import SEED_PREFIX, read_checkpoint, read_experiment, seeds_in
-from bilevelrl.validation.errors import InputError, as_path
+from bilevelrl.validation.arrays import Array, all_finite
+from bilevelrl.validation.errors import IncompatibleError, InputError, as_path, kind_words
+from bilevelrl.validation.fields import check_positive
+from bilevelrl.validation.notices import AccuracyWarning
 
 if TYPE_CHECKING:
     from bilevelrl.execution.workers import Jobs
 
-
-import warnings
-from collections.abc import Mapping
-
-from bilevelrl.plugins.components import Kind, Registry
-from bilevelrl.plugins.configuration import build, options_of
-from bilevelrl.protocols import HyperGradientEstimator, LowerLevelSolver, UpperLevelOptimizer
-from bilevelrl.storage.experiment import ROLES
-from bilevelrl.validation.arrays import Array
-from bilevelrl.validation.notices import AccuracyWarning
+# An error of the values moves log π by twice as much over τ at most: from here on the policy's fourth digit is open.
+ROUGH = 1e-4
 
 
 def load_run(
@@ -105,10 +111,6 @@ def _rebuilt(
     return problem, algorithm
 
 
-# An error of the values moves log π by twice as much over τ at most: from here on the policy's fourth digit is open.
-ROUGH = 1e-4
-
-
 def problem(name: str, **options: Any) -> BilevelProblem:
     """The registered problem of that name, with its options; `bilevelrl list problems` shows them."""
     made: BilevelProblem = discovery.registry().create(Kind.PROBLEM, name, options)
@@ -151,22 +153,35 @@ def value_and_gradient(problem: BilevelProblem, x: object, *, tolerance: float =
         tolerance: the follower's accuracy.
 
     Raises:
-        InputError: where x is not a finite vector of length n, or the problem offers no model.
+        InputError: where x is not a finite vector of length n, or the problem offers no model or no objective of the
+            policy.
         StepFailed: where a value is not finite.
     """
-    exact = Algorithm(
-        lower=lower_level_solver("soft-policy-iteration", tolerance=tolerance),
-        estimator=hypergradient_estimator("implicit"),
-        upper=upper_level_optimizer("gradient-descent"),
-        name="exact",
-    )
-    exact.check_compatible(problem)
-    state = exact.evaluate(problem, x)
-    solution = state.solution
+    check_positive("tolerance", tolerance)
+    if not isinstance(problem, BilevelProblem):
+        raise InputError("problem", kind_words(problem), "a BilevelProblem, such as bilevelrl.problem(name)")
+    _check_offers("a transition model", problem, problem.lower, SupportsModel)
+    _check_offers("an objective of the policy", problem, problem.objective, PolicyObjective)
+    point = problem.point(x)
+    with quietly():
+        solution = soft_policy_iteration(problem.lower.model(point), tolerance=tolerance)
+        if not (solution.status.usable and math.isfinite(solution.residual)):
+            raise StepFailed(Status.NON_FINITE, "the exact solution of the follower", 0)
+        hyper = implicit_gradient(problem, point, solution)
+        for part in ("direct", "implicit"):
+            check_shape(f"the gradient's {part} part", f"problem {problem.name!r}", getattr(hyper, part), point.shape)
+        if not (hyper.status.usable and math.isfinite(hyper.objective) and all_finite(hyper.gradient)):
+            raise StepFailed(Status.NON_FINITE, "the exact gradient", 0)
     if solution.error_bound > max(tolerance, ROUGH * solution.model.temperature):
         bound = f"the follower's values are within {solution.error_bound:.2g} of V*, not within {tolerance:g}"
         warnings.warn(f"{bound}; {solution.status.advice}", AccuracyWarning, stacklevel=2)
-    return state.hyper.objective, state.hyper.gradient
+    return hyper.objective, hyper.gradient
+
+
+def _check_offers(what: str, problem: BilevelProblem, offered: object, wanted: type) -> None:
+    if not isinstance(offered, wanted):
+        has = f"problem {problem.name!r} offers a {type(offered).__name__}"
+        raise IncompatibleError(f"the exact gradient needs {what} ({wanted.__name__}); {has}")
 
 
 def compose(experiment: Experiment, registry: Registry | None = None) -> tuple[BilevelProblem, Algorithm]:

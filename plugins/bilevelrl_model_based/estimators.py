@@ -51,22 +51,7 @@ class Implicit:
         rng: np.random.Generator,
     ) -> bl.HyperGradient:
         """`∇φ(x)`; one linear solve, one pullback."""
-        model, policy, system = solution.model, solution.policy, solution.linearization
-        objective, by_x, by_policy = problem.objective.value_and_gradients(x, policy)
-        centred = by_policy - (policy * by_policy).sum(axis=1, keepdims=True)
-        cotangent = bl.mdp.policy_cotangent(model, policy, centred)
-        right_hand_side = bl.mdp.adjoint_right_hand_side(model, cotangent)
-        if not (math.isfinite(objective) and np.isfinite(right_hand_side).all()):
-            return _not_finite(by_x, objective)
-        before = system.iterated
-        adjoint = system.solve_transpose(right_hand_side, tolerance=self.tolerance)
-        iterated = system.iterated - before
-        residual = bl.validation.maximum_norm(system.apply_transpose(adjoint) - right_hand_side)
-        occupancy = bl.mdp.adjoint_occupancy(model, policy, solution.values, cotangent, adjoint)
-        implicit = problem.lower.pullback(x, occupancy)
-        cost = bl.Cost(linear_solves=0 if iterated else 1, products=1 + iterated, passes=1)
-        status = bl.Status.FELL_BACK if system.fell_back else bl.Status.CONVERGED
-        return bl.HyperGradient(by_x, implicit, objective, occupancy, cost, status, residual)
+        return bl.problems.implicit_gradient(problem, x, solution, tolerance=self.tolerance)
 
 
 @attrs.frozen
@@ -150,8 +135,3 @@ def _status(residual: float, objective: float, previous: bl.HyperGradient | None
     grows = previous is not None and previous.residual is not None and residual > previous.residual
     runs_away = grows and residual > DIVERGENCE * bl.validation.maximum_norm(target)
     return bl.Status.DIVERGED if runs_away else bl.Status.BUDGET_SPENT
-
-
-def _not_finite(by_x: bl.Array, objective: float) -> bl.HyperGradient:
-    nothing = np.full_like(by_x, np.nan)
-    return bl.HyperGradient(by_x, nothing, objective, None, bl.Cost(), bl.Status.NON_FINITE)

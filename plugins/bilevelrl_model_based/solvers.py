@@ -11,8 +11,6 @@ import numpy as np
 
 import bilevelrl as bl
 
-EPSILON = float(np.finfo(np.float64).eps)
-
 
 def _initial_values(model: bl.SoftMDP, warm_start: bl.mdp.TabularSolution | None) -> bl.Array:
     if warm_start is not None and warm_start.values.shape == (model.states,):
@@ -22,12 +20,6 @@ def _initial_values(model: bl.SoftMDP, warm_start: bl.mdp.TabularSolution | None
 
 def _residual(backup: bl.mdp.Backup, values: bl.Array) -> float:
     return bl.validation.maximum_norm(backup.values - values)
-
-
-def _rounding_floor(model: bl.SoftMDP, backup: bl.mdp.Backup) -> float:
-    """The size of `Tv − v` that rounding alone can produce: a few ulps of the largest number in the sum."""
-    largest = max(bl.validation.maximum_norm(backup.action_values), bl.validation.maximum_norm(backup.values))
-    return 8 * EPSILON * max(largest, model.temperature)
 
 
 @attrs.frozen
@@ -93,7 +85,7 @@ class SoftValueIteration:
             residual = _residual(backup, values)
             if residual <= wanted:
                 return values, backup, residual, sweep, bl.Status.CONVERGED
-            if not residual > _rounding_floor(model, backup):
+            if not residual > bl.mdp.rounding_floor(model, backup):
                 return values, backup, residual, sweep, bl.Status.STAGNATED
             values = backup.values
         backup = bl.mdp.soft_backup(model, values)
@@ -106,15 +98,6 @@ class SoftValueIteration:
             self.maximum_sweeps,
             (bl.Status.CONVERGED if met else bl.Status.BUDGET_SPENT),
         )
-
-
-# A Newton step that leaves more of the residual than this is still far from the solution.
-FAR = 0.1
-# While far, this many sweeps after a step propagate the step's values to neighbouring states.
-SWEEPS_WHILE_FAR = 3
-# The relative accuracy of iterative solves while far; near the solution, what a quadratic method can use.
-LOOSEST = 0.1
-TIGHTEST = 1e-6
 
 
 @attrs.frozen
@@ -160,85 +143,12 @@ class SoftPolicyIteration:
     ) -> bl.mdp.TabularSolution:
         """`V*` to the tolerance, with the residual that proves it."""
         model = problem.lower.model(x)
-        wanted = (1.0 - model.discount) * self.tolerance
-        point = _NewtonPoint.at(model, _initial_values(model, warm_start), self.linear_solver)
-        cost, status, before = bl.Cost(backups=1), bl.Status.CONVERGED, math.inf
-        steps, fell_back = 0, False
-        while not point.residual <= wanted:
-            if not math.isfinite(point.residual):
-                status = bl.Status.NON_FINITE
-                break
-            if steps >= self.maximum_iterations:
-                status = bl.Status.BUDGET_SPENT
-                break
-            tried, spent = point.step(before, wanted)
-            cost, steps, fell_back = cost + spent, steps + 1, fell_back or point.system.fell_back
-            if tried.residual >= point.residual and point.residual <= _rounding_floor(model, point.backup):
-                status = bl.Status.STAGNATED
-                break
-            before, point = point.residual, tried
-        if status is bl.Status.CONVERGED and fell_back:
-            status = bl.Status.FELL_BACK
-        return bl.mdp.TabularSolution(
+        return bl.mdp.soft_policy_iteration(
             model,
-            point.backup.policy,
-            point.values,
-            point.backup.action_values,
-            point.residual,
-            steps,
-            status,
-            cost,
-            point.system,
+            _initial_values(model, warm_start),
+            tolerance=self.tolerance,
+            maximum_iterations=self.maximum_iterations,
+            linear_solver=self.linear_solver,
         )
 
     restore = staticmethod(bl.mdp.TabularSolution.restored)
-
-
-@attrs.frozen(eq=False)
-class _NewtonPoint:
-    """A point of Newton's method.
-
-    Args:
-        model: the follower's MDP.
-        values: v (S,).
-        backup: of v.
-        system: `I − γP^π(v)`.
-        residual: `‖Tv − v‖∞`.
-    """
-
-    model: bl.SoftMDP
-    values: bl.Array
-    backup: bl.mdp.Backup
-    system: bl.mdp.Linearization
-    residual: float
-
-    @classmethod
-    def at(
-        cls, model: bl.SoftMDP, values: bl.Array, method: str, factorization: bl.linear.Factorization | None = None
-    ) -> _NewtonPoint:
-        """The point at v, with the last step's factorisation, which is accurate enough near the end."""
-        backup, system = bl.mdp.linearized_backup(model, values, factorization=factorization, method=method)
-        return cls(model, values, backup, system, _residual(backup, values))
-
-    def step(self, before: float, wanted: float) -> tuple[_NewtonPoint, bl.Cost]:
-        """The next point, and the cost of the step.
-
-        Args:
-            before: the residual one step ago, infinite at first.
-            wanted: the target residual.
-        """
-        far = before == math.inf or self.residual > FAR * before
-        sweeps = SWEEPS_WHILE_FAR if far and self.system.iterates else 0
-        gap = self.backup.values - self.values
-        values = self.values + self.system.solve(gap, tolerance=self._accuracy(gap, before, wanted))
-        iterated = self.system.iterated
-        if sweeps:
-            values = bl.mdp.soft_bellman(self.model, values, sweeps)
-        cost = bl.Cost(backups=sweeps + 1, linear_solves=0 if iterated else 1, products=iterated)
-        return _NewtonPoint.at(self.model, values, self.system.method, self.system.factorization), cost
-
-    def _accuracy(self, gap: bl.Array, before: float, wanted: float) -> float:
-        """The relative accuracy of an iterative solve that a quadratic method and the tolerance can use."""
-        usable = max(TIGHTEST, 0.5 * (self.residual / before) ** 1.5) if before < math.inf else LOOSEST
-        size = self.residual * float(np.linalg.norm(gap / self.residual))  # so that small squares do not underflow
-        return max(min(LOOSEST, usable), 0.3 * wanted / size)

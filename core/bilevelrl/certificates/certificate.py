@@ -11,10 +11,9 @@ import numpy as np
 from bilevelrl.certificates import objective_bounds, part_norms  # noqa: F401  # they register their bounds
 from bilevelrl.certificates.derivative_bounds import Unbounded
 from bilevelrl.certificates.gradient_error import ComputedGradient, FollowerError, error_bound
-from bilevelrl.mdp.bellman import adjoint_occupancy, adjoint_right_hand_side, linearized_backup, policy_cotangent
-from bilevelrl.mdp.linearization import Linearization
-from bilevelrl.mdp.passes import Backup
-from bilevelrl.mdp.rounding import EPSILON, backup_rounding, length, row_defect
+from bilevelrl.mdp.adjoint import solve_adjoint
+from bilevelrl.mdp.newton import NewtonPoint, corrected
+from bilevelrl.mdp.rounding import EPSILON, length, row_defect
 from bilevelrl.mdp.soft_mdp import SoftMDP
 from bilevelrl.mdp.solution import SupportsModel
 from bilevelrl.objectives.protocols import PolicyObjective
@@ -25,12 +24,9 @@ from bilevelrl.validation.arrays import Array, check_shape
 from bilevelrl.validation.errors import InputError, kind_words
 from bilevelrl.validation.fields import check_count
 
-# The residual of a system solved by iteration. A correction need not be exact, since its residual is measured, and
-# the adjoint's residual is part of the bound.
-CORRECTION, ADJOINT = 1e-6, 1e-12
+# To this an iteration solves the adjoint equation; what it leaves is part of the bound.
+ADJOINT = 1e-12
 PARTS = ("measured", "follower", "objective", "adjoint", "rounding")
-# A residual that no longer falls, and is this close to rounding, will not fall further.
-NEAR_ROUNDING = 100.0
 
 
 @attrs.frozen
@@ -128,7 +124,7 @@ def _certificate(
     if not isinstance(problem.objective, PolicyObjective):
         raise _NoBound(f"the objective of problem {problem.name!r} is not one of the policy (PolicyObjective)")
     model = problem.lower.model(x)
-    point, steps, cost = _corrected(_Point.at(model, _values(solution, model, corrections)), corrections)
+    point, steps, cost = corrected(model, _values(solution, model, corrections), corrections)
     follower = FollowerError.of(model, point.values, point.backup, row_defect(model.transitions))
     if not follower.growth < 1.0:
         raise _NoBound(f"discount {model.discount!r} is so close to 1 that 1 − γ is lost in rounding")
@@ -155,47 +151,8 @@ def _values(solution: Any, model: SoftMDP, corrections: int) -> Array:
     return np.zeros(model.states)
 
 
-@attrs.frozen(eq=False)
-class _Point:
-    """A point of Newton's method: v, its backup, and `I − γP^π(v)`."""
-
-    model: SoftMDP
-    values: Array
-    backup: Backup
-    system: Linearization
-
-    @classmethod
-    def at(cls, model: SoftMDP, values: Array) -> _Point:
-        return cls(model, values, *linearized_backup(model, values))
-
-    @property
-    def span(self) -> float:
-        """`max δ − min δ` for `δ = Tv − v`: a constant changes no policy."""
-        change = self.backup.values - self.values
-        return float(change.max() - change.min())
-
-    def step(self) -> _Point:
-        correction = self.system.solve(self.backup.values - self.values, tolerance=CORRECTION)
-        return _Point.at(self.model, self.values + correction)
-
-
-def _corrected(start: _Point, corrections: int) -> tuple[_Point, int, Cost]:
-    """The best point of Newton's method, the steps taken, and their cost."""
-    best = point = start
-    steps, cost = 0, Cost(backups=1)
-    while steps < corrections and not point.span <= (floor := backup_rounding(point.model, point.values)):
-        after = point.step()
-        iterated = point.system.iterated
-        steps, cost = steps + 1, cost + Cost(backups=1, linear_solves=0 if iterated else 1, products=iterated)
-        if not math.isfinite(after.span) or point.span <= min(after.span, NEAR_ROUNDING * floor):
-            break
-        point = after
-        best = min(best, point, key=lambda each: each.span)
-    return best, steps, cost
-
-
 def _computed(
-    problem: BilevelProblem, x: Array, point: _Point, hyper: HyperGradient | None
+    problem: BilevelProblem, x: Array, point: NewtonPoint, hyper: HyperGradient | None
 ) -> tuple[ComputedGradient, Cost]:
     """The gradient at v from the estimate's own occupancy, or from one that is solved for here."""
     model, values, policy = point.model, point.values, point.backup.policy
@@ -211,15 +168,12 @@ def _computed(
     return ComputedGradient(model, values, point.backup, occupancy.weights, by_policy, direct, implicit), cost
 
 
-def _solved_occupancy(point: _Point, by_policy: Array) -> tuple[DenseOccupancy, Cost]:
+def _solved_occupancy(point: NewtonPoint, by_policy: Array) -> tuple[DenseOccupancy, Cost]:
     model, policy, system = point.model, point.backup.policy, point.system
-    centred = by_policy - (policy * by_policy).sum(axis=1, keepdims=True)
-    cotangent = policy_cotangent(model, policy, centred)
-    before = system.iterated
-    adjoint = system.solve_transpose(adjoint_right_hand_side(model, cotangent), tolerance=ADJOINT)
-    iterated = system.iterated - before
-    cost = Cost(linear_solves=0 if iterated else 1, products=2 + iterated)
-    return adjoint_occupancy(model, policy, point.values, cotangent, adjoint), cost
+    solved = solve_adjoint(model, policy, point.values, system, by_policy, tolerance=ADJOINT)
+    if solved is None:
+        raise _NoBound("a value is not finite")
+    return solved.occupancy, Cost(linear_solves=0 if solved.iterated else 1, products=2 + solved.iterated)
 
 
 def _not_finite(parts: tuple[float, ...]) -> str:

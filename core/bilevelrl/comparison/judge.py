@@ -8,11 +8,13 @@ from typing import Any
 import attrs
 import numpy as np
 
+from bilevelrl.mdp.newton import soft_policy_iteration
 from bilevelrl.mdp.solution import SupportsModel
 from bilevelrl.objectives.protocols import PolicyObjective
 from bilevelrl.plugins.components import Kind
 from bilevelrl.plugins.discovery import registry
 from bilevelrl.problems.bilevel_problem import BilevelProblem
+from bilevelrl.problems.exact import implicit_gradient
 from bilevelrl.problems.feasible_sets import stationarity
 from bilevelrl.randomness import stream
 from bilevelrl.sampling.simulators import draw_groups
@@ -94,14 +96,13 @@ class Judge:
             solution = self._solution(x, 0)
             if not solution.status.usable:
                 return math.nan
-            estimator = registry().create(Kind.HYPERGRADIENT_ESTIMATOR, "implicit", {})
-            hyper = estimator.estimate(self.problem, x, solution, None, stream(0, "re-evaluation"))
+            hyper = implicit_gradient(self.problem, x, solution)
             return stationarity(self.problem.feasible_set, x, hyper.gradient)
 
     def _solution(self, x: Array, seed: int) -> Any:
-        name = "soft-policy-iteration" if self.solves else "soft-q-learning"
-        options = {"tolerance": TOLERANCE} if self.solves else {"samples": self.follower_samples}
-        solver = registry().create(Kind.LOWER_LEVEL_SOLVER, name, options)
+        if self.solves:
+            return soft_policy_iteration(self.problem.lower.model(x), tolerance=TOLERANCE)
+        solver = registry().create(Kind.LOWER_LEVEL_SOLVER, "soft-q-learning", {"samples": self.follower_samples})
         return solver.solve(self.problem, x, None, stream(seed, "re-evaluation of the follower"))
 
     def _policy(self, x: Array, seed: int) -> Array | None:

@@ -25,6 +25,13 @@ from bilevelrl.validation.fields import check_count, is_integer
 LARGEST_SEED = 2**31
 
 
+class _Pool(threading.local):
+    """The environments of each thread."""
+
+    def __init__(self) -> None:
+        self.environments: list[Any] = []
+
+
 @attrs.frozen(eq=False)
 class GymnasiumWorld:
     """Makes simulators of a Gymnasium environment for tables of rewards: the `world` of a `SampledMDP`.
@@ -50,15 +57,14 @@ class GymnasiumWorld:
     temperature: float
     environments: int = attrs.field(default=8, validator=is_integer(at_least=1))
     reference: Array | None = None
-    _own: threading.local = attrs.field(init=False, factory=threading.local, repr=False)
+    _own: _Pool = attrs.field(init=False, factory=lambda: _Pool(), repr=False)
     spec: FollowerSpec = attrs.field(init=False)
 
-    def __attrs_post_init__(self) -> None:
-        env = self.make()
+    @spec.default
+    def _specified(self) -> FollowerSpec:
+        (env,) = self.pool(1)
         states, actions = (_size(env, space) for space in ("observation_space", "action_space"))
-        self._own.pool = [env]
-        spec = FollowerSpec(states, actions, self.discount, self.temperature, self.reference)
-        object.__setattr__(self, "spec", spec)
+        return FollowerSpec(states, actions, self.discount, self.temperature, self.reference)
 
     def __call__(self, rewards: Array) -> GymnasiumSimulator:
         """A simulator that pays the follower these rewards (S, A) instead of the environment's own."""
@@ -67,7 +73,7 @@ class GymnasiumWorld:
 
     def pool(self, count: int) -> list[Any]:
         """`count` environments of this thread, made at first need and kept."""
-        pool: list[Any] = self._own.__dict__.setdefault("pool", [])
+        pool = self._own.environments
         while len(pool) < count:
             pool.append(self.make())
         return pool[:count]

@@ -13,6 +13,10 @@ from .bellman import (
 from .linearization import (
     Linearization as Linearization,
 )
+from .newton import (
+    rounding_floor as rounding_floor,
+    soft_policy_iteration as soft_policy_iteration,
+)
 from .passes import (
     Backup as Backup,
 )

@@ -12,9 +12,34 @@ from bilevelrl.mdp.transitions import Transitions, as_transitions
 from bilevelrl.validation.arrays import Array, as_array, as_distribution, read_only
 from bilevelrl.validation.errors import InputError
 from bilevelrl.validation.fields import is_real
+from bilevelrl.validation.frozen import depending, unchecked_copy
 
 SMALLEST_TEMPERATURE = 1e-300
 """Below it no reward of ordinary size could be divided by the temperature."""
+
+
+def _rewards(value: object, mdp: SoftMDP) -> Array:
+    return read_only(as_array("rewards", value, (mdp.states, mdp.actions)))
+
+
+def _initial(value: object, mdp: SoftMDP) -> Array:
+    given = np.full(mdp.states, 1.0 / mdp.states) if value is None else value
+    return read_only(as_distribution("initial", given, mdp.states))
+
+
+def _reference(value: object, mdp: SoftMDP) -> Array | None:
+    if value is None:
+        return None
+    reference = read_only(as_array("reference", value, (mdp.states, mdp.actions)))
+    if not (reference > 0).all():
+        s, a = (int(i) for i in np.unravel_index(reference.argmin(), reference.shape))
+        raise InputError(f"reference[{s}, {a}]", str(reference[s, a]), "a positive number")
+    return reference
+
+
+def _scaled(rewards: Array, temperature: float, reference: Array | None) -> Array:
+    scaled = rewards / temperature
+    return scaled if reference is None else scaled + np.log(reference)
 
 
 @attrs.frozen(slots=False, eq=False, repr=False)
@@ -39,24 +64,11 @@ class SoftMDP:
     """
 
     transitions: Transitions = attrs.field(converter=as_transitions)
-    rewards: Array
+    rewards: Array = attrs.field(converter=depending(_rewards))  # type: ignore[misc]
     discount: float = attrs.field(validator=is_real(at_least=0.0, below=1.0))
     temperature: float = attrs.field(validator=[is_real(above=0.0), is_real(at_least=SMALLEST_TEMPERATURE)])
-    initial: Array = attrs.field(default=None)
-    reference: Array | None = None
-
-    def __attrs_post_init__(self) -> None:
-        shape = (self.transitions.states, self.transitions.actions)
-        fields = self.__dict__
-        fields["rewards"] = read_only(as_array("rewards", self.rewards, shape))
-        if self.initial is None:
-            fields["initial"] = np.full(shape[0], 1.0 / shape[0])
-        fields["initial"] = read_only(as_distribution("initial", self.initial, shape[0]))
-        if self.reference is not None:
-            fields["reference"] = read_only(as_array("reference", self.reference, shape))
-            if not (self.reference > 0).all():
-                s, a = (int(i) for i in np.unravel_index(self.reference.argmin(), shape))
-                raise InputError(f"reference[{s}, {a}]", str(self.reference[s, a]), "a positive number")
+    initial: Array = attrs.field(default=None, converter=depending(_initial))  # type: ignore[misc]
+    reference: Array | None = attrs.field(default=None, converter=depending(_reference))  # type: ignore[misc]
 
     @property
     def states(self) -> int:
@@ -71,11 +83,7 @@ class SoftMDP:
     @cached_property
     def scaled_rewards(self) -> Array:
         """`r/τ + log μ` (S, A): a reference measure is entropy with the reward `r + τ log μ`."""
-        return self._scaled(self.rewards)
-
-    def _scaled(self, rewards: Array) -> Array:
-        scaled = rewards / self.temperature
-        return scaled if self.reference is None else scaled + np.log(self.reference)
+        return _scaled(self.rewards, self.temperature, self.reference)
 
     def replace(self, **fields: Any) -> SoftMDP:
         """A copy with some of `transitions`, `rewards`, `initial`, `reference` replaced, not validated again.
@@ -83,12 +91,9 @@ class SoftMDP:
         For models that are valid by construction, on the path that runs once an iteration. Non-finite rewards
         surface as `Status.NON_FINITE` from the solver.
         """
-        copy: SoftMDP = object.__new__(SoftMDP)
-        values = copy.__dict__
-        values |= self.__dict__
-        values |= fields
-        values["scaled_rewards"] = copy._scaled(copy.rewards)
-        return copy
+        rewards, reference = fields.get("rewards", self.rewards), fields.get("reference", self.reference)
+        fields["scaled_rewards"] = _scaled(rewards, self.temperature, reference)
+        return unchecked_copy(self, fields)
 
     def __repr__(self) -> str:
         kl = "" if self.reference is None else ", reference=given"

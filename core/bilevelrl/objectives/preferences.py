@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -164,8 +165,6 @@ class PreferenceDataset:
     first: Trajectories
     second: Trajectories
     labels: Array = attrs.field(converter=check_preferences)
-    needed: tuple[int, int] = attrs.field(init=False, repr=False)
-    """The least numbers of states and actions that the trajectories can be of."""
 
     @classmethod
     def of(cls, arrays: Mapping[str, Array]) -> PreferenceDataset:
@@ -199,9 +198,13 @@ class PreferenceDataset:
             expected = f"{self.first.actions.shape} as of first: pairs of equal length"
             raise InputError("the shape of PreferenceDataset.second", str(self.second.actions.shape), expected)
         check_shape("PreferenceDataset.labels", self.labels, (self.first.count,))
+
+    @functools.cached_property
+    def needed(self) -> tuple[int, int]:
+        """The least numbers of states and actions that the trajectories can be of."""
         pair = (self.first, self.second)
         visited, taken = (max(int(getattr(one, part).max()) for one in pair) for part in ("observations", "actions"))
-        object.__setattr__(self, "needed", (visited + 1, taken + 1))
+        return visited + 1, taken + 1
 
     def check_table(self, shape: tuple[int, ...]) -> None:
         """Raise `InputError` where a table (S, A) has no place for what the trajectories visit."""

@@ -134,11 +134,12 @@ class MixtureTransitions:
 
     weights: Any = attrs.field(validator=_weights)
     kernels: tuple[Transitions, ...] = attrs.field(converter=_kernels)
-
     joint: Transitions = attrs.field(init=False, repr=False)
+    """One kernel over joint actions `b·A + a`, so that one product serves all choices of the leader."""
 
-    def __attrs_post_init__(self) -> None:
-        self.__dict__["joint"] = _joint_kernel(self.kernels)
+    @joint.default
+    def _joint(self) -> Transitions:
+        return _joint_kernel(self.kernels)
 
     @property
     def dimension(self) -> int:

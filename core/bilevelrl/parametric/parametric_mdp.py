@@ -41,26 +41,37 @@ class ParametricMDP:
     reference: Any = None
     example: Any = None
 
-    def __attrs_post_init__(self) -> None:
-        candidates = {
-            "transitions": self.transitions if isinstance(self.transitions, ParametricTransitions) else None,
-            "rewards": self.rewards if isinstance(self.rewards, ParametricArray) else None,
-            "initial": self.initial if isinstance(self.initial, ParametricArray) else None,
+    parts: Any = attrs.field(init=False, repr=False)
+    """The fields that depend on x, by name."""
+    dimension: int = attrs.field(init=False)
+    """n, the length of x."""
+    base: SoftMDP = attrs.field(init=False, repr=False)
+    """The model at `example`, whose fixed fields every other model shares."""
+
+    @parts.default
+    def _parts(self) -> dict[str, Any]:
+        kinds: dict[str, Any] = {
+            "transitions": ParametricTransitions,
+            "rewards": ParametricArray,
+            "initial": ParametricArray,
         }
-        self.__dict__["parts"] = {name: part for name, part in candidates.items() if part is not None}
+        return {name: getattr(self, name) for name, kind in kinds.items() if isinstance(getattr(self, name), kind)}
+
+    @dimension.default
+    def _common_dimension(self) -> int:
         sizes = {name: part.dimension for name, part in self.parts.items()}
         if not sizes:
             raise InputError("ParametricMDP", "independent of x", "at least one parametric part")
         if len(set(sizes.values())) > 1:
             told = ", ".join(f"{name} has {size}" for name, size in sizes.items())
             raise InputError("the dimension of the parts", told, "one n; use Slice to share x among parts")
-        self.__dict__["dimension"] = next(iter(sizes.values()))
-        self.__dict__["_shape"] = (self.dimension,)
-        self.__dict__["base"] = self._validated(
-            np.zeros(self.dimension) if self.example is None else as_array("example", self.example, self._shape)
-        )
+        dimension: int = next(iter(sizes.values()))
+        return dimension
 
-    def _validated(self, x: Array) -> SoftMDP:
+    @base.default
+    def _validated(self) -> SoftMDP:
+        n = self.dimension
+        x = np.zeros(n) if self.example is None else as_array("example", self.example, (n,))
         fixed = {"transitions": self.transitions, "rewards": self.rewards, "initial": self.initial}
         values = {name: self.parts[name](x) if name in self.parts else fixed[name] for name in fixed}
         return SoftMDP(discount=self.discount, temperature=self.temperature, reference=self.reference, **values)
@@ -70,15 +81,11 @@ class ParametricMDP:
         known = {} if "transitions" in self.parts else {"transitions": self.base.transitions}
         return {**self.__dict__, **known}
 
-    parts: Any = attrs.field(init=False, repr=False)
-    base: SoftMDP = attrs.field(init=False, repr=False)
-    _shape: tuple[int] = attrs.field(init=False, repr=False)
-    dimension: int = attrs.field(init=False)
-
     def model(self, x: Array) -> SoftMDP:
         """`M_τ(x)`. Raises `InputError` where x has the wrong length or is not finite."""
-        if not (isinstance(x, np.ndarray) and x.dtype == np.float64 and x.shape == self._shape and all_finite(x)):
-            x = as_array("x", x, self._shape)
+        shape = (self.dimension,)
+        if not (isinstance(x, np.ndarray) and x.dtype == np.float64 and x.shape == shape and all_finite(x)):
+            x = as_array("x", x, shape)
         return self.base.replace(**{name: part(x) for name, part in self.parts.items()})
 
     def simulator(self, x: Array) -> TabularSimulator:
@@ -87,8 +94,8 @@ class ParametricMDP:
 
     def pullback(self, x: Array, occupancy: Occupancy) -> Array:
         """(n,) `J_rᵀ r̄ + J_Pᵀ P̄ + J_ρᵀ ρ̄` at x."""
-        if x.shape != self._shape:
-            as_array("x", x, self._shape)
+        if x.shape != (self.dimension,):
+            as_array("x", x, (self.dimension,))
         measure = occupancy.dense(self.base.states, self.base.actions)
         gradient: Array | None = None
         for name, part in self.parts.items():

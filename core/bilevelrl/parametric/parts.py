@@ -15,9 +15,10 @@ import numpy as np
 import scipy.sparse
 
 from bilevelrl.mdp.transitions import DenseTransitions, SparseTransitions, Transitions, as_transitions
-from bilevelrl.validation.arrays import Array, as_array, as_array_unchecked, as_distribution, as_real_array
+from bilevelrl.validation.arrays import Array, Indices, as_array, as_array_unchecked, as_distribution, as_real_array
 from bilevelrl.validation.errors import InputError, kind_words, shape_words, value_words
 from bilevelrl.validation.fields import is_integer
+from bilevelrl.validation.frozen import depending
 from bilevelrl.validation.sparse_arrays import as_csr
 
 
@@ -75,6 +76,18 @@ class TabularReward:
         return cotangent.reshape(-1).copy()
 
 
+def _distinct_states(value: object, reward: StateReward) -> Indices:
+    count = reward.base.shape[0]
+    try:
+        states = np.arange(count) if value is None else np.asarray(value)
+    except ValueError:  # rows of unequal lengths
+        states = np.empty(0)
+    valid = states.ndim == 1 and states.size > 0 and np.issubdtype(states.dtype, np.integer)
+    if not valid or states.min() < 0 or states.max() >= count or np.unique(states).size < states.size:
+        raise InputError("StateReward.states", value_words(value), f"distinct integers in 0..{count - 1}")
+    return states
+
+
 @attrs.frozen(eq=False)
 class StateReward:
     """`r_sa(x) = base_sa + x_s`, counted in the states listed: one parameter a state.
@@ -85,22 +98,13 @@ class StateReward:
     """
 
     base: Array = attrs.field(converter=_base_rewards)
-    states: Any = None
-
-    def __attrs_post_init__(self) -> None:
-        count = self.base.shape[0]
-        try:
-            states = np.arange(count) if self.states is None else np.asarray(self.states)
-        except ValueError:  # rows of unequal lengths
-            states = np.empty(0)
-        valid = states.ndim == 1 and states.size > 0 and np.issubdtype(states.dtype, np.integer)
-        if not valid or states.min() < 0 or states.max() >= count or np.unique(states).size < states.size:
-            raise InputError("StateReward.states", value_words(self.states), f"distinct integers in 0..{count - 1}")
-        object.__setattr__(self, "states", states)
-        # A slice takes a tenth of the time of an index.
-        object.__setattr__(self, "_rows", slice(None) if np.array_equal(states, np.arange(count)) else states)
-
+    states: Any = attrs.field(default=None, converter=depending(_distinct_states))  # type: ignore[misc]
     _rows: Any = attrs.field(init=False, repr=False)
+
+    @_rows.default
+    def _all_or_listed(self) -> Any:
+        # A slice takes a tenth of the time of an index.
+        return slice(None) if np.array_equal(self.states, np.arange(self.base.shape[0])) else self.states
 
     @property
     def dimension(self) -> int:
@@ -203,21 +207,34 @@ class SoftmaxTransitions:
 
     base: Transitions = attrs.field(converter=as_transitions)
     features: Any = attrs.field(default=None, converter=attrs.converters.optional(feature_matrix))
-
-    def __attrs_post_init__(self) -> None:
-        rows, successors, probabilities = self.base.stored()
-        positive = probabilities > 0
-        fields = self.__dict__
-        fields["rows"], fields["successors"] = rows[positive], successors[positive]
-        fields["log_base"] = np.log(probabilities[positive])
-        fields["starts"] = np.searchsorted(self.rows, np.arange(self.base.states * self.base.actions))
-        if self.features is not None:
-            check_feature_rows("SoftmaxTransitions", self.features, self.rows.size)
-
     rows: Any = attrs.field(init=False, repr=False)
     successors: Any = attrs.field(init=False, repr=False)
     log_base: Array = attrs.field(init=False, repr=False)
     starts: Any = attrs.field(init=False, repr=False)
+
+    @rows.default
+    def _positive_rows(self) -> Any:
+        rows, _, probabilities = self.base.stored()
+        return rows[probabilities > 0]
+
+    @successors.default
+    def _positive_successors(self) -> Any:
+        _, successors, probabilities = self.base.stored()
+        return successors[probabilities > 0]
+
+    @log_base.default
+    def _log_positive(self) -> Array:
+        probabilities = self.base.stored()[2]
+        return np.asarray(np.log(probabilities[probabilities > 0]))
+
+    @starts.default
+    def _row_starts(self) -> Any:
+        return np.searchsorted(self.rows, np.arange(self.base.states * self.base.actions))
+
+    @features.validator
+    def _check_features(self, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value is not None:
+            check_feature_rows("SoftmaxTransitions", value, self.rows.size)
 
     @property
     def dimension(self) -> int:

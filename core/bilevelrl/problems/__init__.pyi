@@ -8,6 +8,9 @@ from .contextual_problems import (
     ContextualTrajectoryObjective as ContextualTrajectoryObjective,
     contextual_problem as contextual_problem,
 )
+from .exact import (
+    implicit_gradient as implicit_gradient,
+)
 from .feasible_sets import (
     Ball as Ball,
     FeasibleSet as FeasibleSet,

@@ -23,6 +23,7 @@ from bilevelrl.occupancy import DenseOccupancy, Occupancy
 from bilevelrl.sampling.tabular_simulator import TabularSimulator
 from bilevelrl.validation.arrays import Array, Indices, as_array, as_distribution, read_only
 from bilevelrl.validation.errors import InputError, kind_words, value_words
+from bilevelrl.validation.frozen import depending
 
 
 def _contexts(value: Any) -> tuple[Any, ...]:
@@ -37,6 +38,12 @@ def _contexts(value: Any) -> tuple[Any, ...]:
             expected = "a follower with a transition model (SupportsModel), such as a ParametricMDP"
             raise InputError(f"contexts[{index}]", kind_words(context), expected)
     return contexts
+
+
+def _normalized(value: object, lower: ContextualMDP) -> Array:
+    count = len(lower.contexts)
+    weights = np.ones(count) if value is None else as_distribution("weights", value, count)
+    return read_only(weights / weights.sum())
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -59,31 +66,38 @@ class ContextualMDP:
     """
 
     contexts: tuple[Any, ...] = attrs.field(converter=_contexts)
-    weights: Array = attrs.field(default=None)
+    weights: Array = attrs.field(default=None, converter=depending(_normalized))  # type: ignore[misc]
     example: Any = None
-
-    _models: tuple[SoftMDP, ...] = attrs.field(init=False, repr=False)
-    _base: SoftMDP = attrs.field(init=False, repr=False)
-    starts: Indices = attrs.field(init=False, repr=False)
-    """(C + 1,) the first state of each context, and the number of all states."""
     dimension: int = attrs.field(init=False)
     """n, the length of x."""
+    _models: tuple[SoftMDP, ...] = attrs.field(init=False, repr=False)
+    starts: Indices = attrs.field(init=False, repr=False)
+    """(C + 1,) the first state of each context, and the number of all states."""
+    _base: SoftMDP = attrs.field(init=False, repr=False)
 
-    def __attrs_post_init__(self) -> None:
-        fields = self.__dict__
-        count = len(self.contexts)
-        weights = np.ones(count) if self.weights is None else as_distribution("weights", self.weights, count)
-        fields["weights"] = read_only(weights / weights.sum())
+    @dimension.default
+    def _common_dimension(self) -> int:
         reason = "for all contexts, since they share x"
-        fields["dimension"] = _agreed("dimension", [int(context.dimension) for context in self.contexts], reason)
+        dimension: int = _agreed("dimension", [int(context.dimension) for context in self.contexts], reason)
+        return dimension
+
+    @_models.default
+    def _agreeing_models(self) -> tuple[SoftMDP, ...]:
         models = tuple(context.model(self._point()) for context in self.contexts)
         reason = "for all contexts, since their followers solve one soft Bellman equation"
         for field in ("discount", "temperature", "actions"):
             label = "number of actions" if field == "actions" else field
             _agreed(label, [getattr(model, field) for model in models], reason)
-        fields["starts"] = np.cumsum([0, *(model.states for model in models)])
-        fields["_models"] = models
-        fields["_base"] = SoftMDP(
+        return models
+
+    @starts.default
+    def _first_states(self) -> Indices:
+        return np.cumsum([0, *(model.states for model in self._models)])
+
+    @_base.default
+    def _direct_sum(self) -> SoftMDP:
+        models = self._models
+        return SoftMDP(
             direct_sum([model.transitions for model in models]),
             np.concatenate([model.rewards for model in models]),
             models[0].discount,

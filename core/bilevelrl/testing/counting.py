@@ -41,8 +41,9 @@ class Tally:
 class _Counted:
     """The common part of both counted kernels; `original` does the work."""
 
-    original: Any
-    tally: Tally
+    def __init__(self, original: Any, tally: Tally) -> None:
+        self.original, self.tally = original, tally
+        self.states, self.actions = original.states, original.actions
 
     def expectation(self, values: Array) -> Array:
         self.tally.backups += 1
@@ -94,10 +95,7 @@ def counted_transitions(original: Transitions, tally: Tally) -> Transitions:
     kind = _CountedSparse if isinstance(original, SparseTransitions) else _CountedDense
     if not isinstance(original, DenseTransitions | SparseTransitions):
         raise NotApplicable("the problem's transitions are of a class of their own, which cannot be counted")
-    counted: Any = object.__new__(kind)
-    counted.__dict__.update(original=original, tally=tally, states=original.states, actions=original.actions)
-    kernel: Transitions = counted
-    return kernel
+    return kind(original, tally)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 
 import bilevelrl as bl
+from bilevelrl.parametric.parts import feature_matrix
 from bilevelrl.testing.source import source
 from bilevelrl.validation.arrays import as_array, check_shape
 
@@ -65,13 +66,12 @@ class TanhReward(PrintsSource):
     """
 
     base: bl.Array = attrs.field(converter=_base)
-    features: Any = attrs.field()
+    features: Any = attrs.field(converter=feature_matrix)
     _exponent: bl.parametric.LinearReward = attrs.field(init=False)
 
-    def __attrs_post_init__(self) -> None:
-        exponent = bl.parametric.LinearReward(np.zeros_like(self.base), self.features)
-        object.__setattr__(self, "_exponent", exponent)
-        object.__setattr__(self, "features", exponent.features)
+    @_exponent.default
+    def _linear(self) -> bl.parametric.LinearReward:
+        return bl.parametric.LinearReward(np.zeros_like(self.base), self.features)
 
     @property
     def dimension(self) -> int:

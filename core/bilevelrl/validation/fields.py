@@ -92,6 +92,12 @@ def is_flag() -> Validator:
     return validate
 
 
+def check_positive(field: str, value: object) -> None:
+    """Raise `InputError` unless `value` is a finite number above 0."""
+    if not 0.0 < as_float(value) < math.inf:
+        raise InputError(field, value_words(value), "a finite number above 0")
+
+
 def check_count(field: str, value: object, *, at_least: int = 1) -> None:
     """Raise `InputError` unless `value` is an integer of at least so many; True and False are none."""
     if not _is_count(value, at_least):

@@ -127,6 +127,22 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: bl.value_and_gradient(problem(), np.full(6, np.inf)),
         r"x\[0\] is inf; expected a finite number",
     ),
+    "a tolerance of the exact gradient that is none": (
+        lambda: bl.value_and_gradient(problem(), np.zeros(6), tolerance=0.0),
+        r"^tolerance is 0\.0; expected a finite number above 0$",
+    ),
+    "no problem for the exact gradient": (
+        lambda: bl.value_and_gradient("small", np.zeros(6)),
+        r"^problem is a str; expected a BilevelProblem, such as bilevelrl\.problem\(name\)$",
+    ),
+    "no model for the exact gradient": (
+        lambda: bl.value_and_gradient(bl.problem("gymnasium-preferences"), np.zeros(6)),
+        r"^the exact gradient needs a transition model \(SupportsModel\); problem 'gymnasium-preferences' offers a S",
+    ),
+    "no objective of the policy for the exact gradient": (
+        lambda: bl.value_and_gradient(bl.problem("gridworld-preferences"), np.zeros(6)),
+        r"^the exact gradient needs an objective of the policy \(PolicyObjective\); problem 'gridworld-preferences'",
+    ),
     "x words": (lambda: run(x=["a"] * 6), r"x\[0\] is 'a'; expected a real number"),
     "start's length": (lambda: problem(start=np.zeros(4)), r"start of problem 'small' is \(4,\); expected \(6,\)"),
     "feasible set's length": (
