@@ -202,8 +202,8 @@ def _cost(counts: dict[str, int]) -> Cost:
 class Policy(Protocol):
     """How the follower acts: a distribution over actions for each observation.
 
-    An array (S, A) of probabilities is accepted wherever a policy is, and a `sampling.TabularPolicy` is such an array as
-    a `Policy`. A policy that estimates `Q(o, a)` has a method `action_values(observations)` too (N, …).
+    An array (S, A) of probabilities is accepted wherever a policy is; a `sampling.TabularPolicy` is such an array as a
+    `Policy`. A policy that estimates `Q(o, a)` has a method `action_values(observations)` too (N, …).
     """
 
     def sample(self, observations: Values, rng: np.random.Generator) -> Values:

@@ -106,6 +106,7 @@ def test_the_simulator_is_made_once_an_estimate() -> None:
 
     class Watched:
         dimension = problem.dimension
+        occupancy_forms = problem.lower.occupancy_forms
         pullback = staticmethod(problem.lower.pullback)
 
         def simulator(self, x: bl.Array) -> Any:

@@ -102,6 +102,7 @@ class World:
     mdp: bl.SoftMDP
     wrap: type[StepsOnly] = WithRestarts
     last: Any = None
+    occupancy_forms = (bl.occupancy.DenseOccupancy,)
 
     @property
     def dimension(self) -> int:

@@ -1,6 +1,6 @@
 """Rewards that are functions of observations and actions, of any type and shape; tables are the special case.
 
-A reward network is one of these: `reward` is a forward pass, and `pullback` is one backward pass of `Σ_i w_i r_x(o_i, a_i)`.
+A reward network is one of these: `reward` is a forward pass, `pullback` one backward pass of `Σ_i w_i r_x(o_i, a_i)`.
 """
 
 from __future__ import annotations

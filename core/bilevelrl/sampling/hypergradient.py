@@ -95,7 +95,7 @@ def trajectory_gradient(
         parts = parallel_map(_continue, (problem, sampling), weighed)
     else:
         parts = _compare_visits(problem, sampling, cut, drawn, advantages, spans)
-    samples = sum(part.samples for part in (*drawn, *parts))
+    samples = sum(part.samples for part in drawn) + sum(part.samples for part in parts)
     shares = np.array(counts) / groups
     directs, implicits = np.array([part.direct for part in drawn]), np.array([part.implicit for part in parts])
     direct = np.asarray(shares @ directs)
@@ -152,9 +152,9 @@ class _Sampling:
             )
         if not self.restarts:
             raise IncompatibleError(
-                f"{self.label} with restarts=False needs a reward that is a table (S, A), whose observations recur; that "
-                f"of problem {problem.name!r} is a function of observations. Use restarts=True with a simulator that "
-                f"can be restarted (SupportsRestart)"
+                f"{self.label} with restarts=False needs a reward that is a table (S, A), whose observations recur; "
+                f"that of problem {problem.name!r} is a function of observations. Use restarts=True with a simulator "
+                f"that can be restarted (SupportsRestart)"
             )
         return SampledOccupancy
 

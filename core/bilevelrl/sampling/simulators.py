@@ -6,10 +6,10 @@ bit. Under a table of probabilities `rollout` hands it out to trajectories by th
 not depend on the number of the others; `reset` and `step` hand out one number an environment and call. And nothing
 resets by itself: an environment whose episode has ended is not asked again until the next `reset`.
 
-Termination belongs to a transition, not to a state: the same observation may be the last one of an episode, or not. What
-follows a termination is padding, which repeats the last observation, pays nothing and counts nowhere. An episode that
-is cut off by a time limit is truncated, and that is no termination. The absorbing states of a table (`SoftMDP`) are
-states like others, with rewards and entropy of their own; a `TabularSimulator` ends no episode.
+Termination belongs to a transition, not to a state: the same observation may be the last one of an episode, or not.
+What follows a termination is padding, which repeats the last observation, pays nothing and counts nowhere. An episode
+that is cut off by a time limit is truncated, and that is no termination. The absorbing states of a table (`SoftMDP`)
+are states like others, with rewards and entropy of their own; a `TabularSimulator` ends no episode.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from bilevelrl.validation.arrays import Array, Indices, Mask
 from bilevelrl.validation.errors import InputError, shape_words, value_words
 from bilevelrl.validation.fields import check_count
 from bilevelrl.validation.memory import check_fits
-
 
 # Observations, actions, rewards and environment rewards, of eight bytes each.
 ARRAYS_OF_A_TABLE = 4
@@ -165,11 +164,11 @@ class Trajectories:
         return self._mapped(lambda array, longer: array[:, : horizon + longer])
 
     def _mapped(self, cut: Any) -> Trajectories:
-        longer = ("observations", "states")
-        arrays = {field.name: getattr(self, field.name) for field in attrs.fields(Trajectories)}
-        return Trajectories(
-            **{name: None if array is None else cut(array, name in longer) for name, array in arrays.items()}
-        )
+        arrays: dict[str, Any] = {
+            name: None if array is None else cut(array, name in ("observations", "states"))
+            for name, array in attrs.asdict(self, recurse=False).items()
+        }
+        return Trajectories(**arrays)
 
     def visits(self, weights: Array, shape: tuple[int, ...]) -> Array:
         """(S, A) the sum of `weights` (N, H) over the visits to each state and action of a table; padding is none."""
@@ -182,13 +181,11 @@ class Trajectories:
 
 def joined(batches: list[Trajectories]) -> Trajectories:
     """The trajectories of several batches of one horizon, one batch after another; what a batch lacks is left out."""
-    parts = {field.name: [getattr(batch, field.name) for batch in batches] for field in attrs.fields(Trajectories)}
-    return Trajectories(
-        **{
-            name: None if any(array is None for array in arrays) else np.concatenate(arrays)
-            for name, arrays in parts.items()
-        }
-    )
+    arrays: dict[str, Any] = {}
+    for field in attrs.fields(Trajectories):
+        parts = [getattr(batch, field.name) for batch in batches]
+        arrays[field.name] = None if any(part is None for part in parts) else np.concatenate(parts)
+    return Trajectories(**arrays)
 
 
 @runtime_checkable
