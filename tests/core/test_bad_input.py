@@ -232,7 +232,7 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "continuous spaces": (
         lambda: bl.problem("gymnasium-preferences", environment="CartPole-v1"),
-        r"observation_space of .*CartPole.* is Box\(.*; expected Discrete.*function approximation",
+        r"the follower's observation_space is Box\(.*; expected Discrete.*function approximation",
     ),
     "preference outside": (
         lambda: bl.objectives.PreferenceDataset(

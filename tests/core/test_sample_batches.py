@@ -82,7 +82,7 @@ def test_trajectories_do_not_travel_and_are_drawn_again_the_same() -> None:
     advantages = np.ones((5000, 1))
     there, here = (_continue(shared, (block, part.batch, advantages)) for part in (arrived, drawn))
     assert there.implicit.tobytes() == here.implicit.tobytes()
-    assert there.occupancy.tobytes() == here.occupancy.tobytes()
+    assert there.occupancy.weights.tobytes() == here.occupancy.weights.tobytes()
 
 
 def test_without_restarts_they_do_since_every_block_needs_all_of_them() -> None:

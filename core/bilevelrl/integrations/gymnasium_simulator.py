@@ -263,14 +263,16 @@ class _Captured:
 
 def _space(env: Any, name: str) -> Any:
     """A space of an environment, where its elements are arrays, or an `InputError` that says which wrapper helps."""
-    space = getattr(env, name)
-    known = getattr(getattr(env, "spec", None), "id", None) or type(env).__name__
+    space, seen = getattr(env, name), name == "observation_space"
     if getattr(space, "shape", None) is None or getattr(space, "dtype", None) is None:
-        wrapper = "FlattenObservation" if name == "observation_space" else "TransformAction"
-        expected = f"a space of arrays, such as Box or Discrete; wrap the environment in gymnasium.wrappers.{wrapper}"
-        raise InputError(f"{name} of {known}", value_words(space), expected)
-    if hasattr(space, "n") and tuple(space.shape) == () and table_size(space) is None:
-        wrapper = "TransformObservation" if name == "observation_space" else "TransformAction"
-        expected = f"Discrete(n) starting at 0; wrap the environment in gymnasium.wrappers.{wrapper}"
-        raise InputError(f"{name} of {known}", value_words(space), expected)
-    return space
+        wanted, wrapper = (
+            "a space of arrays, such as Box or Discrete",
+            "FlattenObservation" if seen else "TransformAction",
+        )
+    elif hasattr(space, "n") and tuple(space.shape) == () and table_size(space) is None:
+        wanted, wrapper = "Discrete(n) starting at 0", "TransformObservation" if seen else "TransformAction"
+    else:
+        return space
+    known = getattr(getattr(env, "spec", None), "id", None) or type(env).__name__
+    expected = f"{wanted}; wrap the environment in gymnasium.wrappers.{wrapper}"
+    raise InputError(f"{name} of {known}", value_words(space), expected)
