@@ -231,11 +231,8 @@ def test_preferences_on_the_point_mass_have_the_gradient_of_their_loss():
     slopes = [(mean(X + step) - mean(X - step)) / 2e-6 for step in 1e-6 * np.eye(4)]
     # Central differences of a loss of order one: rounding of 1e-16/1e-6.
     assert gradient == pytest.approx(np.array(slopes), abs=1e-8)
-    pairs = bl.objectives.PreferenceDataset(
-        paths.part(slice(0, None, 2)),
-        paths.part(slice(1, None, 2)),
-        labeller(*[paths.part(slice(n, None, 2)) for n in (0, 1)], None),
-    )
+    pair = [paths.part(slice(first, None, 2)) for first in (0, 1)]
+    pairs = bl.objectives.PreferenceDataset(*pair, labeller(*pair, bl.randomness.stream(2, "it")))
     value, fixed, _ = bl.objectives.PreferenceDatasetObjective(REWARDS, pairs, 0.9).value_and_gradients(X, np.ones(1))
     assert value == pytest.approx(losses.mean())
     assert fixed == pytest.approx(gradient)

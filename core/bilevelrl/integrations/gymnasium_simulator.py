@@ -266,7 +266,7 @@ def _space(env: Any, name: str) -> Any:
     space, seen = getattr(env, name), name == "observation_space"
     if getattr(space, "shape", None) is None or getattr(space, "dtype", None) is None:
         wanted, wrapper = (
-            "a space of arrays, such as Box or Discrete",
+            "a space of arrays (Box, Discrete, …)",
             "FlattenObservation" if seen else "TransformAction",
         )
     elif hasattr(space, "n") and tuple(space.shape) == () and table_size(space) is None:
