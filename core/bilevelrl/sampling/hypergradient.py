@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from typing import Any
 
 import attrs
@@ -125,18 +126,24 @@ class _Sampling:
     common_random_numbers: bool
     reward_to_go: bool
     label: str
+    _made: dict[Any, Simulator] = attrs.field(init=False, factory=dict, repr=False)
 
     def simulator(self, problem: Problem) -> Simulator:
-        """The simulator at x, made once a process; raises `IncompatibleError` where it cannot be restarted and must."""
-        made: Simulator | None = self.__dict__.get("_simulator")
-        if made is None:
-            made = problem.lower.simulator(self.x)
-            if self.restarts and not isinstance(made, SupportsRestart):
-                raise IncompatibleError(
-                    f"{self.label} needs a simulator that can be put into any state (SupportsRestart); that of problem "
-                    f"{problem.name!r} offers only reset and step. Use 'sobirl' with restarts=False"
-                )
-            self.__dict__["_simulator"] = made
+        """The simulator at x; raises `IncompatibleError` where it cannot be restarted and must.
+
+        One that adds up visits keeps nothing between its calls, and is made once a process. Any other is made once a
+        thread, since its environments may be stepped.
+        """
+        for key in ("shared", threading.get_ident()):
+            if key in self._made:
+                return self._made[key]
+        made: Simulator = problem.lower.simulator(self.x)
+        if self.restarts and not isinstance(made, SupportsRestart):
+            raise IncompatibleError(
+                f"{self.label} needs a simulator that can be put into any state (SupportsRestart); that of problem "
+                f"{problem.name!r} offers only reset and step. Use 'sobirl' with restarts=False"
+            )
+        self._made["shared" if hasattr(made, "signed_visits") else threading.get_ident()] = made
         return made
 
     def form(self, problem: Problem) -> type:
@@ -159,7 +166,7 @@ class _Sampling:
         return SampledOccupancy
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_simulator"}
+        return {**self.__dict__, "_made": {}}
 
     def draw(self, problem: Problem, count: int, rng: np.random.Generator) -> Trajectories:
         """`count` groups of trajectories, long enough for what is done with them."""
