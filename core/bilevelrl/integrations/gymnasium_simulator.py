@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import threading
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from bilevelrl.validation.fields import check_count, is_integer
 LARGEST_SEED = 2**31
 
 
-@attrs.frozen(eq=False, slots=False)
+@attrs.frozen(eq=False)
 class GymnasiumWorld:
     """Makes simulators of a Gymnasium environment for rewards: the `world` of a `SampledMDP`.
 
@@ -64,16 +63,16 @@ class GymnasiumWorld:
     capture: Callable[[Any], Any] | None = None
     restore: Callable[[Any, Any], None] | None = None
     _own: threading.local = attrs.field(init=False, factory=threading.local, repr=False)
+    spec: FollowerSpec = attrs.field(init=False)
+    """The environment's spaces, with discount, temperature and reference."""
 
-    def __attrs_post_init__(self) -> None:
-        if (self.capture is None) != (self.restore is None):
+    @restore.validator
+    def _check(self, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if (self.capture is None) != (value is None):
             raise InputError("GymnasiumWorld", "given one of capture and restore", "both, or neither")
-        self._own.pool = [self.make()]
-        _ = self.spec
 
-    @functools.cached_property
-    def spec(self) -> FollowerSpec:
-        """The environment's spaces, with discount, temperature and reference."""
+    @spec.default
+    def _spaces(self) -> FollowerSpec:
         env = self.pool(1)[0]
         seen, taken = (_space(env, name) for name in ("observation_space", "action_space"))
         return FollowerSpec(seen, taken, self.discount, self.temperature, self.reference)
