@@ -61,7 +61,7 @@ class GymnasiumWorld:
     environments: int = attrs.field(default=8, validator=is_integer(at_least=1))
     reference: Any = None
     capture: Callable[[Any], Any] | None = None
-    restore: Callable[[Any, Any], None] | None = None
+    restore: Callable[[Any, Any], None] | None = attrs.field(default=None)
     _own: threading.local = attrs.field(init=False, factory=threading.local, repr=False)
     spec: FollowerSpec = attrs.field(init=False)
     """The environment's spaces, with discount, temperature and reference."""
