@@ -8,7 +8,6 @@ from .occupancies import (
     restarted_occupancy as restarted_occupancy,
 )
 from .policies import (
-    Policy as Policy,
     TabularPolicy as TabularPolicy,
     as_policy as as_policy,
 )

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from bilevelrl.occupancy import Values
-from bilevelrl.protocols import Policy as Policy
+from bilevelrl.protocols import Policy
 from bilevelrl.validation.arrays import Array, as_array
 from bilevelrl.validation.errors import InputError, kind_words
 
