@@ -351,7 +351,7 @@ def test_frozen_lake_is_learnt_through_steps_alone(solver: Any) -> None:
     )
     found = answer(solver(samples=60_000), problem)
     known = found.carry["visits"].sum(axis=1) >= 500
-    assert known.sum() >= 9
+    assert known.sum() >= 7
     ends, values = bl.integrations.absorbing_states(mdp), np.zeros(mdp.states)
     for _ in range(300):
         action_values = mdp.rewards + 0.9 * mdp.transitions.expectation(values)
