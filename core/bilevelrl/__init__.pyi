@@ -64,6 +64,7 @@ from .protocols import (
     LowerLevelSolution as LowerLevelSolution,
     LowerLevelSolver as LowerLevelSolver,
     OptimizerState as OptimizerState,
+    Policy as Policy,
     Problem as Problem,
     Status as Status,
     Tags as Tags,

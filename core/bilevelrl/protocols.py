@@ -21,7 +21,7 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from bilevelrl.occupancy import Occupancy
+from bilevelrl.occupancy import Occupancy, Values
 from bilevelrl.validation.arrays import Array
 from bilevelrl.validation.errors import InputError, value_words
 from bilevelrl.validation.fields import check_count, is_flag, is_real
@@ -235,6 +235,21 @@ def outcome(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 OUTCOME = ("status", "residual", "cost")
 """The names of figures that the framework saves itself; no solution may use them in its `figures()`."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """How the follower acts: a distribution over actions for each observation.
+
+    An array (S, A) of probabilities is accepted wherever a policy is; a `sampling.TabularPolicy` is such an array as a
+    `Policy`. A policy that estimates `Q(o, a)` has a method `action_values(observations)` too (N, …).
+    """
+
+    def sample(self, observations: Values, rng: np.random.Generator) -> Values:
+        """(N, …) one action for each of the observations (N, …), drawn with `rng`."""
+
+    def log_probabilities(self, observations: Values, actions: Values) -> Array:
+        """(N,) `log π(a|o)` of each pair; for continuous actions the logarithm of the density."""
 
 
 @runtime_checkable

@@ -32,7 +32,8 @@ class SoBiRL:
     Args:
         groups: G, groups of I trajectories in each call.
         truncation: T, steps of a continuation. 1 is the authors' Atari variant, `∇r(s,a) − E_a'[∇r(s,a')]`.
-        restarts: whether the simulator may be put into any state (`SupportsRestart`).
+        restarts: whether the simulator may be put into any state that was visited (`SupportsRestart`). False needs
+            rewards in a table (S, A).
         baseline: subtract from each loss the mean of the others; no bias, less variance.
         blocks: the number of blocks whose means give the standard error.
     """
@@ -41,6 +42,7 @@ class SoBiRL:
     requires: ClassVar[type] = bl.sampling.SupportsSampling
     requires_objective: ClassVar[type] = bl.objectives.TrajectoryObjective
     accepts: ClassVar[type] = bl.LowerLevelSolution
+    occupancy_forms: ClassVar[tuple[type, ...]] = (bl.occupancy.DenseOccupancy, bl.occupancy.SampledOccupancy)
 
     groups: int = attrs.field(default=64, validator=bl.validation.is_integer(at_least=1))
     truncation: int = attrs.field(default=50, validator=bl.validation.is_integer(at_least=1))

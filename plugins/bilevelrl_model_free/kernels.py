@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import bilevelrl as bl
 
@@ -31,6 +32,8 @@ def learn(
     observations: bl.validation.Indices,
     actions: bl.validation.Indices,
     rewards: bl.Array,
+    alive: Any,
+    goes_on: Any,
     preferences: bl.Array,
     log_reference: bl.Array,
     discount: float,
@@ -41,8 +44,8 @@ def learn(
     visits: bl.Array,
     averages: bl.Array,
     averaged: bl.Array,
-) -> float:
-    """One soft temporal-difference step for each transition; returns the sum of |TD| after the burn-in.
+) -> tuple[float, int]:
+    """One soft temporal-difference step for each transition; the sum of |TD| after the burn-in, and their number.
 
     Time is the outer loop and trajectories the inner one, as if the trajectories ran in parallel.
 
@@ -50,6 +53,8 @@ def learn(
         observations: (N, H+1).
         actions: (N, H).
         rewards: (N, H).
+        alive: (N, H) which transitions took place; the others are passed over.
+        goes_on: (N, H) after which transitions the episode goes on; after the others nothing is worth anything.
         preferences: L (S, A), of the policy whose value is the target; `action_values` itself for the soft maximum.
         log_reference: log μ (S, A).
         discount: γ.
@@ -62,11 +67,15 @@ def learn(
         averaged: (S, A) the number of steps in that mean, updated.
     """
     count, horizon = actions.shape
-    missed = 0.0
+    missed, counted = 0.0, 0
     for h in range(horizon):
         for i in range(count):
+            if not alive[i, h]:
+                continue
             s, a = observations[i, h], actions[i, h]
-            value = _soft_value(preferences, action_values, log_reference, temperature, observations[i, h + 1])
+            value = 0.0
+            if goes_on[i, h]:
+                value = _soft_value(preferences, action_values, log_reference, temperature, observations[i, h + 1])
             difference = rewards[i, h] + discount * value - action_values[s, a]
             action_values[s, a] += difference / (1.0 + (1.0 - discount) * visits[s, a]) ** step_decay
             visits[s, a] += 1.0
@@ -74,4 +83,5 @@ def learn(
                 averaged[s, a] += 1.0
                 averages[s, a] += (action_values[s, a] - averages[s, a]) / averaged[s, a]
                 missed += abs(difference)
-    return missed
+                counted += 1
+    return missed, counted

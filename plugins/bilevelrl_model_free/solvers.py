@@ -138,18 +138,21 @@ class _Learner(abc.ABC):
         # The residual needs one transition at least.
         burn_in = min(round((1.0 - self.averaging) * count * length), count * length - 1)
         first_pair = int(rng.integers(tables.visits.size))
-        drawn, missed = 0, 0.0
-        while drawn < count * length:
-            steps = min(self.horizon, length - drawn // count)
-            paths = self._draw(simulator, tables, count, steps, first_pair + drawn, rng)
-            if not np.isfinite(paths.rewards).all():
-                return drawn + paths.samples, math.nan, bl.Status.NON_FINITE
-            missed += self._learn_from(paths, simulator.spec, tables, burn_in - drawn)
+        done, drawn, missed, counted = 0, 0, 0.0, 0
+        while done < count * length:
+            steps = min(self.horizon, length - done // count)
+            paths = self._draw(simulator, tables, count, steps, first_pair + done, rng)
             drawn += paths.samples
+            if not np.isfinite(paths.rewards).all():
+                return drawn, math.nan, bl.Status.NON_FINITE
+            errors, number = self._learn_from(paths, simulator.spec, tables, burn_in - done)
+            missed, counted = missed + errors, counted + number
+            # What follows the end of an episode counts here, or a world whose episodes are short would take all day.
+            done += count * steps
             if not np.isfinite(tables.action_values).all():
                 return drawn, math.nan, bl.Status.NON_FINITE
             tables.preferences = self._improved(tables.preferences, tables.action_values)
-        return drawn, missed / (drawn - burn_in), bl.Status.BUDGET_SPENT
+        return drawn, missed / max(counted, 1), bl.Status.BUDGET_SPENT
 
     def _draw(
         self,
@@ -175,14 +178,17 @@ class _Learner(abc.ABC):
 
     def _learn_from(
         self, paths: bl.sampling.Trajectories, spec: bl.sampling.FollowerSpec, tables: _Tables, burn_in: int
-    ) -> float:
+    ) -> tuple[float, int]:
         """See `kernels.learn`."""
         from bilevelrl_model_free.kernels import learn
 
-        missed: float = learn(
+        alive = paths.alive()
+        missed: tuple[float, int] = learn(
             paths.observations,
             paths.actions,
             paths.rewards,
+            alive,
+            alive if paths.terminated is None else alive & ~paths.terminated,
             tables.preferences,
             _log_reference(spec),
             spec.discount,

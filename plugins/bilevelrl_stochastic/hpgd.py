@@ -45,6 +45,7 @@ class HyperPolicyGradient:
     requires: ClassVar[type] = bl.sampling.SupportsSampling
     requires_objective: ClassVar[type] = bl.objectives.StepwiseObjective
     accepts: ClassVar[type] = bl.LowerLevelSolution
+    occupancy_forms: ClassVar[tuple[type, ...]] = (bl.occupancy.DenseOccupancy, bl.occupancy.SampledOccupancy)
 
     batch: int = attrs.field(default=32, validator=bl.validation.is_integer(at_least=1))
     truncation: int | None = attrs.field(default=None, validator=bl.validation.is_integer(at_least=1, optional=True))

@@ -362,6 +362,7 @@ class OnlySampling:
     """The lower level of a world that can only be simulated."""
 
     dimension = 4
+    occupancy_forms = (bl.occupancy.DenseOccupancy,)
 
     def simulator(self, x: bl.Array) -> None: ...
     def pullback(self, x: bl.Array, occupancy: bl.occupancy.Occupancy) -> None: ...

@@ -25,6 +25,7 @@ class Forbidden:
         self._lower = problem.lower
         self.dimension = problem.dimension
         self.simulator = problem.lower.simulator
+        self.occupancy_forms = problem.lower.occupancy_forms
 
     def model(self, x: bl.Array) -> bl.SoftMDP:
         raise AssertionError("a model-free component asked for the transition model")

@@ -1,4 +1,4 @@
-"""Any Gymnasium environment with discrete observations and actions as a `Simulator`, used through `step` alone."""
+"""Any Gymnasium environment whose spaces are arrays as a `Simulator`, used through `reset` and `step` alone."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from typing import Any
 import attrs
 import numpy as np
 
+from bilevelrl.occupancy import Values
+from bilevelrl.protocols import Policy
+from bilevelrl.sampling.policies import as_policy, as_table, cumulative_rows
 from bilevelrl.sampling.simulators import (
     FollowerSpec,
     Step,
     Trajectories,
     check_batch,
     checked_indices,
-    cumulative_rows,
+    recorded,
+    rollout_by_steps,
 )
-from bilevelrl.validation.arrays import Array, Indices, as_array
+from bilevelrl.sampling.spaces import table_size
+from bilevelrl.validation.arrays import Array, as_array, as_array_unchecked, check_shape
 from bilevelrl.validation.errors import InputError, value_words
 from bilevelrl.validation.fields import check_count, is_integer
 
@@ -34,42 +39,60 @@ class _Pool(threading.local):
 
 @attrs.frozen(eq=False)
 class GymnasiumWorld:
-    """Makes simulators of a Gymnasium environment for tables of rewards: the `world` of a `SampledMDP`.
+    """Makes simulators of a Gymnasium environment for rewards: the `world` of a `SampledMDP`.
 
     Environments are alive: each thread has its own, and another process, to which the world is sent, makes its own.
 
-    The environment's own time limit plays no part (make it with `max_episode_steps=-1`); an episode that terminates
-    stays in its last state, where the environment is not asked again.
+    The environment's own time limit plays no part (make it with `max_episode_steps=-1`), since truncation is no
+    termination. What follows a termination is padding: it repeats the last observation and pays nothing.
 
     Args:
         make: makes one environment.
         discount: γ.
         temperature: τ.
-        environments: how many environments are stepped in turn. The trajectories do not depend on it.
-        reference: μ (S, A), or None.
+        environments: how many environments are stepped in turn for a table of probabilities; the trajectories do not
+            depend on it. Under any other policy each trajectory has an environment of its own.
+        reference: μ: (S, A), a `Policy`, or None.
+        capture: `(environment) ↦ state`, what puts an environment back where it is, without its random numbers, such as
+            `env.unwrapped.clone_state()` of an emulator. With `restore`, the simulators are `SupportsRestart`.
+        restore: `(environment, state) ↦ None`, puts an environment that has just been reset into such a state.
 
     Raises:
-        InputError: where observations or actions are not `Discrete`.
+        InputError: where observations or actions are no arrays (Tuple, Dict, Text, …), or `Discrete` from another start
+            than zero.
     """
 
     make: Callable[[], Any]
     discount: float
     temperature: float
     environments: int = attrs.field(default=8, validator=is_integer(at_least=1))
-    reference: Array | None = None
+    reference: Any = None
+    capture: Callable[[Any], Any] | None = None
+    restore: Callable[[Any, Any], None] | None = attrs.field(default=None)
     _own: _Pool = attrs.field(init=False, factory=lambda: _Pool(), repr=False)
     spec: FollowerSpec = attrs.field(init=False)
+    """The environment's spaces, with discount, temperature and reference."""
+
+    @restore.validator
+    def _check(self, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if (self.capture is None) != (value is None):
+            raise InputError("GymnasiumWorld", "given one of capture and restore", "both, or neither")
 
     @spec.default
-    def _specified(self) -> FollowerSpec:
-        (env,) = self.pool(1)
-        states, actions = (_size(env, space) for space in ("observation_space", "action_space"))
-        return FollowerSpec(states, actions, self.discount, self.temperature, self.reference)
+    def _spaces(self) -> FollowerSpec:
+        env = self.pool(1)[0]
+        seen, taken = (_space(env, name) for name in ("observation_space", "action_space"))
+        return FollowerSpec(seen, taken, self.discount, self.temperature, self.reference)
 
-    def __call__(self, rewards: Array) -> GymnasiumSimulator:
-        """A simulator that pays the follower these rewards (S, A) instead of the environment's own."""
-        table = as_array("rewards", rewards, (self.spec.states, self.spec.actions))
-        return GymnasiumSimulator(self, table)
+    def __call__(self, rewards: Any) -> GymnasiumSimulator:
+        """A simulator that pays the follower these rewards instead of the environment's own.
+
+        Args:
+            rewards: a table (S, A), or a function `(observations, actions) ↦ (N,)`.
+        """
+        if not callable(rewards):
+            rewards = _Table(as_array("rewards", rewards, (self.spec.states, self.spec.actions)))
+        return (GymnasiumSimulator if self.restore is None else RestartableGymnasiumSimulator)(self, rewards)
 
     def pool(self, count: int) -> list[Any]:
         """`count` environments of this thread, made at first need and kept."""
@@ -79,19 +102,32 @@ class GymnasiumWorld:
         return pool[:count]
 
     def __reduce__(self) -> Any:
-        return GymnasiumWorld, (self.make, self.discount, self.temperature, self.environments, self.reference)
+        fields = (field for field in attrs.fields(GymnasiumWorld) if field.init)
+        return GymnasiumWorld, tuple(getattr(self, field.name) for field in fields)
+
+
+@attrs.frozen(eq=False)
+class _Table:
+    """A table of rewards as a function of observations and actions."""
+
+    table: Array
+
+    def __call__(self, observations: Values, actions: Values) -> Array:
+        return np.asarray(self.table[observations, actions])
 
 
 class GymnasiumSimulator:
-    """One `GymnasiumWorld` with one table of rewards.
+    """One `GymnasiumWorld` with one reward.
 
-    Trajectory i has its own row of random numbers: one for the environment's seed, one for each action.
+    Under a table of probabilities trajectory i has its own row of random numbers: one for the environment's seed, one
+    for each action. Under any other policy all trajectories are stepped side by side, and the policy draws the actions
+    of a step in one call.
     """
 
-    def __init__(self, world: GymnasiumWorld, rewards: Array) -> None:
+    def __init__(self, world: GymnasiumWorld, rewards: Callable[[Values, Values], Array]) -> None:
         self._world = world
         self._rewards = rewards
-        self._here: Indices = np.zeros(0, dtype=np.int64)
+        self._here: Values = np.zeros(0, dtype=np.int64)
         self._ended = np.zeros(0, dtype=bool)
 
     @property
@@ -99,31 +135,34 @@ class GymnasiumSimulator:
         """What may be known of it."""
         return self._world.spec
 
-    def reset(self, count: int, rng: np.random.Generator) -> Indices:
+    def reset(self, count: int, rng: np.random.Generator) -> Values:
         """See `Simulator.reset`; takes `count` environments."""
         check_count("count", count)
         envs = self._world.pool(count)
-        self._here = np.array([self._reset(env, u) for env, u in zip(envs, rng.random(count), strict=True)])
+        self._here = np.stack([self._reset(env, u) for env, u in zip(envs, rng.random(count), strict=True)])
         self._ended = np.zeros(count, dtype=bool)
         return self._here.copy()
 
-    def step(self, actions: Indices, rng: np.random.Generator) -> Step:
+    def step(self, actions: Values, rng: np.random.Generator) -> Step:
         """See `Simulator.step`; the environments' own randomness was seeded by `reset`."""
-        chosen = checked_indices("actions", actions, self._here.size, self.spec.actions)
-        rewards = self._rewards[self._here, chosen]
-        for index, env in enumerate(self._world.pool(chosen.size)):
+        chosen = self._checked_actions(actions)
+        rewards = np.where(self._ended, 0.0, self._paid(self._here, chosen))
+        paid = np.zeros(len(chosen))
+        for index, env in enumerate(self._world.pool(len(chosen))):
             if not self._ended[index]:
-                self._here[index], self._ended[index], _ = self._step(env, int(chosen[index]))
-        return Step(self._here.copy(), rewards, self._ended.copy())
+                self._here[index], self._ended[index], paid[index] = self._step(env, chosen[index])
+        return Step(self._here.copy(), rewards, self._ended.copy(), paid)
 
-    def rollout(self, policy: Array, count: int, horizon: int, rng: np.random.Generator) -> Trajectories:
+    def rollout(self, policy: Array | Policy, count: int, horizon: int, rng: np.random.Generator) -> Trajectories:
         """See `Simulator.rollout`."""
+        if isinstance(policy, Policy):
+            return rollout_by_steps(self, policy, count, horizon, rng)
         check_batch(count, horizon)
         uniforms = rng.random((count, 1 + horizon))
-        cumulative = cumulative_rows(as_array("policy", policy, (self.spec.states, self.spec.actions)))
+        cumulative = cumulative_rows(as_table(policy, self.spec.states, self.spec.actions))
         visited = np.empty((count, horizon + 1), dtype=np.int64)
         taken = np.empty((count, horizon), dtype=np.int64)
-        paid = np.zeros((count, horizon))
+        paid, terminated = np.zeros((count, horizon)), np.zeros((count, horizon), dtype=bool)
         envs = self._world.pool(min(self._world.environments, count))
         for i in range(count):
             env = envs[i % len(envs)]
@@ -133,32 +172,113 @@ class GymnasiumSimulator:
                 action = int(np.searchsorted(cumulative[state], uniforms[i, 1 + h], side="right"))
                 if not ended:
                     state, ended, paid[i, h] = self._step(env, action)
-                visited[i, h + 1], taken[i, h] = state, action
-        return Trajectories(visited, taken, self._rewards[visited[:, :-1], taken], paid)
+                visited[i, h + 1], taken[i, h], terminated[i, h] = state, action, ended
+        paths = Trajectories(visited, taken, np.zeros((count, horizon)), paid, terminated)
+        rewards = self._paid(visited[:, :-1].reshape(-1), taken.reshape(-1)).reshape(count, horizon)
+        return attrs.evolve(paths, rewards=paths.lived(rewards))
 
-    def _reset(self, env: Any, uniform: float) -> int:
+    def _paid(self, observations: Values, actions: Values) -> Array:
+        return as_array_unchecked("the rewards", self._rewards(observations, actions), (len(actions),))
+
+    def _checked_actions(self, actions: Values) -> Values:
+        """One action for each environment, in the action space."""
+        count, space = len(self._here), self.spec.action_space
+        size = table_size(space)
+        if size is not None:
+            return checked_indices("actions", actions, count, size)
+        chosen = np.asarray(actions)
+        check_shape("actions", chosen, (count, *space.shape))
+        chosen = chosen.astype(space.dtype, copy=False)
+        if chosen.dtype.kind == "f" and not np.isfinite(chosen).all():
+            raise InputError("actions", "not finite", f"elements of {value_words(space)}")
+        return chosen
+
+    def _reset(self, env: Any, uniform: float) -> Any:
         observation, _ = env.reset(seed=int(uniform * LARGEST_SEED))
-        return int(observation)
+        return self._observed(observation)
 
-    def _step(self, env: Any, action: int) -> tuple[int, bool, float]:
-        observation, reward, terminated, truncated, _ = env.step(action)
+    def _observed(self, observation: Any) -> Any:
+        space = self.spec.observation_space
+        return np.asarray(observation, dtype=space.dtype).reshape(space.shape)
+
+    def _step(self, env: Any, action: Any) -> tuple[Any, bool, float]:
+        discrete = table_size(self.spec.action_space) is not None
+        observation, reward, terminated, truncated, _ = env.step(int(action) if discrete else action)
         if not math.isfinite(reward):
             raise InputError(f"the reward of {env}", str(reward), "a finite number")
         if truncated and not terminated:
             raise InputError(
                 f"an episode of {env}", "cut off by a time limit", "gymnasium.make(…, max_episode_steps=-1)"
             )
-        return int(observation), bool(terminated), float(reward)
+        return self._observed(observation), bool(terminated), float(reward)
 
 
-def _size(env: Any, name: str) -> int:
-    space = getattr(env, name)
-    size, start = getattr(space, "n", None), getattr(space, "start", 0)
-    if type(space).__name__ != "Discrete" or size is None or start != 0:
-        raise InputError(
-            f"{name} of {getattr(getattr(env, 'spec', None), 'id', None) or type(env).__name__}",
-            value_words(space),
-            "Discrete(n) starting at 0, since the tabular components need a finite table; continuous spaces need a "
-            "plugin with function approximation",
+class RestartableGymnasiumSimulator(GymnasiumSimulator):
+    """A `GymnasiumSimulator` of a world with `capture` and `restore`: `SupportsRestart`.
+
+    Every trajectory holds what was captured at its visits. A restored environment is seeded anew before, so that what
+    happens next is independent of what happened to the trajectory that it was captured from.
+    """
+
+    def rollout(self, policy: Array | Policy, count: int, horizon: int, rng: np.random.Generator) -> Trajectories:
+        """See `Simulator.rollout`; each trajectory has an environment of its own, whatever the policy."""
+        check_batch(count, horizon)
+        return recorded(self, as_policy(policy), self.reset(count, rng), None, horizon, rng, self._capture)
+
+    def rollout_from(
+        self,
+        states: Values,
+        actions: Values | None,
+        policy: Array | Policy,
+        horizon: int,
+        rng: np.random.Generator,
+    ) -> Trajectories:
+        """See `SupportsRestart.rollout_from`; the states are those of `Trajectories.states`."""
+        check_batch(max(len(states), 1), horizon)
+        if not all(isinstance(state, _Captured) for state in states):
+            raise InputError("states", value_words(states), "states of the trajectories of this simulator")
+        self.reset(len(states), rng)
+        assert self._world.restore is not None
+        for env, state in zip(self._world.pool(len(states)), states, strict=True):
+            self._world.restore(env, state.state)
+        self._here = np.stack([state.observation for state in states])
+        self._ended = np.array([state.ended for state in states])
+        first = None if actions is None else self._checked_actions(actions)
+        return recorded(self, as_policy(policy), self._here.copy(), first, horizon, rng, self._capture)
+
+    def _capture(self) -> Values:
+        """(N,) what puts each environment back where it is."""
+        assert self._world.capture is not None
+        envs = self._world.pool(len(self._here))
+        captured = np.empty(len(envs), dtype=object)
+        for index, env in enumerate(envs):
+            ended = bool(self._ended[index])
+            state = None if ended else self._world.capture(env)
+            captured[index] = _Captured(self._here[index].copy(), ended, state)
+        return captured
+
+
+@attrs.frozen(eq=False)
+class _Captured:
+    """Where an environment was: what it showed, whether its episode had ended, and its own state."""
+
+    observation: Any
+    ended: bool
+    state: Any
+
+
+def _space(env: Any, name: str) -> Any:
+    """A space of an environment, where its elements are arrays, or an `InputError` that says which wrapper helps."""
+    space, seen = getattr(env, name), name == "observation_space"
+    if getattr(space, "shape", None) is None or getattr(space, "dtype", None) is None:
+        wanted, wrapper = (
+            "a space of arrays (Box, Discrete, …)",
+            "FlattenObservation" if seen else "TransformAction",
         )
-    return int(size)
+    elif hasattr(space, "n") and tuple(space.shape) == () and table_size(space) is None:
+        wanted, wrapper = "Discrete(n) starting at 0", "TransformObservation" if seen else "TransformAction"
+    else:
+        return space
+    known = getattr(getattr(env, "spec", None), "id", None) or type(env).__name__
+    expected = f"{wanted}; wrap the environment in gymnasium.wrappers.{wrapper}"
+    raise InputError(f"{name} of {known}", value_words(space), expected)

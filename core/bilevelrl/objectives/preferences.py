@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import attrs
 import numpy as np
 
-from bilevelrl.objectives.trajectory_objectives import discounted_sums, weighted_visits
+from bilevelrl.objectives.trajectory_objectives import (
+    discounted_sums,
+    discounts,
+    steps_pullback,
+    weighted_visits,
+)
+from bilevelrl.occupancy import Values
+from bilevelrl.parametric.observation_rewards import ObservationReward, RewardAt
 from bilevelrl.parametric.parts import ParametricArray
 from bilevelrl.sampling.simulators import Trajectories
 from bilevelrl.validation.arrays import Array, as_array, check_shape
@@ -29,8 +35,8 @@ class Labeller(Protocol):
         """(G,) in [0, 1]: 1 for the first of each pair, 0 for the second, between for uncertain."""
 
 
-def _hidden_rewards(value: object) -> Array:
-    return as_array("RewardLabeller.rewards", value, (None, None))
+def _hidden_rewards(value: Any) -> Any:
+    return value if callable(value) else as_array("RewardLabeller.rewards", value, (None, None))
 
 
 @attrs.frozen(eq=False)
@@ -38,13 +44,13 @@ class RewardLabeller:
     """Judges by a hidden reward: `P(first preferred) = σ(steepness · (R*_1 − R*_2))` (Bradley and Terry 1952).
 
     Args:
-        rewards: the hidden true reward (S, A).
+        rewards: the hidden true reward: a table (S, A), or a function `(observations, actions) ↦ (N,)`.
         noisy: draw each answer from that probability; False answers with the probability itself.
         steepness: how decided the labeller is, > 0, in 1/reward.
         discount: weighs step h of a trajectory by discount^h, in [0, 1].
     """
 
-    rewards: Array = attrs.field(converter=_hidden_rewards)
+    rewards: Any = attrs.field(converter=_hidden_rewards)
     noisy: bool = attrs.field(default=True, validator=is_flag())
     steepness: float = attrs.field(default=1.0, validator=is_real(above=0.0))
     discount: float = attrs.field(default=1.0, validator=is_real(at_least=0.0, at_most=1.0))
@@ -89,11 +95,11 @@ def _answers(gains: Array, noisy: bool, rng: np.random.Generator) -> Array:
 class PreferenceObjective:
     """Reinforcement learning from a labeller's preferences among the follower's own trajectories.
 
-    `l = −y log σ(R_1 − R_2) − (1−y) log σ(R_2 − R_1)`, with `R_i = Σ_h discount^h r_{s_h a_h}(x)` along trajectory i
+    `l = −y log σ(R_1 − R_2) − (1−y) log σ(R_2 − R_1)`, with `R_i = Σ_h discount^h r_x(o_h, a_h)` along trajectory i
     and y the labeller's answer (Christiano et al. 2017, with the dependence of the trajectories on x kept).
 
     Args:
-        rewards: r, a `ParametricArray` (S, A): the follower's learnt reward.
+        rewards: r, the follower's learnt reward: a `ParametricArray` (S, A) or an `ObservationReward`.
         labeller: answers pairs.
         horizon: H ≥ 1, steps compared.
         discount: in [0, 1].
@@ -107,7 +113,7 @@ class PreferenceObjective:
     discount: float = attrs.field(default=1.0, validator=is_real(at_least=0.0, at_most=1.0))
 
     def __attrs_post_init__(self) -> None:
-        if not isinstance(self.rewards, ParametricArray):
+        if not isinstance(self.rewards, ParametricArray | ObservationReward):
             raise InputError("PreferenceObjective.rewards", kind_words(self.rewards), "a parametric reward")
         if not callable(self.labeller):
             expected = "a Labeller, a function of two sets of trajectories and a generator"
@@ -119,26 +125,24 @@ class PreferenceObjective:
         if first.horizon != second.horizon or first.count != second.count:
             raise InputError("the trajectories of a pair", "unequal in number or length", "pairs of equal length")
         labels = check_preferences(self.labeller(first, second, rng), first.count)
-        table = self.rewards(x)
-        return preference_loss_and_gradient(self.rewards, x, table, first, second, labels, self.discount)
+        return preference_loss_and_gradient(self.rewards, x, first, second, labels, self.discount)
 
 
 def preference_loss_and_gradient(
-    rewards: Any,
-    x: Array,
-    table: Array,
-    first: Trajectories,
-    second: Trajectories,
-    labels: Array,
-    discount: float,
+    rewards: Any, x: Array, first: Trajectories, second: Trajectories, labels: Array, discount: float
 ) -> tuple[Array, Array]:
-    """Bradley–Terry losses (G,) and their mean gradient (n,) under r(x) = `table`."""
-    margin = discounted_sums(table, first, discount) - discounted_sums(table, second, discount)
+    """Bradley–Terry losses (G,) and their mean gradient (n,) under r(x), by one pullback."""
+    observed = isinstance(rewards, ObservationReward)
+    at_x: Any = RewardAt(rewards, x) if observed else rewards(x)
+    margin = discounted_sums(at_x, first, discount) - discounted_sums(at_x, second, discount)
     # −log σ(z) = log(1 + e^−z)
     losses = labels * np.logaddexp(0.0, -margin) + (1.0 - labels) * np.logaddexp(0.0, margin)
     pull = (sigmoid(margin) - labels) / margin.size
-    cotangent = weighted_visits(first, pull, discount, table.shape)
-    cotangent -= weighted_visits(second, pull, discount, table.shape)
+    if observed:
+        visits = pull[:, None] * discounts(first.horizon, discount)
+        return losses, steps_pullback(rewards, x, [(first, first.lived(visits)), (second, second.lived(-visits))])
+    cotangent = weighted_visits(first, pull, discount, at_x.shape)
+    cotangent -= weighted_visits(second, pull, discount, at_x.shape)
     return losses, rewards.pullback(x, cotangent)
 
 
@@ -154,7 +158,7 @@ def check_preferences(labels: object, count: int | None = None) -> Array:
 
 @attrs.frozen(eq=False)
 class PreferenceDataset:
-    """A fixed set of labelled pairs, as collected beforehand.
+    """A fixed set of labelled pairs, as collected beforehand: indices of a table, or observations of any shape.
 
     Args:
         first: N trajectories.
@@ -170,21 +174,21 @@ class PreferenceDataset:
     def of(cls, arrays: Mapping[str, Array]) -> PreferenceDataset:
         """The dataset of five arrays by name.
 
-        `first_observations` (N, H + 1), `first_actions` (N, H), the same for `second`, and `labels` (N,). What the
-        follower was paid along the way is not among them, and is zero here.
+        `first_observations` (N, H + 1, …), `first_actions` (N, H, …), the same for `second`, and `labels` (N,). What
+        the follower was paid along the way is not among them, and is zero here.
         """
         first, second = (
-            _trajectories(
-                f"{name}_observations and {name}_actions", arrays[f"{name}_observations"], arrays[f"{name}_actions"]
-            )
-            for name in ("first", "second")
+            _trajectories(arrays[f"{name}_observations"], arrays[f"{name}_actions"]) for name in ("first", "second")
         )
         return cls(first, second, arrays["labels"])
 
     def arrays(self) -> dict[str, Any]:
-        """The five arrays that `of` takes, by name."""
+        """The five arrays that `of` takes, by name. Raises `InputError` where an episode ends within a trajectory."""
         arrays: dict[str, Any] = {"labels": self.labels}
         for name, paths in (("first", self.first), ("second", self.second)):
+            if paths.terminated is not None and paths.terminated.any():
+                expected = "trajectories without an end, since the five arrays have no place for it"
+                raise InputError(f"PreferenceDataset.{name}", "of episodes that terminate", expected)
             arrays |= {f"{name}_observations": paths.observations, f"{name}_actions": paths.actions}
         return arrays
 
@@ -199,43 +203,49 @@ class PreferenceDataset:
             raise InputError("the shape of PreferenceDataset.second", str(self.second.actions.shape), expected)
         check_shape("PreferenceDataset.labels", self.labels, (self.first.count,))
 
-    @functools.cached_property
-    def needed(self) -> tuple[int, int]:
-        """The least numbers of states and actions that the trajectories can be of."""
-        pair = (self.first, self.second)
-        visited, taken = (max(int(getattr(one, part).max()) for one in pair) for part in ("observations", "actions"))
-        return visited + 1, taken + 1
-
     def check_table(self, shape: tuple[int, ...]) -> None:
         """Raise `InputError` where a table (S, A) has no place for what the trajectories visit."""
-        if shape[0] < self.needed[0] or shape[1] < self.needed[1]:
-            expected = f"at least {self.needed}, for what the dataset visits"
+        needed = tuple(self._largest(part) + 1 for part in ("observations", "actions"))
+        if shape[0] < needed[0] or shape[1] < needed[1]:
+            expected = f"at least {needed}, for what the dataset visits"
             raise InputError("the shape of the rewards of a PreferenceDatasetObjective", str(shape), expected)
 
+    def _largest(self, part: str) -> int:
+        arrays = [getattr(paths, part) for paths in (self.first, self.second)]
+        for array in arrays:
+            if not _are_indices(array):
+                value = f"an array of {array.dtype} of shape {array.shape}"
+                expected = "integers (N, H), or rewards that are functions of observations"
+                raise InputError(f"the {part} of a PreferenceDataset", value, expected)
+        return max(int(array.max()) for array in arrays)
 
-def _trajectories(label: str, observations: Array, actions: Array) -> Trajectories:
-    """Trajectories that were paid nothing; their indices as 64-bit integers, with which one can compute."""
-    for array in (observations, actions):
-        if array.dtype.kind not in "iu":
-            raise InputError(label, f"an array of {array.dtype}", "integers")
-    unpaid = np.broadcast_to(0.0, actions.shape)
-    return Trajectories(observations.astype(np.int64), actions.astype(np.int64), unpaid)
+
+def _trajectories(observations: Values, actions: Values) -> Trajectories:
+    """Trajectories that were paid nothing; indices as 64-bit integers, with which one can compute."""
+    seen, taken = (a.astype(np.int64) if _are_indices(a) else a for a in (observations, actions))
+    return Trajectories(seen, taken, np.broadcast_to(0.0, actions.shape[:2]))
+
+
+def _are_indices(array: Any) -> bool:
+    return array.ndim == 2 and array.dtype.kind in "iu"
 
 
 def _check_visits(label: str, paths: Trajectories) -> None:
-    """Whole numbers of at least 0, N ≥ 1 trajectories of H ≥ 1 steps, and one more observation than actions."""
+    """Numbers, N ≥ 1 trajectories of H ≥ 1 steps, and one more observation than actions; indices are at least 0."""
     observations, actions = np.asarray(paths.observations), np.asarray(paths.actions)
     for part, array in (("observations", observations), ("actions", actions)):
-        if array.ndim != 2 or 0 in array.shape:
-            raise InputError(f"the shape of {label}.{part}", str(array.shape), "(N, H), neither zero")
-        if array.dtype.kind not in "iu":
-            raise InputError(f"{label}.{part}", f"an array of {array.dtype}", "integers")
-        if int(array.min()) < 0 or int(array.max()) > LARGEST_INDEX:
+        if array.ndim < 2 or 0 in array.shape:
+            raise InputError(f"the shape of {label}.{part}", str(array.shape), "(N, H, …), none of them zero")
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"{label}.{part}", f"an array of {array.dtype}", "numbers")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InputError(f"{label}.{part}", "not finite", "finite numbers")
+        if _are_indices(array) and (int(array.min()) < 0 or int(array.max()) > LARGEST_INDEX):
             raise InputError(
                 f"the least and the largest of {label}.{part}", f"{array.min()} and {array.max()}", "indices"
             )
-    if observations.shape != (actions.shape[0], actions.shape[1] + 1):
-        expected = f"({actions.shape[0]}, {actions.shape[1] + 1}), one more than actions"
+    if observations.shape[:2] != (actions.shape[0], actions.shape[1] + 1):
+        expected = f"({actions.shape[0]}, {actions.shape[1] + 1}, …), one more than actions"
         raise InputError(f"the shape of {label}.observations", str(observations.shape), expected)
 
 
@@ -244,7 +254,7 @@ class PreferenceDatasetObjective:
     """The mean Bradley–Terry loss of r(x) on a fixed dataset: no part of it depends on the follower's policy.
 
     Args:
-        rewards: r, a `ParametricArray` (S, A).
+        rewards: r, a `ParametricArray` (S, A) or an `ObservationReward`.
         dataset: the labelled pairs.
         discount: in [0, 1].
     """
@@ -263,10 +273,11 @@ class PreferenceDatasetObjective:
 
     def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
         """The mean loss, its gradient, and zero."""
-        data, table = self.dataset, self.rewards(x)
-        data.check_table(table.shape)
+        data = self.dataset
+        if not isinstance(self.rewards, ObservationReward):
+            data.check_table(self.rewards(x).shape)
         losses, gradient = preference_loss_and_gradient(
-            self.rewards, x, table, data.first, data.second, data.labels, self.discount
+            self.rewards, x, data.first, data.second, data.labels, self.discount
         )
         return float(losses.mean()), gradient, np.zeros_like(policy)
 

@@ -5,6 +5,11 @@ from .mixtures import (
     MixtureTransitions as MixtureTransitions,
     SoftmaxPolicy as SoftmaxPolicy,
 )
+from .observation_rewards import (
+    FeatureReward as FeatureReward,
+    ObservationReward as ObservationReward,
+    RewardAt as RewardAt,
+)
 from .parts import (
     CallableReward as CallableReward,
     LinearReward as LinearReward,

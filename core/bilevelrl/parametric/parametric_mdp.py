@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
 
 from bilevelrl.mdp.soft_mdp import SoftMDP
-from bilevelrl.occupancy import Occupancy
+from bilevelrl.occupancy import DenseOccupancy, Occupancy, SampledOccupancy
 from bilevelrl.parametric.parts import ParametricArray, ParametricTransitions
 from bilevelrl.sampling.tabular_simulator import TabularSimulator
 from bilevelrl.validation.arrays import Array, all_finite, as_array
@@ -32,6 +32,8 @@ class ParametricMDP:
     Raises:
         InputError: where the parts disagree on shapes or on n, or none depends on x.
     """
+
+    occupancy_forms: ClassVar[tuple[type, ...]] = (DenseOccupancy, SampledOccupancy)
 
     transitions: Any
     rewards: Any

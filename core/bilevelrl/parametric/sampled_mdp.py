@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 
-from bilevelrl.occupancy import Occupancy
+from bilevelrl.occupancy import DenseOccupancy, Occupancy, SampledOccupancy
+from bilevelrl.parametric.observation_rewards import ObservationReward, RewardAt, observed_pullback
 from bilevelrl.parametric.parts import ParametricArray
 from bilevelrl.sampling.simulators import Simulator
 from bilevelrl.validation.arrays import Array, as_array
@@ -19,16 +20,17 @@ class SampledMDP:
     """A world with unknown dynamics whose rewards depend on x.
 
     Args:
-        world: `(rewards) ↦ simulator` for a table of rewards (S, A).
-        rewards: r: a `ParametricArray` (S, A).
+        world: `(rewards) ↦ simulator`, for a table of rewards (S, A); where `rewards` is an `ObservationReward`, for a
+            function `(observations, actions) ↦ (N,)`.
+        rewards: r: a `ParametricArray` (S, A), or an `ObservationReward`.
     """
 
-    world: Callable[[Array], Simulator]
+    world: Callable[[Any], Simulator]
     rewards: Any = attrs.field()
 
     @rewards.validator
     def _check(self, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if not isinstance(value, ParametricArray):
+        if not isinstance(value, ParametricArray | ObservationReward):
             raise InputError("SampledMDP.rewards", kind_words(value), "a reward that depends on x")
 
     @property
@@ -36,12 +38,25 @@ class SampledMDP:
         """n, the length of x."""
         return int(self.rewards.dimension)
 
+    @property
+    def occupancy_forms(self) -> tuple[type, ...]:
+        """Both for a table of rewards; weighted samples alone for a function of observations."""
+        if isinstance(self.rewards, ObservationReward):
+            return (SampledOccupancy,)
+        return (DenseOccupancy, SampledOccupancy)
+
     def simulator(self, x: Array) -> Simulator:
         """The world with the rewards at x. Raises `InputError` where x has the wrong length or is not finite."""
-        return self.world(self.rewards(as_array("x", x, (self.dimension,))))
+        x = as_array("x", x, (self.dimension,))
+        return self.world(RewardAt(self.rewards, x) if isinstance(self.rewards, ObservationReward) else self.rewards(x))
 
     def pullback(self, x: Array, occupancy: Occupancy) -> Array:
-        """(n,) `J_rᵀ r̄` at x."""
+        """(n,) `J_rᵀ r̄` at x: one product. Raises `InputError` for a table where rewards are of observations."""
+        if isinstance(self.rewards, ObservationReward):
+            if not isinstance(occupancy, SampledOccupancy):
+                expected = "a SampledOccupancy, since the rewards are a function of observations"
+                raise InputError("occupancy", kind_words(occupancy), expected)
+            return observed_pullback(self.rewards, x, occupancy.observations, occupancy.actions, occupancy.weights)
         states, actions = self.rewards(x).shape
         gradient: Array = self.rewards.pullback(x, occupancy.dense(states, actions).weights)
         return gradient

@@ -11,7 +11,7 @@ time, each in a world of its own, are the same with w_c their weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from bilevelrl.mdp.soft_mdp import SoftMDP
 from bilevelrl.mdp.solution import SupportsModel
 from bilevelrl.mdp.transitions import direct_sum
-from bilevelrl.occupancy import DenseOccupancy, Occupancy
+from bilevelrl.occupancy import DenseOccupancy, Occupancy, SampledOccupancy
 from bilevelrl.sampling.tabular_simulator import TabularSimulator
 from bilevelrl.validation.arrays import Array, Indices, as_array, as_distribution, read_only
 from bilevelrl.validation.errors import InputError, kind_words, value_words
@@ -64,6 +64,8 @@ class ContextualMDP:
     Raises:
         InputError: where there is no context, the contexts disagree, or the weights are not a distribution.
     """
+
+    occupancy_forms: ClassVar[tuple[type, ...]] = (DenseOccupancy, SampledOccupancy)
 
     contexts: tuple[Any, ...] = attrs.field(converter=_contexts)
     weights: Array = attrs.field(default=None, converter=depending(_normalized))  # type: ignore[misc]

@@ -7,6 +7,10 @@ from .occupancies import (
     first_visit_occupancy as first_visit_occupancy,
     restarted_occupancy as restarted_occupancy,
 )
+from .policies import (
+    TabularPolicy as TabularPolicy,
+    as_policy as as_policy,
+)
 from .simulators import (
     FollowerSpec as FollowerSpec,
     Simulator as Simulator,
@@ -15,10 +19,15 @@ from .simulators import (
     SupportsRestart as SupportsRestart,
     SupportsVisits as SupportsVisits,
     Trajectories as Trajectories,
+    rollout_by_steps as rollout_by_steps,
 )
 from .solution import (
     SampledSolution as SampledSolution,
     SupportsSampling as SupportsSampling,
+)
+from .spaces import (
+    Discrete as Discrete,
+    Space as Space,
 )
 from .tabular_simulator import (
     TabularSimulator as TabularSimulator,

@@ -15,25 +15,29 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from typing import Any
 
 import attrs
 import numpy as np
 
 from bilevelrl.execution.workers import parallel_map
-from bilevelrl.occupancy import DenseOccupancy
-from bilevelrl.protocols import Cost, HyperGradient, Problem, Status
+from bilevelrl.occupancy import DenseOccupancy, Occupancy, SampledOccupancy
+from bilevelrl.protocols import Cost, HyperGradient, Policy, Problem, Status
 from bilevelrl.randomness import Key, keyed, split
 from bilevelrl.sampling.occupancies import first_visit_occupancy, restarted_occupancy
-from bilevelrl.sampling.simulators import Simulator, SupportsRestart, Trajectories, draw_groups
+from bilevelrl.sampling.simulators import Simulator, SupportsRestart, Trajectories, draw_groups, joined
 from bilevelrl.validation.arrays import Array
 from bilevelrl.validation.errors import IncompatibleError
+
+# The bytes of the weighted samples that an estimate keeps, at most; without them only their pullback is.
+LARGEST_KEPT = 1 << 26
 
 
 def trajectory_gradient(
     problem: Problem,
     x: Array,
-    policy: Array,
+    policy: Array | Policy,
     rng: np.random.Generator,
     *,
     groups: int,
@@ -47,15 +51,20 @@ def trajectory_gradient(
 ) -> HyperGradient:
     """An estimate of `∇φ(x)` from `groups` groups of I trajectories, with a standard error.
 
+    The implicit part is one pullback a block: of a table (S, A), where the lower level takes one and the follower's
+    observations and actions are its indices; of the weighted visits elsewhere, up to `2·H·I·T` a group. Samples of more
+    than 64 MiB are pulled back and not kept: `occupancy` is then None.
+
     Args:
         problem: its objective is a `TrajectoryObjective`, a `StepwiseObjective` for `reward_to_go`; only its simulator
             and reward pullback are used.
         x: (n,).
-        policy: (S, A) the follower's answer.
+        policy: the follower's answer: an array (S, A), or a `Policy`.
         rng: the generator.
         groups: G ≥ 1, losses drawn.
         truncation: T, steps of a continuation; None for a geometric random length.
-        restarts: True: two fresh continuations from each visit. False: remainders of other trajectories of the batch.
+        restarts: True: two fresh continuations from each visit. False: remainders of other trajectories of the batch,
+            which needs observations that recur: those of a table.
         baseline: subtract from each loss the mean of the others: no bias, less variance.
         common_random_numbers: see `restarted_occupancy`.
         blocks: the batch is cut into this many blocks, whose spread gives the standard error. Each is a task for the
@@ -63,11 +72,16 @@ def trajectory_gradient(
         label: how messages call the estimator.
         reward_to_go: weigh a visit with what its own step and the later ones add to the loss, and not with what came
             before: no bias, less variance (Sutton et al. 2000). The baseline is then one for each step.
+
+    Raises:
+        IncompatibleError: where the simulator cannot be restarted and must, or the lower level takes no form of
+            occupancy that can be made of its observations.
     """
     horizon, size = int(problem.objective.horizon), int(problem.objective.trajectories)
     sampling = _Sampling(
         x, policy, horizon, size, groups, truncation, restarts, common_random_numbers, reward_to_go, label
     )
+    sampling.form(problem)  # raises before anything is drawn
     edges = np.linspace(0, groups, min(blocks, groups) + 1).round().astype(int)
     counts = [int(high - low) for low, high in itertools.pairwise(edges)]
     keys = iter(split(rng, 2 * len(counts)))
@@ -82,10 +96,7 @@ def trajectory_gradient(
         parts = parallel_map(_continue, (problem, sampling), weighed)
     else:
         parts = _compare_visits(problem, sampling, cut, drawn, advantages, spans)
-    total, samples = np.zeros(policy.shape), sum(part.samples for part in drawn)
-    for part in parts:
-        total += part.occupancy
-        samples += part.samples
+    samples = sum(part.samples for part in drawn) + sum(part.samples for part in parts)
     shares = np.array(counts) / groups
     directs, implicits = np.array([part.direct for part in drawn]), np.array([part.implicit for part in parts])
     direct = np.asarray(shares @ directs)
@@ -93,7 +104,7 @@ def trajectory_gradient(
         direct,
         np.sum(list(implicits), axis=0),
         float(to_go[:, 0].mean()),
-        DenseOccupancy(total),
+        _total([part.occupancy for part in parts]),
         Cost(samples=samples),
         Status.BUDGET_SPENT if np.isfinite(losses).all() and np.isfinite(direct).all() else Status.NON_FINITE,
         standard_error=_standard_error(directs + implicits / shares[:, None], shares),
@@ -106,7 +117,7 @@ class _Sampling:
     """What the blocks of an estimate share, besides the problem; see `trajectory_gradient`."""
 
     x: Array
-    policy: Array
+    policy: Array | Policy
     horizon: int
     size: int
     groups: int
@@ -115,22 +126,47 @@ class _Sampling:
     common_random_numbers: bool
     reward_to_go: bool
     label: str
+    _made: dict[Any, Simulator] = attrs.field(init=False, factory=dict, repr=False)
 
     def simulator(self, problem: Problem) -> Simulator:
-        """The simulator at x, made once a process; raises `IncompatibleError` where it cannot be restarted and must."""
-        made: Simulator | None = self.__dict__.get("_simulator")
-        if made is None:
-            made = problem.lower.simulator(self.x)
-            if self.restarts and not isinstance(made, SupportsRestart):
-                raise IncompatibleError(
-                    f"{self.label} needs a simulator that can be put into any state (SupportsRestart); that of problem "
-                    f"{problem.name!r} offers only reset and step. Use 'sobirl' with restarts=False"
-                )
-            self.__dict__["_simulator"] = made
+        """The simulator at x; raises `IncompatibleError` where it cannot be restarted and must.
+
+        One that adds up visits keeps nothing between its calls, and is made once a process. Any other is made once a
+        thread, since its environments may be stepped.
+        """
+        for key in ("shared", threading.get_ident()):
+            if key in self._made:
+                return self._made[key]
+        made: Simulator = problem.lower.simulator(self.x)
+        if self.restarts and not isinstance(made, SupportsRestart):
+            raise IncompatibleError(
+                f"{self.label} needs a simulator that can be put into any state (SupportsRestart); that of problem "
+                f"{problem.name!r} offers only reset and step. Use 'sobirl' with restarts=False"
+            )
+        self._made["shared" if hasattr(made, "signed_visits") else threading.get_ident()] = made
         return made
 
+    def form(self, problem: Problem) -> type:
+        """The form of occupancy to make; raises `IncompatibleError` where the lower level takes none that can be."""
+        taken, tabular = problem.lower.occupancy_forms, self.simulator(problem).spec.tabular
+        if DenseOccupancy in taken and tabular:
+            return DenseOccupancy
+        if SampledOccupancy not in taken:
+            raise IncompatibleError(
+                f"the lower level of problem {problem.name!r} takes its occupancy as a table (S, A), and its simulator "
+                f"shows observations or actions that are no indices of one. Use rewards that are functions of "
+                f"observations (ObservationReward)"
+            )
+        if not self.restarts:
+            raise IncompatibleError(
+                f"{self.label} with restarts=False needs a reward that is a table (S, A), whose observations recur; "
+                f"that of problem {problem.name!r} is a function of observations. Use restarts=True with a simulator "
+                f"that can be restarted (SupportsRestart)"
+            )
+        return SampledOccupancy
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_simulator"}
+        return {**self.__dict__, "_made": {}}
 
     def draw(self, problem: Problem, count: int, rng: np.random.Generator) -> Trajectories:
         """`count` groups of trajectories, long enough for what is done with them."""
@@ -182,9 +218,12 @@ class _Drawn:
 
 @attrs.frozen(eq=False)
 class _Part:
-    """A block's share of the implicit part: signed occupancy (S, A), its pullback (n,), transitions drawn for it."""
+    """A block's share of the implicit part: signed occupancy, its pullback (n,), transitions drawn for it.
 
-    occupancy: Array
+    The occupancy is None where it is too large to be kept.
+    """
+
+    occupancy: Occupancy | None
     implicit: Array
     samples: int
 
@@ -205,17 +244,44 @@ def _continue(shared: tuple[Problem, _Sampling], task: tuple[_Block, _Batch, Arr
     (problem, sampling), (block, batch, advantages) = shared, task
     drawn = batch.trajectories or sampling.draw(problem, block.groups, keyed(block.trajectories))
     simulator: Any = sampling.simulator(problem)
+    visited, form = drawn.first_steps(sampling.horizon), sampling.form(problem)
+    weights = _per_visit(sampling, simulator.spec.temperature, advantages)
+    alive = visited.alive() if form is DenseOccupancy else visited.lived(weights) != 0.0
     measure, samples = restarted_occupancy(
         simulator,
         sampling.policy,
-        drawn.observations[:, : sampling.horizon].reshape(-1),
-        drawn.actions[:, : sampling.horizon].reshape(-1),
-        _per_visit(sampling, simulator.spec.temperature, advantages).reshape(-1),
+        visited.restart_states[:, :-1][alive],
+        visited.actions[alive],
+        weights[alive],
         keyed(block.continuations),
         truncation=sampling.truncation,
         common_random_numbers=sampling.common_random_numbers,
+        form=form,
     )
-    return _Part(measure.weights, problem.lower.pullback(sampling.x, DenseOccupancy(measure.weights)), samples)
+    implicit = problem.lower.pullback(sampling.x, measure) if measure.weights.size else np.zeros_like(sampling.x)
+    return _Part(_kept(measure, block.groups / sampling.groups), implicit, samples)
+
+
+def _kept(measure: Occupancy, share: float) -> Occupancy | None:
+    """A block's occupancy, unless its samples take more than their share of `LARGEST_KEPT`."""
+    if not isinstance(measure, SampledOccupancy):
+        return measure
+    size = sum(array.nbytes for array in (measure.observations, measure.actions, measure.weights))
+    return measure if size <= share * LARGEST_KEPT else None
+
+
+def _total(parts: list[Occupancy | None]) -> Occupancy | None:
+    """The sum of the blocks' occupancies, of one form; None where one was not kept."""
+    measures: list[Any] = [part for part in parts if part is not None]
+    if len(measures) < len(parts):
+        return None
+    if isinstance(measures[0], DenseOccupancy):
+        total = np.zeros(measures[0].weights.shape)
+        for measure in measures:
+            total += measure.weights
+        return DenseOccupancy(total)
+    names = ("observations", "actions", "weights")
+    return SampledOccupancy(*(np.concatenate([getattr(part, name) for part in measures]) for name in names))
 
 
 def _per_visit(sampling: _Sampling, temperature: float, advantages: Array) -> Array:
@@ -234,7 +300,7 @@ def _compare_visits(
     spans: list[slice],
 ) -> list[_Part]:
     """Without restarts: the remainders of all blocks' trajectories serve every block, so this is done in one place."""
-    batch = _joined([part.batch.trajectories for part in drawn if part.batch.trajectories is not None])
+    batch = joined([part.batch.trajectories for part in drawn if part.batch.trajectories is not None])
     spec, parts = sampling.simulator(problem).spec, []
     weights = _per_visit(sampling, spec.temperature, advantages)
     assert sampling.truncation is not None
@@ -244,25 +310,13 @@ def _compare_visits(
         measure = first_visit_occupancy(
             batch,
             own,
-            sampling.policy,
+            (spec.states, spec.actions),
             keyed(block.continuations),
             discount=spec.discount,
             truncation=sampling.truncation,
         )
-        pulled = problem.lower.pullback(sampling.x, DenseOccupancy(measure.weights))
-        parts.append(_Part(measure.weights, pulled, 0))
+        parts.append(_Part(measure, problem.lower.pullback(sampling.x, measure), 0))
     return parts
-
-
-def _joined(batches: list[Trajectories]) -> Trajectories:
-    """The trajectories of all blocks, one after another."""
-    paid = [batch.environment_rewards for batch in batches]
-    return Trajectories(
-        np.concatenate([batch.observations for batch in batches]),
-        np.concatenate([batch.actions for batch in batches]),
-        np.concatenate([batch.rewards for batch in batches]),
-        None if any(rewards is None for rewards in paid) else np.concatenate(paid),  # type: ignore[arg-type]
-    )
 
 
 def _leave_one_out(losses: Array) -> Array:

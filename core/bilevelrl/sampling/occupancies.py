@@ -1,7 +1,7 @@
-"""Sampling `Σ_j w_j (d_(s_j,a_j) − d_(s_j))`: a signed occupancy from trajectories alone.
+"""Sampling `Σ_j w_j (d_(o_j,a_j) − d_(o_j))`: a signed occupancy from trajectories alone.
 
-`d_(s,a)` and `d_s` are the discounted state-action occupancies of a policy from (s, a) and from s. Their difference,
-contracted with ∇r, is `∇Q − ∇V`; divided by τ it is the score `∇ log π*` of the follower's optimal policy.
+`d_(o,a)` and `d_o` are the discounted occupancies of a policy from (o, a) and from o. Their difference, contracted with
+∇r, is `∇Q − ∇V`; divided by τ it is the score `∇ log π*` of the follower's optimal policy.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from bilevelrl.occupancy import DenseOccupancy
-from bilevelrl.sampling.simulators import SupportsRestart, Trajectories
+from bilevelrl.occupancy import DenseOccupancy, Occupancy, SampledOccupancy, Values
+from bilevelrl.protocols import Policy
+from bilevelrl.sampling.simulators import FollowerSpec, SupportsRestart, Trajectories
 from bilevelrl.validation.arrays import Array, Indices
 from bilevelrl.validation.errors import InputError
 from bilevelrl.validation.fields import check_count
@@ -22,86 +23,124 @@ from bilevelrl.validation.fields import check_count
 LONGEST_SEGMENT = 64
 
 
+class _TableSum:
+    """Sums weighted visits into a table (S, A)."""
+
+    def __init__(self, spec: FollowerSpec) -> None:
+        self._table = np.zeros((spec.states, spec.actions))
+
+    def add(self, paths: Trajectories, weights: Array) -> None:
+        self._table += paths.visits(weights, self._table.shape)
+
+    def less(self, other: _TableSum) -> DenseOccupancy:
+        return DenseOccupancy(self._table - other._table)
+
+
+class _SampleList:
+    """Keeps each visit whose weight is not zero."""
+
+    def __init__(self, spec: FollowerSpec) -> None:
+        spaces = spec.observation_space, spec.action_space
+        self._parts = [(*(np.zeros((0, *space.shape), space.dtype) for space in spaces), np.zeros(0))]
+
+    def add(self, paths: Trajectories, weights: Array) -> None:
+        weights = paths.lived(weights)
+        kept = weights != 0.0
+        self._parts.append((paths.observations[:, :-1][kept], paths.actions[kept], weights[kept]))
+
+    def less(self, other: _SampleList) -> SampledOccupancy:
+        parts = self._parts + [(observations, actions, -weights) for observations, actions, weights in other._parts]
+        return SampledOccupancy(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
 def restarted_occupancy(
     simulator: SupportsRestart,
-    policy: Array,
-    observations: Indices,
-    actions: Indices,
+    policy: Array | Policy,
+    states: Values,
+    actions: Values,
     weights: Array,
     rng: np.random.Generator,
     *,
     truncation: int | None,
     common_random_numbers: bool = True,
-) -> tuple[DenseOccupancy, int]:
-    """`Σ_j w_j (d̂_(s_j,a_j) − d̂_(s_j))` (S, A) from two independent-of-the-weights continuations a pair.
+    form: type = DenseOccupancy,
+) -> tuple[Occupancy, int]:
+    """`Σ_j w_j (d̂_(o_j,a_j) − d̂_(o_j))` from two independent-of-the-weights continuations a pair.
 
     Args:
-        simulator: one that can be restarted anywhere.
-        policy: (S, A).
-        observations: (N,) the s_j.
-        actions: (N,) the a_j.
+        simulator: one that can be restarted at the states given.
+        policy: an array (S, A), or a `Policy`.
+        states: (N, …) of `Trajectories.restart_states`, at the visits (o_j, a_j); for tables the o_j themselves.
+        actions: (N, …) the a_j.
         weights: (N,) the w_j.
         rng: the generator.
         truncation: T: continuations have T steps, discounted; the bias is at most
             `2‖w‖₁ γ^T/(1−γ) · max‖∇r‖`. None: a geometric random length with success probability 1−γ, undiscounted;
-            no bias, and 1/(1−γ) steps in expectation, of those drawn; whoever is drawn in segments also
-            draws some past the end, which count.
+            no bias, and 1/(1−γ) steps in expectation, of those drawn; a simulator without `signed_visits` draws in
+            segments, and so some steps past the end, which count. An episode that terminates ends its continuation.
         common_random_numbers: let the two continuations of a pair share their random numbers. Each keeps its
             distribution, so the mean stays; where the two meet they cancel exactly.
+        form: `DenseOccupancy` for a table (S, A), where observations and actions are indices; `SampledOccupancy` for
+            the visits themselves, up to 2·N·T of them.
 
     Returns:
         The signed occupancy, and the number of transitions drawn, those past a random end included.
     """
     # `isinstance(simulator, SupportsVisits)` would take as long as drawing a thousand steps.
     signed_visits = getattr(simulator, "signed_visits", None)
-    if signed_visits is not None:
+    if signed_visits is not None and form is DenseOccupancy:
         options = {"truncation": truncation, "common_random_numbers": common_random_numbers}
-        table, drawn = signed_visits(observations, actions, weights, policy, rng, **options)
+        table, drawn = signed_visits(states, actions, weights, policy, rng, **options)
         return DenseOccupancy(table), drawn
-    discount = simulator.spec.discount
-    twin = copy.deepcopy(rng) if common_random_numbers else None
-    args = (simulator, policy, observations, weights, discount, truncation)
-    from_pair, drawn = _continuations(*args, actions, rng)
-    from_state, drawn_twin = _continuations(*args, None, rng if twin is None else twin)
-    return DenseOccupancy(from_pair - from_state), drawn + drawn_twin
+    make: Any = _TableSum if form is DenseOccupancy else _SampleList
+    from_pair, from_state = make(simulator.spec), make(simulator.spec)
+    twin = copy.deepcopy(rng) if common_random_numbers else rng
+    drawn = _continue(simulator, policy, states, weights, truncation, actions, rng, from_pair)
+    drawn += _continue(simulator, policy, states, weights, truncation, None, twin, from_state)
+    return from_pair.less(from_state), drawn
 
 
-def _continuations(
+def _continue(
     simulator: SupportsRestart,
-    policy: Array,
-    observations: Indices,
+    policy: Array | Policy,
+    states: Values,
     weights: Array,
-    discount: float,
     truncation: int | None,
-    actions: Indices | None,
+    actions: Values | None,
     rng: np.random.Generator,
-) -> tuple[Array, int]:
-    """`Σ_j w_j d̂_j` from one continuation a j, in segments, so that the short ones do not pay for the long ones."""
+    total: _TableSum | _SampleList,
+) -> int:
+    """Add `Σ_j w_j d̂_j` from one continuation a j; the transitions drawn.
+
+    Drawn in segments, so that the short ones do not pay for the long ones.
+    """
     if truncation is not None:
         check_count("truncation", truncation)
-    table, drawn, elapsed = np.zeros(policy.shape), 0, 0
+    drawn, elapsed, discount = 0, 0, simulator.spec.discount
     # P(length > t) = γ^t: numpy's geometric counts trials up to the first success of probability 1−γ.
-    lengths = np.full(observations.size, truncation) if truncation else rng.geometric(1.0 - discount, observations.size)
+    lengths = np.full(weights.size, truncation) if truncation else rng.geometric(1.0 - discount, weights.size)
     # Half the mean length: what is drawn past a random end, and thrown away, is then a quarter of the rest.
     segment = min(LONGEST_SEGMENT, truncation or math.ceil(0.5 / (1.0 - discount)))
-    here, first, alive = np.asarray(observations), actions, np.arange(observations.size)
+    here, first, alive = np.asarray(states), actions, np.arange(weights.size)
     while alive.size:
         horizon = min(segment, int(lengths[alive].max()) - elapsed)
         part = simulator.rollout_from(here, first, policy, horizon, rng)
         steps = elapsed + np.arange(horizon)
         running = steps < lengths[alive][:, None]
-        table += part.visits(weights[alive][:, None] * (discount**steps if truncation else running), policy.shape)
+        total.add(part, weights[alive][:, None] * (discount**steps if truncation else running))
         drawn += part.samples
         elapsed += horizon
         surviving = lengths[alive] > elapsed
-        alive, here, first = alive[surviving], part.observations[surviving, -1], None
-    return table, drawn
+        if part.terminated is not None:
+            surviving &= ~part.terminated.any(axis=1)
+        alive, here, first = alive[surviving], part.restart_states[surviving, -1], None
+    return drawn
 
 
 def first_visit_occupancy(
     trajectories: Trajectories,
     weights: Array,
-    policy: Array,
+    shape: tuple[int, int],
     rng: np.random.Generator,
     *,
     discount: float,
@@ -118,9 +157,9 @@ def first_visit_occupancy(
     as trajectories become longer and more.
 
     Args:
-        trajectories: N trajectories of H + T steps.
+        trajectories: N trajectories of H + T steps in a table.
         weights: (N, H), the weights of the first H steps' visits.
-        policy: (S, A), the policy that acted.
+        shape: (S, A).
         rng: the generator.
         discount: γ.
         truncation: T.
@@ -129,15 +168,18 @@ def first_visit_occupancy(
     horizon = weights.shape[1]
     if trajectories.horizon < horizon + truncation:
         raise InputError("the trajectories' length", str(trajectories.horizon), f"at least {horizon} + {truncation}")
-    states = trajectories.observations[:, :horizon]
-    pairs = states * policy.shape[1] + trajectories.actions[:, :horizon]
+    begun = trajectories.first_steps(horizon)
+    weights, alive = begun.lived(weights), begun.alive()
+    states = begun.observations[:, :-1]
+    pairs = states * shape[1] + begun.actions
     visitor, step = np.nonzero(weights)
-    by_pair, at_pair = _another_first_visit(pairs, visitor, pairs[visitor, step], rng)
-    by_state, at_state = _another_first_visit(states, visitor, states[visitor, step], rng)
+    # What follows a termination is no visit: it gets a key that nothing asks for.
+    by_pair, at_pair = _another_first_visit(np.where(alive, pairs, -1), visitor, pairs[visitor, step], rng)
+    by_state, at_state = _another_first_visit(np.where(alive, states, -1), visitor, states[visitor, step], rng)
     met = (by_pair >= 0) & (by_state >= 0)
     kept = weights[visitor, step][met]
-    table = _remainders(trajectories, by_pair[met], at_pair[met], kept, policy.shape, discount, truncation)
-    table -= _remainders(trajectories, by_state[met], at_state[met], kept, policy.shape, discount, truncation)
+    table = _remainders(trajectories, by_pair[met], at_pair[met], kept, shape, discount, truncation)
+    table -= _remainders(trajectories, by_state[met], at_state[met], kept, shape, discount, truncation)
     return DenseOccupancy(table)
 
 
@@ -181,6 +223,8 @@ def _remainders(
     places = rows[:, None], starts[:, None] + elapsed
     visits = trajectories.observations[places] * shape[1] + trajectories.actions[places]
     paid = weights[:, None] * discount**elapsed
+    if trajectories.terminated is not None:
+        paid = paid * trajectories.alive()[places]
     sums: Any = np.bincount(visits.reshape(-1), weights=paid.reshape(-1), minlength=shape[0] * shape[1])
     table: Array = sums.reshape(shape)
     return table

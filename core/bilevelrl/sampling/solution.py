@@ -106,6 +106,10 @@ class SupportsSampling(Protocol):
     def dimension(self) -> int:
         """n, the length of x."""
 
+    @property
+    def occupancy_forms(self) -> tuple[type, ...]:
+        """The forms of occupancy that `pullback` takes: `DenseOccupancy`, `SampledOccupancy`, or both."""
+
     def simulator(self, x: Array) -> Simulator:
         """A simulator of the follower's MDP at x."""
 

@@ -10,16 +10,18 @@ import numpy.typing as npt
 
 from bilevelrl.execution.threads import over_parts, processors
 from bilevelrl.mdp.soft_mdp import SoftMDP
+from bilevelrl.protocols import Policy
 from bilevelrl.sampling.alias_tables import alias_entries, sampling_table
+from bilevelrl.sampling.policies import as_table, cumulative_rows
 from bilevelrl.sampling.simulators import (
     FollowerSpec,
     Step,
     Trajectories,
     check_batch,
     checked_indices,
-    cumulative_rows,
 )
-from bilevelrl.validation.arrays import Array, Indices, as_array, check_shape
+from bilevelrl.sampling.spaces import Discrete
+from bilevelrl.validation.arrays import Array, Indices, check_shape
 from bilevelrl.validation.fields import check_count
 
 # Fewer steps than this are drawn before a second thread has started.
@@ -31,6 +33,8 @@ MOST_PARTS, LARGEST_TABLES = 64, 1 << 24
 
 class TabularSimulator:
     """Samples a `SoftMDP`, dense or sparse, from alias tables: a step takes the same time for any number of successors.
+
+    It acts by an array (S, A), or by any `Policy` of indices, which is evaluated once for each state and action.
 
     A trajectory has a random stream of its own, keyed by its index and a few words of the generator, so the first
     trajectories do not depend on how many others there are, nor the first steps on the horizon.
@@ -57,7 +61,8 @@ class TabularSimulator:
     def spec(self) -> FollowerSpec:
         """What may be known of it."""
         mdp = self._mdp
-        return FollowerSpec(mdp.states, mdp.actions, mdp.discount, mdp.temperature, mdp.reference)
+        spaces = Discrete(mdp.states), Discrete(mdp.actions)
+        return FollowerSpec(*spaces, mdp.discount, mdp.temperature, mdp.reference)
 
     def reset(self, count: int, rng: np.random.Generator) -> Indices:
         """See `Simulator.reset`; one uniform number an environment."""
@@ -66,14 +71,14 @@ class TabularSimulator:
         return self._here.copy()
 
     def step(self, actions: Indices, rng: np.random.Generator) -> Step:
-        """See `Simulator.step`; one uniform number an environment."""
+        """See `Simulator.step`; one uniform number an environment. No step terminates: absorbing states pay on."""
         before, table = self._here, sampling_table(self._mdp.transitions)
         chosen = checked_indices("actions", actions, before.size, self._mdp.actions)
         after = table.draw(before * self._mdp.actions + chosen, rng.random(chosen.size))
         self._here = after
-        return Step(after.copy(), self._rewards[before, chosen], self._mdp.transitions.absorbing[after])
+        return Step(after.copy(), self._rewards[before, chosen], np.zeros(after.size, dtype=bool))
 
-    def rollout(self, policy: Array, count: int, horizon: int, rng: np.random.Generator) -> Trajectories:
+    def rollout(self, policy: Array | Policy, count: int, horizon: int, rng: np.random.Generator) -> Trajectories:
         """See `Simulator.rollout`; compiled."""
         check_batch(count, horizon)
         key = _key(rng)
@@ -81,7 +86,7 @@ class TabularSimulator:
         return self._rollout(starts, None, policy, horizon, key)
 
     def rollout_groups(
-        self, policy: Array, groups: int, size: int, horizon: int, rng: np.random.Generator
+        self, policy: Array | Policy, groups: int, size: int, horizon: int, rng: np.random.Generator
     ) -> Trajectories:
         """See `SupportsGroups.rollout_groups`; the same trajectories as of `rollout` where there is one context.
 
@@ -105,21 +110,21 @@ class TabularSimulator:
 
     def rollout_from(
         self,
-        observations: Indices,
+        states: Indices,
         actions: Indices | None,
-        policy: Array,
+        policy: Array | Policy,
         horizon: int,
         rng: np.random.Generator,
     ) -> Trajectories:
         """See `SupportsRestart.rollout_from`; compiled."""
-        count = np.size(observations)
+        count = np.size(states)
         check_batch(max(count, 1), horizon)
-        starts = checked_indices("observations", observations, count, self._mdp.states)
+        starts = checked_indices("states", states, count, self._mdp.states)
         first = None if actions is None else checked_indices("actions", actions, count, self._mdp.actions)
         return self._rollout(starts, first, policy, horizon, _key(rng))
 
     def _rollout(
-        self, starts: Indices, first: Indices | None, policy: Array, horizon: int, key: npt.NDArray[np.uint64]
+        self, starts: Indices, first: Indices | None, policy: Array | Policy, horizon: int, key: npt.NDArray[np.uint64]
     ) -> Trajectories:
         from bilevelrl.sampling.kernels import rollout
 
@@ -143,7 +148,7 @@ class TabularSimulator:
         observations: Indices,
         actions: Indices,
         weights: Array,
-        policy: Array,
+        policy: Array | Policy,
         rng: np.random.Generator,
         *,
         truncation: int | None,
@@ -179,9 +184,9 @@ class TabularSimulator:
         drawn = sum(over_parts(add, range(len(parts)), self._threads))
         return np.add.reduce(tables).reshape(shape), drawn
 
-    def _policy_table(self, policy: Array) -> npt.NDArray[np.void]:
+    def _policy_table(self, policy: Array | Policy) -> npt.NDArray[np.void]:
         """(S·A,) the alias table of the actions in each state."""
-        probabilities = as_array("policy", policy, (self._mdp.states, self._mdp.actions))
+        probabilities = as_table(policy, self._mdp.states, self._mdp.actions)
         return alias_entries(*self._action_rows, probabilities.reshape(-1))
 
     @functools.cached_property

@@ -74,8 +74,9 @@ def facts_of(answer: Any) -> dict[str, Any]:
     if isinstance(answer, HyperGradient):
         names: tuple[str, ...] = ("direct", "implicit", "objective", "residual", "standard_error")
         facts = {name: getattr(answer, name) for name in names if getattr(answer, name) is not None}
-        if answer.occupancy is not None:
-            facts |= {f"occupancy.{name}": value for name, value in attrs.asdict(answer.occupancy).items()}
+        measure: Any = answer.occupancy
+        if measure is not None:
+            facts |= {f"occupancy.{name}": value for name, value in attrs.asdict(measure).items()}
     else:
         names = ("policy", "values", "action_values", "residual")
         facts = {name: getattr(answer, name) for name in names if hasattr(answer, name)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -30,6 +30,8 @@ class Altered:
         change: `mdp ↦ mdp`.
         tally: counts what its simulators draw, if given.
     """
+
+    occupancy_forms: ClassVar[tuple[type, ...]] = (DenseOccupancy,)
 
     lower: Any
     change: Callable[[SoftMDP], SoftMDP]
@@ -81,6 +83,8 @@ class OnlyModel:
 class OnlySampling:
     """A lower level with only the members of `SupportsSampling`."""
 
+    occupancy_forms: ClassVar[tuple[type, ...]] = (DenseOccupancy,)
+
     _lower: Any
 
     @property
@@ -109,6 +113,8 @@ class Extended:
         lower: the original, of dimension n.
         directions: m tables (S, A) as functions of the original MDP: `r(x) + Σ_j x_{n+j} direction_j`.
     """
+
+    occupancy_forms: ClassVar[tuple[type, ...]] = (DenseOccupancy,)
 
     lower: Any
     directions: Callable[[SoftMDP], list[Array]]
@@ -140,6 +146,8 @@ class Extended:
 @attrs.frozen(eq=False)
 class Relabelled:
     """A lower level with relabelled states and actions: new state i is old state `states[i]`."""
+
+    occupancy_forms: ClassVar[tuple[type, ...]] = (DenseOccupancy,)
 
     lower: Any
     states: Indices

@@ -54,7 +54,7 @@ def uniform(spec: bl.sampling.FollowerSpec) -> bl.Array:
 
 
 def same(left: bl.sampling.Trajectories, right: bl.sampling.Trajectories) -> bool:
-    names = ("observations", "actions", "rewards", "environment_rewards")
+    names = ("observations", "actions", "rewards", "environment_rewards", "terminated")
     return all(np.array_equal(getattr(left, name), getattr(right, name)) for name in names)
 
 
@@ -87,18 +87,22 @@ def test_rewards_are_the_table_s_and_the_environment_s_are_kept_beside_them():
     lake = world("FrozenLake")
     rewards = np.random.default_rng(3).normal(size=(16, 4))
     paths = lake(rewards).rollout(uniform(lake.spec), 300, 30, bl.randomness.stream(1, "simulator"))
-    assert np.array_equal(paths.rewards, rewards[paths.observations[:, :-1], paths.actions])
+    paid = np.where(paths.alive(), rewards[paths.observations[:, :-1], paths.actions], 0.0)
+    assert np.array_equal(paths.rewards, paid)
+    assert not paths.alive().all()
     arrived = (paths.observations[:, 1:] == 15) & (paths.observations[:, :-1] != 15)
     assert arrived.any()
     assert np.array_equal(paths.environment_rewards, arrived.astype(float))
 
 
-def test_the_terminal_state_absorbs():
+def test_what_follows_a_termination_is_padding():
     acting = simulator("FrozenLake")
     paths = acting.rollout(uniform(acting.spec), 100, 40, bl.randomness.stream(1, "simulator"))
     terminal = np.isin(paths.observations, (5, 7, 11, 12, 15))
     assert terminal.any()
     assert np.array_equal(paths.observations[:, 1:][terminal[:, :-1]], paths.observations[:, :-1][terminal[:, :-1]])
+    assert np.array_equal(paths.terminated, terminal[:, 1:])
+    assert paths.samples == (~terminal[:, :-1]).sum()
 
 
 def test_stepping_ends_in_the_terminal_state_and_stays_there():
@@ -163,18 +167,152 @@ def test_a_world_makes_a_sampled_mdp():
     assert np.array_equal(paths.rewards, paths.observations[:, :-1] * 4 + paths.actions)
 
 
+# --- observations and actions of any shape --------------------------------------------------------------------------
+
+
+class Leaning:
+    """Pushes the cart towards where the pole leans, with noise."""
+
+    def log_probabilities(self, observations: Any, actions: Any) -> Any:
+        return -np.logaddexp(0.0, np.where(actions == 1, -1.0, 1.0) * 20.0 * observations[:, 2])
+
+    def sample(self, observations: Any, rng: np.random.Generator) -> Any:
+        chances = np.exp(self.log_probabilities(observations, np.ones(len(observations))))
+        return (rng.random(len(observations)) < chances).astype(np.int64)
+
+
+def angle_reward(observations: Any, actions: Any) -> Any:
+    return -np.abs(observations[:, 2]) + 0.1 * actions
+
+
+def pole(**options: Any) -> bl.integrations.GymnasiumWorld:
+    return bl.integrations.GymnasiumWorld(
+        lambda: gymnasium.make("CartPole-v1", max_episode_steps=-1, disable_env_checker=True), 0.9, 0.5, **options
+    )
+
+
+def test_box_observations_are_played_and_paid_by_a_function_of_observations():
+    simulator = pole()(angle_reward)
+    paths = simulator.rollout(Leaning(), 12, 60, bl.randomness.stream(1, "simulator"))
+    assert isinstance(simulator, bl.sampling.Simulator)
+    assert (paths.observations.shape, paths.observations.dtype) == ((12, 61, 4), np.float32)
+    ended = np.abs(paths.observations[:, 1:, 2]) > 0.2095
+    assert np.array_equal(paths.terminated, np.logical_or.accumulate(ended, axis=1))
+    assert paths.terminated.any()
+    seen, taken = paths.observations[:, :-1].reshape(-1, 4), paths.actions.reshape(-1)
+    assert np.array_equal(paths.rewards, paths.lived(angle_reward(seen, taken).reshape(12, 60)))
+    assert np.array_equal(paths.environment_rewards, paths.alive().astype(float))
+    again = pole()(angle_reward).rollout(Leaning(), 12, 60, bl.randomness.stream(1, "simulator"))
+    assert same(paths, again)
+
+
+class Gaussian:
+    def sample(self, observations: Any, rng: np.random.Generator) -> Any:
+        return rng.normal(size=(len(observations), 1)).astype(np.float32)
+
+    def log_probabilities(self, observations: Any, actions: Any) -> Any:
+        return scipy.stats.norm.logpdf(actions[:, 0])
+
+
+def test_continuous_actions_reach_the_environment():
+    world = bl.integrations.GymnasiumWorld(lambda: gymnasium.make("Pendulum-v1", max_episode_steps=-1), 0.9, 0.5)
+    paths = world(lambda seen, taken: seen[:, 0] * taken[:, 0]).rollout(Gaussian(), 3, 5, bl.randomness.stream(1, "p"))
+    assert (paths.actions.shape, paths.observations.shape) == ((3, 5, 1), (3, 6, 3))
+    assert np.allclose(paths.rewards, paths.observations[:, :-1, 0] * paths.actions[:, :, 0])
+    assert not paths.terminated.any()
+
+
+def restore(env: Any, state: Any) -> None:
+    env.unwrapped.state = np.array(state)
+
+
+def test_an_environment_with_capture_and_restore_restarts_where_it_was():
+    """The pole's physics has no chance in it: the same actions from a captured state lead to the same states."""
+    simulator = pole(capture=lambda env: np.array(env.unwrapped.state), restore=restore)(angle_reward)
+    assert isinstance(simulator, bl.sampling.SupportsRestart)
+    paths = simulator.rollout(Leaning(), 5, 12, bl.randomness.stream(1, "simulator"))
+    visit = paths.restart_states[:, 4]
+    once = simulator.rollout_from(visit, paths.actions[:, 4], Leaning(), 1, bl.randomness.stream(2, "simulator"))
+    assert np.array_equal(once.observations[:, 0], paths.observations[:, 4])
+    assert np.array_equal(once.observations[:, 1], paths.observations[:, 5])
+    assert np.array_equal(once.rewards[:, 0], paths.rewards[:, 4])
+    further = simulator.rollout_from(
+        once.restart_states[:, 1], paths.actions[:, 5], Leaning(), 3, bl.randomness.stream(3, "simulator")
+    )
+    assert np.array_equal(further.observations[:, 1], paths.observations[:, 6])
+    with pytest.raises(bl.InputError, match=r"^states is .*; expected states of the trajectories of this simulator$"):
+        simulator.rollout_from(paths.observations[:, 4], None, Leaning(), 1, bl.randomness.stream(2, "simulator"))
+
+
+def test_two_batches_agree_on_the_pole_s_hypergradient():
+    """From captured states, with one pullback of weighted samples a block; of four blocks, hence the wide margin."""
+    rewards = bl.parametric.FeatureReward(
+        lambda seen, taken: np.stack([seen[:, 2] ** 2, seen[:, 2] * (2.0 * taken - 1.0)], axis=1), 2
+    )
+    world = pole(capture=lambda env: np.array(env.unwrapped.state), restore=restore)
+    problem = bl.BilevelProblem(
+        bl.parametric.SampledMDP(world, rewards), bl.objectives.TrajectoryReturnObjective(rewards, 4)
+    )
+    options = {"groups": 40, "truncation": 6, "restarts": True, "baseline": True, "common_random_numbers": True}
+    estimates = [
+        bl.sampling.trajectory_gradient(
+            problem, np.array([-1.0, 0.5]), Leaning(), np.random.default_rng(seed), blocks=4, label="it", **options
+        )
+        for seed in (1, 2)
+    ]
+    assert all(isinstance(one.occupancy, bl.occupancy.SampledOccupancy) for one in estimates)
+    difference = estimates[0].gradient - estimates[1].gradient
+    assert (np.abs(difference) < 8 * np.hypot(*(one.standard_error for one in estimates))).all()
+    assert estimates[0].implicit.any()
+
+
+def test_one_of_capture_and_restore_alone_is_refused():
+    with pytest.raises(bl.InputError, match="given one of capture and restore; expected both, or neither"):
+        pole(restore=restore)
+
+
 # --- mistakes -------------------------------------------------------------------------------------------------------
 
 
-def test_continuous_observations_are_told_in_one_sentence():
+def test_a_table_of_continuous_observations_is_refused():
     with pytest.raises(bl.InputError) as caught:
-        bl.integrations.GymnasiumWorld(lambda: gymnasium.make("CartPole-v1"), 0.9, 0.5)
+        pole()(np.zeros((4, 2)))
     message = str(caught.value)
-    assert message.startswith("observation_space of ")
-    assert "is Box(" in message
+    assert message.startswith("the follower's observation_space is Box(")
     assert "expected Discrete(n) starting at 0" in message
     assert "function approximation" in message
     assert "\n" not in message
+
+
+class Spaces:
+    """An environment of which only the spaces are asked."""
+
+    def __init__(self, observation: Any, action: Any) -> None:
+        self.observation_space, self.action_space = observation, action
+
+
+TWO = gymnasium.spaces.Discrete(2)
+REFUSED = {
+    r"observation_space of Spaces is Tuple\(.*expected a space of arrays.*gymnasium\.wrappers\.FlattenObservation": (
+        gymnasium.spaces.Tuple([TWO, TWO]),
+        TWO,
+    ),
+    r"observation_space of Spaces is Dict\(.*gymnasium\.wrappers\.FlattenObservation": (
+        gymnasium.spaces.Dict({"a": TWO}),
+        TWO,
+    ),
+    r"action_space of Spaces is Tuple\(.*gymnasium\.wrappers\.TransformAction": (TWO, gymnasium.spaces.Tuple([TWO])),
+    r"observation_space of Spaces is Discrete\(2, start=1\); expected Discrete\(n\) starting at 0": (
+        gymnasium.spaces.Discrete(2, start=1),
+        TWO,
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_spaces_that_are_no_arrays_are_refused_with_the_wrapper_that_helps(sentence):
+    with pytest.raises(bl.InputError, match=sentence):
+        bl.integrations.GymnasiumWorld(lambda: Spaces(*REFUSED[sentence]), 0.9, 0.5)
 
 
 class Doctored(StepOnly):

@@ -78,7 +78,7 @@ def test_trajectories_do_not_travel_and_are_drawn_again_the_same() -> None:
     advantages = np.ones((5000, 1))
     there, here = (_continue(shared, (block, part.batch, advantages)) for part in (arrived, drawn))
     assert there.implicit.tobytes() == here.implicit.tobytes()
-    assert there.occupancy.tobytes() == here.occupancy.tobytes()
+    assert there.occupancy.weights.tobytes() == here.occupancy.weights.tobytes()
 
 
 def test_without_restarts_they_do_since_every_block_needs_all_of_them() -> None:
@@ -102,6 +102,7 @@ def test_the_simulator_is_made_once_an_estimate() -> None:
 
     class Watched:
         dimension = problem.dimension
+        occupancy_forms = problem.lower.occupancy_forms
         pullback = staticmethod(problem.lower.pullback)
 
         def simulator(self, x: bl.Array) -> Any:

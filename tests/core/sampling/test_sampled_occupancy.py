@@ -329,7 +329,7 @@ def first_visit_samples(discount: float = DISCOUNT, batches: int = BATCHES) -> t
         states, actions = paths.observations[:, :HORIZON], paths.actions[:, :HORIZON]
         weights = WEIGHTS[states, actions] * (1 + loss[:, None]) / (TRAJECTORIES * HORIZON)
         occupancy = bl.sampling.first_visit_occupancy(
-            paths, weights, POLICY, rng, discount=discount, truncation=REMAINDER
+            paths, weights, POLICY.shape, rng, discount=discount, truncation=REMAINDER
         )
         visits = np.bincount((states * ACTIONS + actions).ravel(), weights.ravel(), minlength=STATES * ACTIONS)
         estimates.append(occupancy.weights)
@@ -389,7 +389,7 @@ def test_visits_that_no_other_trajectory_makes_are_left_out():
     """Two trajectories that never meet: nothing can be said of either."""
     paths = bl.sampling.Trajectories(np.array([[0, 0, 0], [1, 1, 1]]), np.zeros((2, 2), dtype=int), np.zeros((2, 2)))
     occupancy = bl.sampling.first_visit_occupancy(
-        paths, np.ones((2, 1)), POLICY, bl.randomness.stream(0, "t"), discount=DISCOUNT, truncation=1
+        paths, np.ones((2, 1)), POLICY.shape, bl.randomness.stream(0, "t"), discount=DISCOUNT, truncation=1
     )
     assert not occupancy.weights.any()
 
@@ -411,7 +411,7 @@ def test_visits_of_weight_zero_cost_and_change_nothing():
     world, rng = bl.sampling.TabularSimulator(follower()), bl.randomness.stream(0, "t")
     paths = world.rollout(POLICY, 20, 9, rng)
     occupancy = bl.sampling.first_visit_occupancy(
-        paths, np.zeros((20, 4)), POLICY, rng, discount=DISCOUNT, truncation=5
+        paths, np.zeros((20, 4)), POLICY.shape, rng, discount=DISCOUNT, truncation=5
     )
     assert not occupancy.weights.any()
 
@@ -420,8 +420,8 @@ def test_mistakes_are_told_in_one_sentence():
     world, rng, one = bl.sampling.TabularSimulator(follower()), bl.randomness.stream(0, "t"), np.ones(1, dtype=int)
     paths = world.rollout(POLICY, 4, 6, rng)
     with pytest.raises(bl.InputError, match=r"^the trajectories' length is 6; expected at least 4 \+ 3$"):
-        bl.sampling.first_visit_occupancy(paths, np.ones((4, 4)), POLICY, rng, discount=DISCOUNT, truncation=3)
+        bl.sampling.first_visit_occupancy(paths, np.ones((4, 4)), POLICY.shape, rng, discount=DISCOUNT, truncation=3)
     with pytest.raises(bl.InputError, match=r"^truncation is 0; expected an integer of at least 1$"):
-        bl.sampling.first_visit_occupancy(paths, np.ones((4, 4)), POLICY, rng, discount=DISCOUNT, truncation=0)
+        bl.sampling.first_visit_occupancy(paths, np.ones((4, 4)), POLICY.shape, rng, discount=DISCOUNT, truncation=0)
     with pytest.raises(bl.InputError, match=r"^truncation is 0; expected an integer of at least 1$"):
         bl.sampling.restarted_occupancy(world, POLICY, one, one, np.ones(1), rng, truncation=0)

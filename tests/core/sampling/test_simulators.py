@@ -172,16 +172,19 @@ def test_rewards_are_the_table_s():
     )
 
 
-def test_an_absorbing_state_is_terminal_and_kept():
-    simulator, rng = bl.sampling.TabularSimulator(follower()), bl.randomness.stream(3, "simulator")
-    simulator.reset(500, rng)
-    ended = np.zeros(500, dtype=bool)
+def test_an_absorbing_state_is_kept_and_ends_no_episode():
+    """It pays on, and its entropy counts: what an optimal policy is worth there is not zero."""
+    mdp = follower()
+    simulator, rng = bl.sampling.TabularSimulator(mdp), bl.randomness.stream(3, "simulator")
+    here = simulator.reset(500, rng)
     for _ in range(60):
-        step = simulator.step(rng.integers(ACTIONS, size=500), rng)
-        assert np.array_equal(step.terminated, step.observations == 6)
-        assert step.terminated[ended].all()
-        ended = step.terminated
-    assert ended.any()
+        chosen = rng.integers(ACTIONS, size=500)
+        step = simulator.step(chosen, rng)
+        assert (step.observations[here == 6] == 6).all()
+        assert np.array_equal(step.rewards, mdp.rewards[here, chosen])
+        assert not step.terminated.any()
+        here = step.observations
+    assert (here == 6).any()
 
 
 def test_a_state_that_only_some_actions_keep_is_not_terminal():
@@ -259,6 +262,27 @@ def test_a_drawn_first_action_uses_its_number_whether_or_not_it_is_given():
     free = simulator.rollout_from(starts, None, policy(), 8, bl.randomness.stream(5, "simulator"))
     given = simulator.rollout_from(starts, free.actions[:, 0], policy(), 8, bl.randomness.stream(5, "simulator"))
     assert same(free, given)
+
+
+class Softmax:
+    """A policy of state indices that is no table."""
+
+    def log_probabilities(self, observations: Any, actions: Any) -> Any:
+        logits = np.sin(np.arange(STATES)[:, None] + 2.0 * np.arange(ACTIONS))
+        return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))[observations, actions]
+
+    def sample(self, observations: Any, rng: np.random.Generator) -> Any:
+        raise AssertionError("a table is drawn from its probabilities")
+
+
+def test_a_policy_is_as_good_as_the_array_of_its_probabilities():
+    simulator = bl.sampling.TabularSimulator(follower())
+    states, actions = np.indices((STATES, ACTIONS))
+    table = np.exp(Softmax().log_probabilities(states, actions))
+    for acting in (Softmax(), bl.sampling.TabularPolicy(table)):
+        paths = [simulator.rollout(one, 50, 9, bl.randomness.stream(5, "simulator")) for one in (acting, table)]
+        assert np.array_equal(paths[0].observations, paths[1].observations)
+        assert np.array_equal(paths[0].actions, paths[1].actions)
 
 
 def test_given_starts_and_actions_are_taken():
@@ -370,7 +394,7 @@ MISTAKES = {
     "actions is an array of float64; expected integers": lambda s, rng: s.step(np.zeros(4), rng),
     "actions[1] is 3; expected an index from 0 to 2": lambda s, rng: s.step(np.array([0, 3, 0, 0]), rng),
     "actions[2] is -1; expected an index from 0 to 2": lambda s, rng: s.step(np.array([0, 0, -1, 0]), rng),
-    "observations[1] is 7; expected an index from 0 to 6": lambda s, rng: s.rollout_from(
+    "states[1] is 7; expected an index from 0 to 6": lambda s, rng: s.rollout_from(
         np.array([0, 7]), None, policy(), 2, rng
     ),
     "the shape of actions is (1,); expected (2,), one each": lambda s, rng: s.rollout_from(

@@ -60,6 +60,7 @@ def paths(kind: type = int) -> bl.sampling.Trajectories:
 
 class OnlySampling:
     dimension = 2
+    occupancy_forms = (bl.occupancy.DenseOccupancy,)
 
     def simulator(self, x: bl.Array) -> None:
         """Never called."""
@@ -247,7 +248,7 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "continuous spaces": (
         lambda: bl.problem("gymnasium-preferences", environment="CartPole-v1"),
-        r"observation_space of .*CartPole.* is Box\(.*; expected Discrete.*function approximation",
+        r"the follower's observation_space is Box\(.*; expected Discrete.*function approximation",
     ),
     "preference outside": (
         lambda: bl.objectives.PreferenceDataset(
@@ -268,8 +269,10 @@ IN_PYTHON: dict[str, tuple[Callable[[], Any], str]] = {
         r"PreferenceDataset\.first is a list; expected Trajectories",
     ),
     "states that are fractions": (
-        lambda: bl.objectives.PreferenceDataset(paths(float), paths(), [0.5]),
-        r"PreferenceDataset\.first\.observations is an array of float64; expected integers",
+        lambda: bl.objectives.PreferenceDatasetObjective(
+            bl.parametric.TabularReward(np.zeros((S, A))), bl.objectives.PreferenceDataset(paths(float), paths(), [0.5])
+        ).value_and_gradients(np.zeros(S * A), np.zeros((S, A))),
+        r"the observations of a PreferenceDataset is an array of float64 .*; expected integers",
     ),
     "preferences without a reward to learn": (
         lambda: bl.objectives.PreferenceObjective(np.zeros((S, A)), bl.objectives.ReturnLabeller(), 3),

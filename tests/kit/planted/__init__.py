@@ -1135,10 +1135,10 @@ FOLLOWERS = _faults(
         "The rewards are those of the state after the step.",
     ),
     (
-        "simulator never ends",
-        _by_trajectories(problems.SimulatorNeverEnds),
+        "simulator ends where states absorb",
+        _by_trajectories(problems.SimulatorEndsWhereStatesAbsorb),
         SIMULATES,
-        "No step is terminated, though the model's last state absorbs.",
+        "A step into the absorbing state terminates, though the model goes on paying there.",
     ),
     (
         "simulator overstates visits",

@@ -47,6 +47,7 @@ class Follower:
     """`r = r⁰ + tanh(φx)`, `P ∝ P⁰ exp(ψx)`, `ρ ∝ exp(χx)`."""
 
     dimension: int = DIMENSION
+    occupancy_forms = (bl.occupancy.DenseOccupancy,)
 
     def rewards(self, x: bl.Array) -> bl.Array:
         return BASE_REWARDS + np.tanh(REWARD_FEATURES @ x)
@@ -349,9 +350,9 @@ class _PaysForTheNextState(_Changed):
         return attrs.evolve(paths, rewards=self.mdp.rewards[paths.observations[:, 1:], paths.actions])
 
 
-class _NeverEnds(_Changed):
+class _EndsWhereStatesAbsorb(_Changed):
     def stepped(self, step, actions):
-        return attrs.evolve(step, terminated=np.zeros_like(step.terminated))
+        return attrs.evolve(step, terminated=self.mdp.transitions.absorbing[step.observations])
 
 
 class _SeedsItself(_Changed):
@@ -407,9 +408,9 @@ class SimulatorPaysForTheNextState(FixedKernelFollower):
         return _PaysForTheNextState(self.model(x))
 
 
-class SimulatorNeverEnds(FixedKernelFollower):
+class SimulatorEndsWhereStatesAbsorb(FixedKernelFollower):
     def simulator(self, x):
-        return _NeverEnds(self.model(x))
+        return _EndsWhereStatesAbsorb(self.model(x))
 
 
 class SimulatorSeedsItself(FixedKernelFollower):
