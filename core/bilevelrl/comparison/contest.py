@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 
 from bilevelrl.comparison.budgets import Budget, ExchangeRates
-from bilevelrl.comparison.judge import FOLLOWER_SAMPLES, GROUPS, Judge
+from bilevelrl.comparison.judge import FOLLOWER_SAMPLES, Judge
 from bilevelrl.comparison.results import Comparison
 from bilevelrl.comparison.trials import (
     ComparedRun,
@@ -27,6 +27,7 @@ from bilevelrl.factories import compose_problem
 from bilevelrl.objectives.protocols import PolicyObjective
 from bilevelrl.plugins.discovery import registry
 from bilevelrl.problems.bilevel_problem import BilevelProblem
+from bilevelrl.problems.evaluation import GROUPS
 from bilevelrl.runs.algorithm import Algorithm
 from bilevelrl.runs.seeds import as_seeds
 from bilevelrl.storage.experiment import Experiment

@@ -8,6 +8,9 @@ from .contextual_problems import (
     ContextualTrajectoryObjective as ContextualTrajectoryObjective,
     contextual_problem as contextual_problem,
 )
+from .evaluation import (
+    Evaluation as Evaluation,
+)
 from .exact import (
     implicit_gradient as implicit_gradient,
 )

@@ -10,7 +10,9 @@ import numpy as np
 
 from bilevelrl.mdp.solution import SupportsModel
 from bilevelrl.objectives.protocols import PolicyObjective, TrajectoryObjective
+from bilevelrl.problems.evaluation import GROUPS, Evaluation, evaluate
 from bilevelrl.problems.feasible_sets import FeasibleSet, Free
+from bilevelrl.protocols import LowerLevelSolver
 from bilevelrl.sampling.solution import SupportsSampling
 from bilevelrl.validation.arrays import Array, as_array
 from bilevelrl.validation.errors import InputError, kind_words
@@ -29,6 +31,7 @@ class BilevelProblem:
         measures: `(x, solution) ↦ {label: number}`, figures for reports, such as the follower's true return.
         picture: `(axes, x, solution) ↦ None`, draws the solution on matplotlib axes.
         configuration: the options that made it, where it came from the registry; saved with every run.
+        judge: `(x, seed) ↦ Evaluation`, the objective at x as comparisons report it. Default: see `evaluate`.
     """
 
     lower: Any
@@ -39,6 +42,7 @@ class BilevelProblem:
     measures: Callable[[Array, Any], Mapping[str, float]] | None = None
     picture: Callable[[Any, Array, Any], None] | None = None
     configuration: Mapping[str, Any] | None = None
+    judge: Callable[[Array, int], Evaluation] | None = None
 
     def __attrs_post_init__(self) -> None:
         expectations = {
@@ -78,6 +82,25 @@ class BilevelProblem:
     def point(self, x: object) -> Array:
         """x as a finite float64 vector of length n; raises `InputError` otherwise."""
         return as_array("x", x, (self.dimension,))
+
+    def evaluate(
+        self, x: object, seed: int = 0, *, groups: int = GROUPS, follower: LowerLevelSolver | None = None
+    ) -> Evaluation:
+        """The leader's objective at x: by the problem's `judge`, else exact where there is a model, else sampled.
+
+        Args:
+            x: (n,).
+            seed: keys the random numbers; one seed draws the same ones at every x.
+            groups: losses drawn, where the objective is one over trajectories.
+            follower: learns the follower's policy where there is no model to solve.
+
+        Raises:
+            InputError: where x is no finite vector of length n; where there is neither a model nor a follower.
+        """
+        point = self.point(x)
+        if self.judge is not None:
+            return self.judge(point, seed)
+        return evaluate(self, point, seed, groups=groups, follower=follower)
 
     def __repr__(self) -> str:
         return f"BilevelProblem({self.name!r}, dimension={self.dimension})"

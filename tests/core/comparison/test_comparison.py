@@ -180,8 +180,27 @@ def test_a_follower_without_a_model_is_learnt_and_the_report_says_so() -> None:
     options = {"budget": "iterations=1", "groups": 100, "follower_samples": 2_000, "grid": [1.0], "seeds": 2}
     algorithm = bl.algorithm("sobirl", groups=4, samples=500, truncation=10, restarts=False)
     comparison = bl.compare(problem, [algorithm], **SHORT | options)
-    assert "learnt by soft Q-learning from 2,000 transitions" in comparison.judgement
+    assert "learnt by soft-q-learning from 2,000 transitions" in comparison.judgement
     assert math.isfinite(comparison["sobirl"].objective)
+
+
+def test_a_problem_with_a_judge_of_its_own_is_reported_by_it() -> None:
+    problem = bl.problem(**PROBLEM)
+    judged = attrs.evolve(problem, judge=lambda x, seed: bl.problems.Evaluation(float(x @ x), 0.25))
+    x = judged.initial_point(bl.randomness.stream(0, "start"))
+    assert judged.evaluate(x) == bl.problems.Evaluation(float(x @ x), 0.25)
+    comparison = bl.compare(judged, ["m-sobirl"], **SHORT | {"budget": "iterations=1", "grid": [1.0]})
+    assert "the problem's own judge" in comparison.judgement
+
+
+def test_the_objective_is_exact_where_there_is_a_model_and_needs_a_learner_elsewhere() -> None:
+    problem = bl.problem(**PROBLEM)
+    x = problem.initial_point(bl.randomness.stream(0, "start"))
+    value, _ = bl.value_and_gradient(problem, x)
+    assert problem.evaluate(x) == bl.problems.Evaluation(pytest.approx(value, rel=1e-8), 0.0)
+    unknown = bl.problem("gymnasium-preferences")
+    with pytest.raises(bl.InputError, match="the follower that evaluates problem 'gymnasium-preferences' is None"):
+        unknown.evaluate(np.zeros(unknown.dimension))
 
 
 def rows(directory: Path, name: str) -> list[dict[str, str]]:

@@ -1,0 +1,85 @@
+"""The leader's objective at an x, whatever an algorithm reports: exact, or from a large independent sample."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import attrs
+import numpy as np
+
+from bilevelrl.mdp.newton import soft_policy_iteration
+from bilevelrl.mdp.solution import SupportsModel
+from bilevelrl.objectives.protocols import PolicyObjective
+from bilevelrl.protocols import LowerLevelSolution, LowerLevelSolver, Problem
+from bilevelrl.randomness import stream
+from bilevelrl.sampling.simulators import draw_groups
+from bilevelrl.sampling.solution import SupportsSampling
+from bilevelrl.sampling.tabular_simulator import TabularSimulator
+from bilevelrl.validation.arrays import Array
+from bilevelrl.validation.errors import InputError
+
+GROUPS = 20_000
+# Accurate far beyond what a table shows, and reached by Newton's method in a few steps.
+TOLERANCE = 1e-10
+
+
+@attrs.frozen
+class Evaluation:
+    """The leader's objective at an x.
+
+    Args:
+        objective: `f(x, π*(x))`; infinite where it cannot be computed.
+        standard_error: of the objective; 0 where it is exact.
+    """
+
+    objective: float
+    standard_error: float = 0.0
+
+
+def evaluate(
+    problem: Problem, x: Array, seed: int, *, groups: int = GROUPS, follower: LowerLevelSolver | None = None
+) -> Evaluation:
+    """`f(x, π*(x))`: exact where there is a model and an objective of the policy, sampled elsewhere.
+
+    Args:
+        problem: whose objective.
+        x: (n,).
+        seed: keys the random numbers; one seed draws the same ones at every x, which sharpens differences.
+        groups: losses drawn, where the objective is one over trajectories.
+        follower: learns the follower's policy where there is no model to solve.
+
+    Raises:
+        InputError: where there is no model, and no follower is given.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        solution: Any = answer(problem, x, seed, follower)
+        policy = solution.policy
+        if not solution.status.usable or (isinstance(policy, np.ndarray) and not np.isfinite(policy).all()):
+            return Evaluation(math.inf)
+        if isinstance(problem.objective, PolicyObjective):
+            return _finite(float(problem.objective.value_and_gradients(x, policy)[0]), 0.0)
+        losses = _losses(problem, x, policy, groups, stream(seed, "evaluation"))
+        return _finite(float(losses.mean()), float(losses.std(ddof=1)) / math.sqrt(losses.size))
+
+
+def answer(problem: Problem, x: Array, seed: int, follower: LowerLevelSolver | None) -> LowerLevelSolution:
+    """The follower's answer: solved where there is a model, else learnt by the solver given; see `evaluate`."""
+    if isinstance(problem.lower, SupportsModel):
+        return soft_policy_iteration(problem.lower.model(x), tolerance=TOLERANCE)
+    if follower is None:
+        expected = "a lower-level solver that learns the policy, since the problem has no transition model to solve"
+        raise InputError(f"the follower that evaluates problem {problem.name!r}", "None", expected)
+    return follower.solve(problem, x, None, stream(seed, "evaluation of the follower"))
+
+
+def _losses(problem: Problem, x: Array, policy: Any, groups: int, rng: np.random.Generator) -> Array:
+    lower, objective = problem.lower, problem.objective
+    simulator: Any = lower.simulator(x) if isinstance(lower, SupportsSampling) else TabularSimulator(lower.model(x))
+    batch = draw_groups(simulator, policy, groups, int(objective.trajectories), int(objective.horizon), rng)
+    losses: Array = objective.loss_and_gradient(x, batch, rng)[0]
+    return losses
+
+
+def _finite(objective: float, standard_error: float) -> Evaluation:
+    return Evaluation(objective, standard_error) if math.isfinite(objective) else Evaluation(math.inf)
