@@ -13,6 +13,7 @@ import numpy as np
 
 from bilevelrl.mdp.solution import SupportsModel
 from bilevelrl.objectives.protocols import PolicyObjective, StepwiseObjective, TrajectoryObjective
+from bilevelrl.occupancy import check_occupancy_forms
 from bilevelrl.plugins.components import Kind
 from bilevelrl.plugins.discovery import registry
 from bilevelrl.problems.bilevel_problem import BilevelProblem
@@ -156,6 +157,10 @@ class OuterLoop:
         kind = Kind.HYPERGRADIENT_ESTIMATOR
         check_requirement(kind, "estimator", self.estimator, "requires", problem, lower)
         check_requirement(kind, "estimator", self.estimator, "requires_objective", problem, objective)
+        produced = getattr(self.estimator, "occupancy_forms", ())
+        check_occupancy_forms(
+            self._estimator_label, produced, problem.name, getattr(lower, "occupancy_forms", produced)
+        )
 
     def start(self, problem: BilevelProblem, *, seed: int = 0, x: object = None) -> OuterState:
         """The state at iteration 0: the follower's answer and the hyper-gradient where the run begins.

@@ -400,7 +400,11 @@ class HyperGradientEstimator(Protocol):
     requires_objective: ClassVar[type]
     """What `problem.objective` must satisfy, such as `PolicyObjective` or `TrajectoryObjective`."""
     accepts: ClassVar[type]
-    """What the follower's answer must be: a class or a runtime protocol; `LowerLevelSolution` for any."""
+    """What the follower's answer must be: a class or a runtime protocol; `LowerLevelSolution` for any.
+
+    An estimator from samples may also have `occupancy_forms`, the classes of occupancy that it can produce; the lower
+    level must take one of them in its `pullback`.
+    """
 
     @property
     def tags(self) -> Tags:

@@ -102,7 +102,7 @@ class WarmStartAdjoint:
         # In the paper's variables b = −τ·target and w = −τλ: one step in λ is the same step in w.
         adjoint = np.zeros(model.states)
         if previous is not None:
-            adjoint = bl.validation.saved_array(previous.carry, "adjoint", (model.states,))
+            adjoint = bl.validation.saved_array(previous.carry, "adjoint", (model.states,), finite=False)
         mismatch = system.apply_transpose(adjoint)
         mismatch -= target
         step_size = _safe_step_size(system) if self.step_size is None else self.step_size

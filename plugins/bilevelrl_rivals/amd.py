@@ -61,7 +61,7 @@ class ForwardSensitivities:
             slope[state] = problem.lower.pullback(x, bl.occupancy.DenseOccupancy(row, continuation))
         sensitivities = np.zeros_like(slope)
         if previous is not None:
-            sensitivities = bl.validation.saved_array(previous.carry, "sensitivities", slope.shape)
+            sensitivities = bl.validation.saved_array(previous.carry, "sensitivities", slope.shape, finite=False)
         for _ in range(self.sweeps):
             before = sensitivities
             sensitivities = slope + (before - system.apply(before))

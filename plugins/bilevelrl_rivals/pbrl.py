@@ -77,7 +77,7 @@ class ValuePenalty:
         initial = start_distribution(model, self.initial)
         logits = _log(solution.policy)
         if previous is not None:
-            logits = bl.validation.saved_array(previous.carry, "logits", logits.shape)
+            logits = bl.validation.saved_array(previous.carry, "logits", logits.shape, finite=False)
         for _ in range(self.steps):
             logits = logits + self.step_size * self._step(problem, x, self._level(model, logits, initial))
             if not np.isfinite(logits).all():  # values that are not finite are not factorised

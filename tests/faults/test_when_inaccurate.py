@@ -35,7 +35,7 @@ def test_a_linear_solve_by_iteration_stagnates(
 ) -> None:
     """A factorisation takes over, and the numbers are those of a factorisation from the start."""
     with monkeypatch.context() as patch:
-        patch.setattr("bilevelrl.mdp.bellman.Iteration", Stubborn)
+        patch.setattr("bilevelrl.mdp.linearization.Iteration", Stubborn)
         terminal(*EXACT, "--set", "lower.linear_solver=iterative")
     section.check(reservations(terminal))
     fell_back = bl.load_run(OUT)

@@ -241,7 +241,7 @@ def read_dataset(data: bytes) -> None:
 
     dataset = bl.objectives.PreferenceDataset.of(array_files.named_arrays(data, "pairs.safetensors", PARTS))
     assert dataset.first.actions.dtype == np.int64
-    assert min(dataset.needed) >= 1
+    dataset.check_table((2**31, 2**31))
     reward = bl.parametric.TabularReward(np.zeros((4, 3)))
     value, gradient, _ = bl.objectives.PreferenceDatasetObjective(reward, dataset).value_and_gradients(
         np.zeros(12), np.zeros((4, 3))

@@ -347,7 +347,7 @@ def test_drawn_values_behave_as_their_base_classes():
     assert isinstance(problem.lower, bl.mdp.SupportsModel)
     assert isinstance(problem.lower, bl.sampling.SupportsSampling)
     assert attrs.evolve(problem, name="other").name == "other"
-    assert type(mdp.replace(rewards=np.ones((1, 1)))) is bl.SoftMDP
+    assert isinstance(mdp.replace(rewards=np.ones((1, 1))), bl.SoftMDP)
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         problem.name = "other"
     with pytest.raises(attrs.exceptions.FrozenInstanceError):

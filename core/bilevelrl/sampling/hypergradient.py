@@ -141,7 +141,7 @@ class _Sampling:
         if self.restarts and not isinstance(made, SupportsRestart):
             raise IncompatibleError(
                 f"{self.label} needs a simulator that can be put into any state (SupportsRestart); that of problem "
-                f"{problem.name!r} offers only reset and step. Use 'sobirl' with restarts=False"
+                f"{problem.name!r} offers only reset and step. Use an estimator without restarts (restarts=False)"
             )
         self._made["shared" if hasattr(made, "signed_visits") else threading.get_ident()] = made
         return made

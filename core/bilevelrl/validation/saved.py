@@ -22,8 +22,11 @@ def saved_array(
     *,
     at_least: float | None = None,
     at_most: float | None = None,
+    finite: bool = True,
 ) -> npt.NDArray[Any]:
-    """The array of that name, of exactly this type, this shape (None: any length) and this range; floats are finite.
+    """The array of that name, of exactly this type, this shape (None: any length) and this range.
+
+    Floats are finite, unless `finite` is False: a run that diverges may carry others, which its status reports.
 
     Raises:
         InputError: where it is missing, or is not such an array.
@@ -36,7 +39,7 @@ def saved_array(
         raise InputError(f"the type of {field}", str(array.dtype), str(np.dtype(dtype)))
     if array.ndim != len(shape) or any(b is not None and a != b for a, b in zip(array.shape, shape, strict=True)):
         raise InputError(f"the shape of {field}", shape_words(array.shape), shape_words(shape))
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(field, "not finite everywhere", "finite numbers")
     if at_least is not None and (array < at_least).any():
         raise InputError(f"the smallest entry of {field}", value_words(array.min()), f"at least {at_least:g}")

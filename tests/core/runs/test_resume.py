@@ -345,7 +345,8 @@ def test_history_file_is_the_data_frame(tmp_path: Path) -> None:
         pandas.read_json(tmp_path / "history.jsonl", lines=True, precise_float=True),
         pandas.read_csv(tmp_path / "history.csv"),
     ):
-        pandas.testing.assert_frame_equal(read, run.to_pandas(), rtol=1e-15)
+        # JSON has one type of number: pandas takes a column of whole ones for integers.
+        pandas.testing.assert_frame_equal(read, run.to_pandas(), rtol=1e-15, check_dtype=False)
 
 
 def test_callbacks_see_only_the_states_from_the_checkpoint_on(tmp_path: Path) -> None:

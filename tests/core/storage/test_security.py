@@ -374,20 +374,34 @@ def test_dataset_may_have_integers_of_any_width(tmp_path: Path, kind: str) -> No
     found = bl.storage.read_preferences(tmp_path / "pairs.safetensors")
     assert found.first.observations.dtype == found.first.actions.dtype == np.int64
     assert found.first.observations.tolist() == steps.tolist()
-    assert found.needed == (121, 101)
+    found.check_table((121, 101))
+    with pytest.raises(bl.InputError, match=r"expected at least \(121, 101\)"):
+        found.check_table((120, 101))
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "negative": ({"first_observations": [[0, -1, 2]]}, r"first\.observations is -1 and 2; expected indices"),
     "beyond all tables": ({"first_actions": [[0, 2**40]]}, r"first\.actions is 0 and 1099511627776; expected indices"),
-    "floats": ({"second_actions": [[0.0, 1.0]]}, r"second_observations and second_actions is an array of float64"),
-    "a vector": ({"first_observations": [0, 1, 2]}, r"first\.observations is \(3,\); expected \(N, H\)"),
-    "no trajectory": ({"first_observations": np.zeros((0, 3), int)}, r"is \(0, 3\); expected \(N, H\), neither zero"),
-    "one state short": ({"first_observations": [[0, 1]]}, r"first\.observations is \(1, 2\); expected \(1, 3\)"),
+    "a vector": ({"first_observations": [0, 1, 2]}, r"first\.observations is \(3,\); expected \(N, H, …\)"),
+    "no trajectory": (
+        {"first_observations": np.zeros((0, 3), int)},
+        r"is \(0, 3\); expected \(N, H, …\), none of them zero",
+    ),
+    "one state short": ({"first_observations": [[0, 1]]}, r"first\.observations is \(1, 2\); expected \(1, 3, …\)"),
     "labels outside": ({"labels": [1.5]}, r"preferences\[0\] is 1\.5; expected a number in \[0, 1\]"),
     "labels NaN": ({"labels": [np.nan]}, r"preferences\[0\] is nan"),
     "more labels than pairs": ({"labels": [0.5, 0.5]}, r"labels is \(2,\); expected \(1,\)"),
 }
+
+
+def test_continuous_actions_may_be_saved_and_do_not_fit_a_table(tmp_path: Path) -> None:
+    """Rewards that are functions of observations take them; a table of rewards has no place for them."""
+    continuous = {"second_actions": np.array([[0.5, 1.0], [0.0, 1.0]])}
+    pairs = bl.objectives.PreferenceDataset.of(dataset().arrays() | continuous)
+    bl.storage.write_preferences(tmp_path / "pairs.safetensors", pairs)
+    found = bl.storage.read_preferences(tmp_path / "pairs.safetensors")
+    with pytest.raises(bl.InputError, match="the actions of a PreferenceDataset is an array of float64"):
+        found.check_table((9, 9))
 
 
 @pytest.mark.parametrize("what", MISTAKES)
