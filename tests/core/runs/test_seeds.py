@@ -118,8 +118,8 @@ def test_an_unfinished_run_is_refused_and_costs_none_of_the_finished_ones(unfini
     algorithm.run_seeds(problem, seeds=3, iterations=3, out=tmp_path)
     cut_off = tmp_path / f"seed-{unfinished}"
     (cut_off / "summary.json").unlink()  # as if it had been killed
-    complaint = f"the directory {str(cut_off)!r} is that of a run that is not finished; expected another one, or to go "
-    complaint += f"on with it (bilevelrl resume {cut_off})"
+    complaint = f"the directory {str(cut_off)!r} is that of a run that is not finished; expected another one, or to "
+    complaint += f"resume it (bilevelrl resume {cut_off})"
     refused(tmp_path, complaint, lambda: algorithm.run_seeds(problem, seeds=4, iterations=3, out=tmp_path))
     assert not (tmp_path / "seed-3").exists()
 
