@@ -339,7 +339,7 @@ def test_exploration_tries_what_the_follower_would_not(solver: Any) -> None:
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_frozen_lake_is_learnt_through_steps_alone(solver: Any) -> None:
-    """Where the follower has been 500 times; rarer states are learnt worse. What ends an episode is worth no more."""
+    """Within the noise of the visits. What ends an episode is worth nothing afterwards."""
     gymnasium = pytest.importorskip("gymnasium")
 
     def make() -> Any:
@@ -351,15 +351,24 @@ def test_frozen_lake_is_learnt_through_steps_alone(solver: Any) -> None:
         bl.parametric.SampledMDP(world, bl.parametric.TabularReward(mdp.rewards)), bl.objectives.QuadraticObjective()
     )
     found = answer(solver(samples=60_000), problem)
-    known = found.carry["visits"].sum(axis=1) >= 500
-    assert known.sum() >= 7
     ends, values = bl.integrations.absorbing_states(mdp), np.zeros(mdp.states)
     for _ in range(300):
         action_values = mdp.rewards + 0.9 * mdp.transitions.expectation(values)
         values = np.where(ends, 0.0, 0.1 * scipy.special.logsumexp(action_values / 0.1, axis=1))
-    logarithms = (action_values - 0.1 * scipy.special.logsumexp(action_values / 0.1, axis=1, keepdims=True)) / 0.1
-    known &= ~ends
-    assert bl.validation.maximum_norm(np.log(found.policy[known]) - logarithms[known]) < 0.15
+    expected = (action_values - 0.1 * scipy.special.logsumexp(action_values / 0.1, axis=1, keepdims=True)) / 0.1
+    rarest = found.carry["visits"].min(axis=1)
+    known = (rarest >= 150) & ~ends
+    assert known.sum() >= 5
+    # Six standard errors of the mean target over the visits of a state's rarest action, in units of the temperature;
+    # the goal, the last state, pays 1. Steps that decay more slowly than 1/n use some of the visits only.
+    targets = np.append(0.9 * values[:-1], 1.0)
+    means = mdp.transitions.expectation(targets)
+    deviations = np.sqrt(mdp.transitions.expectation(targets**2) - means**2).max(axis=1)
+    allowed = 6.0 * deviations[known] / (0.1 * np.sqrt(rarest[known]))
+    missed = np.abs(np.log(found.policy[known]) - expected[known]).max(axis=1)
+    assert (missed <= allowed).all()
+    # Were what ends an episode worth the entropy of staying there for ever, the policy would be another one.
+    assert (np.abs(np.log(exact_policy(mdp)[known]) - expected[known]).max(axis=1) > allowed).any()
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
