@@ -142,7 +142,8 @@ class Dispatch:
             return
         lost = [index for index in begun if index in self._waiting]
         self._lost_without_a_task += not lost
-        if not begun or self._lost_without_a_task == MOST_ATTEMPTS:
+        # A worker of a cluster may die while it is sent the arrays, before any task has begun.
+        if self._lost_without_a_task == MOST_ATTEMPTS or (self._workers.local and not begun):
             raise WorkerLost(f"no worker could be started, or stayed alive: {_one_line(error)}") from error
         self._attempts.update(lost)
         for index in lost:
