@@ -16,6 +16,9 @@ SEED ?= 0
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-thorough coverage fuzz mutants soak lint format bench laws clean
 
+# Where this is set, each of the processes that the tests start would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 help:
 	@echo "make demo            M-SoBiRL designs shaping rewards for FrozenLake 8x8; writes runs/demo/run.png"
 	@echo "make test            run the tests, except those marked slow, in a few minutes"

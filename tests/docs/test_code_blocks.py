@@ -23,7 +23,8 @@ SLOW = {
     *("choosing-an-estimator.md", "comparison.md", "rivals.md", "four-rooms.md", "exploitation-and-exploration.md"),
     *("kl-rlhf.md", "inverse-rl.md", "use-many-cores-and-machines.md", "check-your-components.md"),
     *("learn-a-reward-from-preferences.md", "run-experiments.md", "resume-runs.md", "compare-algorithms.md"),
-    *("command-line.md", "watch-runs.md", "write-a-plugin.md"),
+    *("command-line.md", "watch-runs.md", "write-a-plugin.md", "prove-an-estimator-right.md"),
+    *("contract-design.md", "m-sobirl-on-frozenlake.md", "variance_per_sample.py"),
 }
 
 

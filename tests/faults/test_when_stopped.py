@@ -184,6 +184,7 @@ def test_a_worker_process_dies(here: Path, section: Section) -> None:
         assert_same(bl.load_run(OUT / f"seed-{seed}"), algorithm.run(problem, iterations=iterations, seed=seed))
 
 
+@pytest.mark.slow
 def test_a_worker_process_dies_again_and_again(here: Path, section: Section) -> None:
     """Of one seed, whichever worker has it; the others end, and once it is repaired it goes on."""
     problem = bl.problem("synthetic-quadratic", dimension=3)

@@ -34,4 +34,4 @@ def test_laws(check):
 
 
 def test_the_librarys_own_operator():
-    testing.check_bellman_operator(bl.mdp.soft_backup)
+    testing.check_bellman_operator(bl.mdp.soft_backup, examples=EXAMPLES)

@@ -295,7 +295,7 @@ def test_problems_are_as_asked_for(problem):
     assert not isinstance(problem.objective, bl.objectives.LogLikelihoodObjective)
 
 
-@settings(max_examples=200, suppress_health_check=[], phases=[Phase.generate], database=None)
+@settings(max_examples=60, suppress_health_check=[], phases=[Phase.generate], database=None)
 @given(st.tuples(soft_mdps(), parametric_mdps(), bilevel_problems(), bilevel_problems("trajectory")))
 def test_no_health_check_fails_at_default_sizes(values):
     assert len(values) == 4
@@ -313,8 +313,13 @@ def test_a_noisy_mdp_shrinks_to_two_states_and_a_coin():
     )
 
 
-def test_the_simplest_problem_moves_one_reward():
-    assert repr(simplest(bilevel_problems(), lambda problem: True)) == (
+@pytest.fixture(scope="module")
+def simplest_problem():
+    return simplest(bilevel_problems(), lambda problem: True)
+
+
+def test_the_simplest_problem_moves_one_reward(simplest_problem):
+    assert repr(simplest_problem) == (
         "bl.BilevelProblem(\n"
         "    lower=bl.ParametricMDP(\n"
         "        transitions=np.ones((1, 1, 1)),\n"
@@ -340,8 +345,8 @@ def test_a_failing_example_is_reported_as_source():
     assert "transitions=np.ones((1, 2, 1))" in "\n".join(caught.value.__notes__)
 
 
-def test_drawn_values_behave_as_their_base_classes():
-    problem = simplest(bilevel_problems(), lambda problem: True)
+def test_drawn_values_behave_as_their_base_classes(simplest_problem):
+    problem = simplest_problem
     mdp = simplest(soft_mdps(), lambda mdp: True)
     assert isinstance(problem, bl.BilevelProblem)
     assert isinstance(problem.lower, bl.mdp.SupportsModel)

@@ -218,7 +218,9 @@ def test_online_preferences_need_an_algorithm_that_samples_and_the_message_names
     ("preferences", "name", "options", "most_lost"),
     [
         ("online", "sobirl", {"step_size": 0.1, "groups": 64, "truncation": 10, "samples": 5000}, 0.8),
-        ("online", "stoc-sobirl", {"step_size": 0.1, "batch": 32, "samples": 5000}, 0.8),
+        pytest.param(
+            *("online", "stoc-sobirl", {"step_size": 0.1, "batch": 32, "samples": 5000}, 0.8), marks=pytest.mark.slow
+        ),
         ("offline", "m-sobirl", {"step_size": 1.0}, 0.1),
     ],
 )

@@ -161,7 +161,7 @@ def test_answer_is_close_to_the_exact_one_and_no_model_is_touched(case: str, sol
     assert error(found.policy, mdp) < bound
 
 
-@pytest.mark.parametrize("restarts", RESTARTS)
+@pytest.mark.parametrize("restarts", slow_unless("initial".__eq__, RESTARTS))
 @pytest.mark.parametrize("solver", slow_unless(lambda solver: solver is SoftQLearning, SOLVERS))
 def test_error_falls_as_the_square_root_of_the_samples(solver: Any, restarts: str) -> None:
     """16 times the samples, a quarter of the error; 2.8 to 5.7, half a power of two about 4, over 40 seeds' means."""

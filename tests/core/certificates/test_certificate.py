@@ -13,6 +13,7 @@ from hypothesis import given, strategies as st
 import bilevelrl as bl
 from certified import certified_draws, random_draw
 from precise_answers import EXTENDED, hypergradient, long
+from slowness import slow_unless
 from strategies import OBJECTIVES, drawn_contexts, drawn_objective, drawn_problems, seeds
 
 extended = pytest.mark.skipif(not EXTENDED, reason="the truth needs more digits than this machine's long doubles have")
@@ -42,9 +43,10 @@ def test_the_bound_is_never_below_the_true_error(corrections: int, draw: Any) ->
 
 
 @extended
-def test_the_bound_is_within_two_orders_of_magnitude_in_the_median() -> None:
+@pytest.mark.parametrize("draws", slow_unless((60).__eq__, [60, 200]))
+def test_the_bound_is_within_two_orders_of_magnitude_in_the_median(draws: int) -> None:
     """On the draws of docs/examples/certificates.py, the first of them; all ten thousand take minutes."""
-    judged = [random_draw(seed).judged(0, 10) for seed in range(200)]
+    judged = [random_draw(seed).judged(0, 10) for seed in range(draws)]
     broken = [(error, *map(str, both)) for error, both in judged if not all(error <= each.bound for each in both)]
     assert broken == []
     ratios = {True: [], False: []}
@@ -54,8 +56,8 @@ def test_the_bound_is_within_two_orders_of_magnitude_in_the_median() -> None:
         if ABOVE_ROUNDING < error < np.inf:
             ratios[False].append(as_it_is.bound / error)
     # The promise is 100 for each; an answer as exact as rounding allows has a bound without corrections that is looser.
-    assert len(ratios[True]) > 150
-    assert len(ratios[False]) > 50
+    assert len(ratios[True]) > 0.75 * draws
+    assert len(ratios[False]) > 0.25 * draws
     assert np.median(ratios[True]) < 100
     assert np.median(ratios[False]) < 100
 

@@ -15,6 +15,7 @@ import pytest
 
 import bilevelrl as bl
 import worker_tasks as tasks
+from slowness import slow_unless
 from worker_tasks import Counted
 
 
@@ -48,7 +49,7 @@ class Killer:
             self.killed = True
 
 
-@pytest.mark.parametrize("recipe", ["per-context", "stoc-sobirl"])
+@pytest.mark.parametrize("recipe", slow_unless("per-context".__eq__, ["per-context", "stoc-sobirl"]))
 def test_a_run_whose_worker_is_killed_ends_with_the_same_answer(client: distributed.Client, recipe: str) -> None:
     """Contexts in the one case, sample batches in the other: bit for bit what one process finds alone."""
     if recipe == "per-context":
@@ -75,6 +76,7 @@ def test_tasks_under_way_in_a_killed_worker_are_done_again(client: distributed.C
     assert processes_of(client) != before
 
 
+@pytest.mark.slow
 def test_a_task_that_kills_every_worker_is_named(client: distributed.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dask gives up at the first death here, at the fourth by default; then it is tried again, twice."""
     monkeypatch.setattr(client.cluster.scheduler, "allowed_failures", 0)
@@ -108,6 +110,7 @@ def test_seeds_and_comparisons_take_a_cluster_too(client: distributed.Client) ->
     assert one["m-sobirl"].objectives.tobytes() == other["m-sobirl"].objectives.tobytes()
 
 
+@pytest.mark.slow
 def test_a_worker_s_error_is_the_task_s_own(client: distributed.Client) -> None:
     with bl.use_jobs("dask"), pytest.raises(bl.InputError, match="the second task is late"):
         bl.execution.parallel_map(tasks.fails, np.zeros(3), range(4))

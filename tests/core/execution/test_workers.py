@@ -222,6 +222,7 @@ def test_a_task_that_kills_every_worker_is_named_and_the_others_are_not_blamed()
     assert caught.value.task == 1
 
 
+@pytest.mark.slow
 def test_a_patient_map_does_all_other_tasks_before_it_names_the_one_that_kills() -> None:
     """Also those that had not begun when it killed its last worker."""
     done: list[tuple[int, int]] = []
@@ -312,7 +313,11 @@ with bl.use_jobs(2):
 """
 
 
-@pytest.mark.parametrize("everyone", [False, True], ids=["the parent alone", "the whole process group"])
+@pytest.mark.parametrize(
+    "everyone",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["the parent alone", "the whole process group"],
+)
 def test_ctrl_c_has_the_tasks_under_way_save_what_they_have(tmp_path: Path, everyone: bool) -> None:
     """A terminal sends it to all processes; `kill` sends it to one.
 

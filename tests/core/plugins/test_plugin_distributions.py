@@ -222,6 +222,7 @@ def test_a_run_composes_a_strangers_components_and_improves_the_objective(saved)
     assert after < before - 5.0
 
 
+@pytest.mark.slow
 def test_the_tolls_found_agree_with_what_the_first_party_finds(environment, saved):
     """Exact components of the framework's own descend from there by less than a hundredth of what was gained."""
     environment.bilevelrl(
@@ -247,6 +248,7 @@ def test_a_strangers_recipe_runs_by_its_name(environment):
     assert "harbour on harbour-tolls" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_framework_runs_without_a_thought_for_broken_neighbours(environment):
     done = environment.bilevelrl("run", "synthetic-quadratic", "--iterations", "2", "--set", "problem.dimension=3")
     assert "m-sobirl on synthetic-quadratic" in done.stdout
@@ -302,6 +304,7 @@ def test_a_strangers_kind_of_solution_is_killed_and_resumed_bit_for_bit(environm
     assert types == {"int32", "float32", "bool", "float64"}
 
 
+@pytest.mark.slow
 def test_a_strangers_kind_of_solution_comes_back_from_several_processes(environment):
     here, there = environment.directory / "one-process", environment.directory / "two-processes"
     seeds = (*OBSERVATORY[:4], "--iterations", "8", "--seeds", "3", "--out")
@@ -319,7 +322,7 @@ def test_a_strangers_kind_of_solution_is_compared(environment):
     assert re.search(r"^\W*observatory\b", done.stdout, flags=re.MULTILINE), done.stdout
 
 
-@pytest.mark.parametrize("name", ["feature-iteration", "observed-adjoint"])
+@pytest.mark.parametrize("name", ["feature-iteration", pytest.param("observed-adjoint", marks=pytest.mark.slow)])
 def test_a_strangers_kind_of_solution_passes_the_kit(environment, name):
     done = environment.bilevelrl("check", name, "--examples", "5")
     assert re.search(r"^  saved_and_restored_continues_identically +holds ", done.stdout, flags=re.MULTILINE)

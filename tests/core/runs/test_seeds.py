@@ -250,8 +250,15 @@ def _main(arguments: list[str]) -> None:
     assert left.value.code in (0, None)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    ("jobs", "number", "status"),
+    [
+        (1, signal.SIGTERM, 143),
+        (2, signal.SIGINT, 130),
+        pytest.param(1, signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(2, signal.SIGTERM, 143, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_saves_all_seeds_and_says_how_to_go_on(
     tmp_path: Path, jobs: int, number: signal.Signals, status: int
 ) -> None:

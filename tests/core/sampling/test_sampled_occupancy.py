@@ -18,6 +18,7 @@ import scipy.stats
 
 import bilevelrl as bl
 from bilevelrl.sampling import occupancies as sampled_occupancy
+from slowness import slow_unless
 
 # About ten statistical tests: together they fail for fewer than one of 10⁶ choices of seeds.
 LEVEL = 1e-7
@@ -140,7 +141,7 @@ class OtherDiscount:
 WAYS = ["rollouts", "visits"]
 
 
-@pytest.mark.parametrize("common", [True, False])
+@pytest.mark.parametrize("common", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("truncation", [None, 1, 3, 12])
 @pytest.mark.parametrize("way", WAYS)
 def test_restarted_occupancy_has_the_exact_mean(way, truncation, common):
@@ -158,7 +159,10 @@ RESTART_FAULTS: dict[str, Callable[..., bl.Array]] = {
 }
 
 
-@pytest.mark.parametrize("fault", RESTART_FAULTS)
+QUICK_FAULTS = {"weights times 1.01", "the discount 1 % too large"}
+
+
+@pytest.mark.parametrize("fault", slow_unless(QUICK_FAULTS.__contains__, RESTART_FAULTS))
 @pytest.mark.parametrize("truncation", [pytest.param(None, marks=pytest.mark.slow), 12])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_planted_fault_of_restarted_occupancy_is_detected(way, truncation, fault):
