@@ -178,7 +178,7 @@ def test_forgetting_to_truncate_and_truncating_too_early_are_detected(way):
     assert largest_t(samples, exact(), exact()) > threshold(REPLICATES)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", slow_unless("visits".__eq__, WAYS))
 def test_common_random_numbers_lower_the_variance(way):
     """The same mean (above), and at most nine tenths of the total variance on this MDP, where 0.7 is typical."""
     for truncation in (None, 12):
@@ -385,6 +385,7 @@ def test_a_planted_factor_of_the_weights_is_detected(sound, factor):
     assert assess(factor * estimates, conditional) > 1
 
 
+@pytest.mark.slow
 def test_a_planted_error_of_the_discount_is_detected():
     assert assess(*first_visit_samples(discount=1.01 * DISCOUNT)) > 1
 
