@@ -82,6 +82,7 @@ def test_examples_run_in_a_short_form(path: Path, capsys: pytest.CaptureFixture[
     assert answer
 
 
+@pytest.mark.slow
 def test_the_frozenlake_page_tells_what_its_example_measures() -> None:
     main = runpy.run_path(str(ROOT / "docs" / "examples" / "baseline_on_frozenlake.py"))["main"]
     ends = main(iterations=300)

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 import bilevelrl as bl
 from bilevelrl import testing
@@ -16,6 +16,7 @@ from bilevelrl.testing.rounding import TINY, solve_rounding
 from bilevelrl_contexts.estimator import PerContextEstimator
 from bilevelrl_contexts.inner import worst
 from bilevelrl_contexts.solver import PerContextSolver
+from slowness import slow_unless
 from strategies import OBJECTIVES, drawn_contexts, drawn_objective, policy_error, seeds, value_error
 
 kinds = st.sampled_from([kind for kind in OBJECTIVES if kind != "log-likelihood"])
@@ -68,7 +69,7 @@ def test_the_hypergradient_is_that_of_the_direct_sum(drawn: Any, kind: str, seed
     assert pulled == pytest.approx(apart.implicit, rel=0, abs=rounding)
 
 
-@pytest.mark.parametrize("name", ["exact-gradient", "m-sobirl", "amd", "pbrl"])
+@pytest.mark.parametrize("name", slow_unless("pbrl".__ne__, ["exact-gradient", "m-sobirl", "amd", "pbrl"]))
 def test_a_recipe_context_by_context_takes_the_same_steps(name: str) -> None:
     """Warm starts included, of the followers and of what an estimator tracks: without them x would part at once."""
     problem = bl.problem("four-rooms")
@@ -142,7 +143,7 @@ REFUSED = dict.fromkeys(
         lambda: Estimator(PerContextEstimator()),
         lambda: Estimator(PerContextEstimator("warm-start-adjoint")),
     ],
-    examples=8,
+    examples=max(3, min(8, settings.default.max_examples // 4)),
     expected_failed_checks=lambda subject: REFUSED if isinstance(subject, Solver) else {},
 )
 def test_laws_in_one_context(check: Any) -> None:

@@ -65,6 +65,7 @@ def test_rivals_without_a_policy_objective_sample_it(name):
     assert run.cost.samples == 6 * 16 * 2 * 6 * rollouts
 
 
+@pytest.mark.slow
 def test_direct_only_learns_from_a_follower_that_can_only_be_simulated():
     problem = bl.problem("gymnasium-preferences", environment="FrozenLake-v1", horizon=6)
     run = bl.algorithm("direct-only", groups=4, follower="samples").run(problem, iterations=2)

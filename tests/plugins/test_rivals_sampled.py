@@ -111,6 +111,7 @@ def zero_order(problem, x, solution, seed=0, **options):
     return estimator.estimate(problem, x, solution, None, np.random.default_rng(seed))
 
 
+@pytest.mark.slow
 def test_zero_order_over_trajectories_agrees_with_the_score_function():
     """Two estimators with nothing in common but the problem; within the standard error of both.
 

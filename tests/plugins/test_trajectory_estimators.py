@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import bilevelrl as bl
+from slowness import slow_unless
 
 HORIZON = 2
 DISCOUNT = 0.5
@@ -141,7 +142,10 @@ def test_the_two_ways_to_the_exact_answer_agree() -> None:
     np.testing.assert_allclose(expected_estimate(follower().policy, None), np.sum(exact_parts(), axis=0), rtol=1e-8)
 
 
-@pytest.mark.parametrize("case", SHARP | COARSE)
+SLOW = {"sobirl without restarts", "stoc-sobirl, independent"}
+
+
+@pytest.mark.parametrize("case", slow_unless(lambda case: case not in SLOW, SHARP | COARSE))
 def test_estimate_is_unbiased(case: str) -> None:
     """Within the level of the enumeration; and where the sample is large, 1 % in either part would be outside it.
 
@@ -217,6 +221,7 @@ def test_common_random_numbers_cancel_continuations_that_meet() -> None:
     assert np.linalg.norm(common) < 0.5 * np.linalg.norm(independent)
 
 
+@pytest.mark.slow
 def test_standard_error_covers() -> None:
     """Over 400 small batches the errors, in standard errors, have the spread of a t distribution, not of a lie."""
     exact = np.sum(exact_parts(), axis=0)

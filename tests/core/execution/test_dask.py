@@ -98,6 +98,7 @@ def test_what_is_shared_is_read_by_each_worker_once(client: distributed.Client, 
     assert Counter(shared.deliveries()) == dict.fromkeys(workers, 1)
 
 
+@pytest.mark.slow
 def test_seeds_and_comparisons_take_a_cluster_too(client: distributed.Client) -> None:
     """The same argument, the same answers."""
     problem = bl.problem("synthetic-quadratic", states=4, actions=3, dimension=3)

@@ -238,6 +238,7 @@ def test_a_patient_map_does_all_other_tasks_before_it_names_the_one_that_kills()
     assert sorted(done) == [(index, index) for index in range(9) if index != 1]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_between_two_maps_is_replaced() -> None:
     with bl.use_jobs(2):
         for _ in range(2):

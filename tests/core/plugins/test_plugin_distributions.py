@@ -235,6 +235,7 @@ def test_the_tolls_found_agree_with_what_the_first_party_finds(environment, save
     assert exact - 1e-9 <= found <= exact + 0.01 * (start - exact)
 
 
+@pytest.mark.slow
 def test_a_saved_run_of_a_strangers_components_can_be_done_again(environment, saved):
     environment.bilevelrl("run", str(saved / "experiment.toml"), "--out", "again")
     again = environment.directory / "again"
@@ -314,6 +315,7 @@ def test_a_strangers_kind_of_solution_comes_back_from_several_processes(environm
         assert saved_state(here / f"seed-{seed}") == saved_state(there / f"seed-{seed}")
 
 
+@pytest.mark.slow
 def test_a_strangers_kind_of_solution_is_compared(environment):
     done = environment.bilevelrl(
         *("compare", "synthetic-quadratic", "--algorithms", "observatory,exact-gradient"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -58,7 +59,12 @@ def adam() -> bl.Algorithm:
 
 
 GOOD = encode(checkpoint_of(adam(), PROBLEM))
-LEARNT = encode(checkpoint_of(bl.algorithm("sobirl", samples=200), SAMPLED, 1), LEARNER)
+
+
+@functools.cache
+def learnt() -> bytes:
+    """A checkpoint of a learner; made by the test that asks for it first, since its run may compile for seconds."""
+    return encode(checkpoint_of(bl.algorithm("sobirl", samples=200), SAMPLED, 1), LEARNER)
 
 
 def signed(document: Any, arrays: bytes) -> bytes:
@@ -281,7 +287,7 @@ def test_forged_table_is_refused_in_one_sentence(what: str) -> None:
     "change", [lambda a: a - 1e6, lambda a: a * np.nan, lambda a: a[:1, ...][:, None], lambda a: None]
 )
 def test_forged_carry_reaches_no_compiled_loop(name: str, change: Any) -> None:
-    data = with_array(f"last.solution.carry.{name}", change, LEARNT)
+    data = with_array(f"last.solution.carry.{name}", change, learnt())
     with pytest.raises(bl.InputError, match=f"the saved array '{name}'"):
         decode(data, "the checkpoint", SAMPLED, LEARNER)
 
