@@ -35,7 +35,7 @@ class Status(enum.Enum):
     FELL_BACK = (
         "reached its tolerance by a slower method, since the first one stagnated; select the slower one to save time"
     )
-    BUDGET_SPENT = "stopped after the requested number of iterations; increase it for a more accurate answer"
+    BUDGET_SPENT = "stopped at the requested number of iterations; increase it for a more accurate answer"
     STAGNATED = (
         "stopped improving before it reached its tolerance, because of rounding or of an inaccurate solution of the "
         "follower; increase the tolerance, or solve the follower more accurately"
