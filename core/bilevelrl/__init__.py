@@ -1,7 +1,7 @@
 """bilevelrl: a plugin framework for bilevel reinforcement learning.
 
-The public names are listed in `__init__.pyi`. Each is imported when it is first asked for, so that neither
-`import bilevelrl` nor `bilevelrl --help` waits for what it does not use.
+The public names are listed in `__init__.pyi`. Each is imported at its first use, so that `import bilevelrl` and
+`bilevelrl --help` load only what they need.
 """
 
 import copyreg
@@ -22,8 +22,8 @@ def _by_name(module: ModuleType) -> Any:
     return importlib.import_module, (module.__name__,)
 
 
-# The loader has made this module one of a class of its own. A function that refers to it must still be able to travel
-# to another process, where the module is imported.
+# The lazy loader gives this module a class of its own. A function that refers to the module must still be picklable:
+# the other process imports the module.
 copyreg.pickle(type(sys.modules[__name__]), _by_name)
 
 

@@ -1,4 +1,4 @@
-"""`python -m bilevelrl` is the command line too."""
+"""`python -m bilevelrl` runs the command line."""
 
 from bilevelrl.cli import main
 

@@ -1,4 +1,4 @@
-"""From a directory back to a run: to look at, and to go on with."""
+"""Runs from their directories, components by their names, and the exact objective with its gradient."""
 
 from __future__ import annotations
 
@@ -32,22 +32,23 @@ from bilevelrl.validation.notices import AccuracyWarning
 if TYPE_CHECKING:
     from bilevelrl.execution.workers import Jobs
 
-# An error of the values moves log π by twice as much over τ at most: from here on the policy's fourth digit is open.
+# An error of the values changes log π by at most twice as much over τ: above this the policy's fourth digit is
+# uncertain.
 ROUGH = 1e-4
 
 
 def load_run(
     directory: str | Path, *, problem: BilevelProblem | None = None, algorithm: Algorithm | None = None
 ) -> Run:
-    """The run in a directory, finished or not, as its last good checkpoint has it.
+    """The run in a directory, finished or not, from its last good checkpoint.
 
     Args:
         directory: what `Run.save`, `Algorithm.run(out=…)` or `bilevelrl run --out` wrote.
-        problem: for a problem composed in Python, of which the directory knows the name only.
-        algorithm: for components that no plugin has registered.
+        problem: needed for a problem composed in Python, since the directory records only its name.
+        algorithm: needed for components that no plugin has registered.
 
     Raises:
-        InputError: where there is no run, or it is damaged.
+        InputError: if there is no run, or it is damaged.
     """
     path = as_path("directory", directory)
     experiment = read_experiment(path)
@@ -59,7 +60,7 @@ def load_run(
 
 
 def resume_run(directory: str | Path, **options: Any) -> Run:
-    """Go on with the run in a directory; problem and algorithm are those of its `experiment.toml`.
+    """Resume the run in a directory, with the problem and the algorithm of its `experiment.toml`.
 
     Args:
         directory: what `Algorithm.run(out=…)` or `bilevelrl run --out` wrote.
@@ -79,18 +80,19 @@ def resume_seeds(
     jobs: Jobs | None = None,
     progress: Progress | None = None,
 ) -> list[Run]:
-    """Go on with all the runs in a directory of several seeds; those that have ended are only read.
+    """Resume all the runs in a directory of several seeds; finished runs are only read.
 
     Args:
         directory: what `Algorithm.run_seeds(out=…)` or `bilevelrl run --seeds N --out` wrote.
         iterations: see `Algorithm.resume`.
         checkpoint_every: see `Algorithm.run`; None: as before.
         checkpoint_seconds: see `Algorithm.run`; None: as before.
-        jobs: who does the runs; see `use_jobs`.
+        jobs: the workers that do the runs; see `use_jobs`.
         progress: see `Algorithm.run_seeds`.
 
     Raises:
-        InputError: where there are no runs, one of them cannot go on, or has made more iterations than asked for.
+        InputError: if there are no runs, or if one of them cannot be resumed or has made more iterations than
+            requested.
     """
     path = as_path("directory", directory)
     seeds = seeds_in(path)
@@ -112,13 +114,13 @@ def _rebuilt(
 
 
 def problem(name: str, **options: Any) -> BilevelProblem:
-    """The registered problem of that name, with its options; `bilevelrl list problems` shows them."""
+    """The registered problem of that name, with these options; `bilevelrl list problems` shows the names."""
     made: BilevelProblem = discovery.registry().create(Kind.PROBLEM, name, options)
     return made
 
 
 def algorithm(name: str, **options: Any) -> Algorithm:
-    """The registered recipe of that name, with its options, as an `Algorithm`."""
+    """The registered recipe of that name, with these options, as an `Algorithm`."""
     made: Algorithm = discovery.registry().create(Kind.ALGORITHM, name, options)
     return made
 
@@ -142,10 +144,11 @@ def upper_level_optimizer(name: str, **options: Any) -> UpperLevelOptimizer:
 
 
 def value_and_gradient(problem: BilevelProblem, x: object, *, tolerance: float = 1e-12) -> tuple[float, Array]:
-    """`φ(x) = f(x, π*(x))` and the exact `∇φ(x)`, for `scipy.optimize.minimize(..., jac=True)` or a second opinion.
+    """`φ(x) = f(x, π*(x))` and the exact `∇φ(x)`, for `scipy.optimize.minimize(..., jac=True)` or to check other
+    results.
 
-    Soft policy iteration to `‖V − V*‖∞ ≤ tolerance` (or to rounding), then one adjoint solve. For γ so near one that
-    rounding may move the follower's policy, an `AccuracyWarning` says what is guaranteed.
+    Soft policy iteration to `‖V − V*‖∞ ≤ tolerance` (or to rounding), then one adjoint solve. If γ is so near one that
+    rounding may change the follower's policy, an `AccuracyWarning` gives the guaranteed accuracy.
 
     Args:
         problem: any problem with a transition model and an objective of the policy.
@@ -153,9 +156,9 @@ def value_and_gradient(problem: BilevelProblem, x: object, *, tolerance: float =
         tolerance: the follower's accuracy.
 
     Raises:
-        InputError: where x is not a finite vector of length n, or the problem offers no model or no objective of the
+        InputError: if x is not a finite vector of length n, or the problem offers no model or no objective of the
             policy.
-        StepFailed: where a value is not finite.
+        StepFailed: if a value is not finite.
     """
     check_positive("tolerance", tolerance)
     if not isinstance(problem, BilevelProblem):
@@ -185,10 +188,10 @@ def _check_offers(what: str, problem: BilevelProblem, offered: object, wanted: t
 
 
 def compose(experiment: Experiment, registry: Registry | None = None) -> tuple[BilevelProblem, Algorithm]:
-    """The problem and the algorithm that the experiment's tables name, from this process's registry by default.
+    """The problem and the algorithm that the experiment's tables name, by default from this process's registry.
 
     Raises:
-        InputError: for a name that is missing or not registered, and for an option that its component rejects.
+        InputError: if a name is missing or not registered, or a component rejects an option.
     """
     known = discovery.registry() if registry is None else registry
     return compose_problem(experiment, known), compose_algorithm(experiment, known)
@@ -204,7 +207,7 @@ def compose_problem(experiment: Experiment, registry: Registry) -> BilevelProble
 
 
 def compose_algorithm(experiment: Experiment, registry: Registry) -> Algorithm:
-    """The recipe with the roles' changes, or the three roles composed."""
+    """The recipe with the changes of its components, or the three components composed."""
     recipe, options = experiment.entries("algorithm")
     base: Algorithm | None = None
     if recipe is not None:

@@ -1,12 +1,12 @@
-"""Signed occupancy measures: the one object in which every hyper-gradient ends.
+"""Signed occupancy measures: every estimator represents its hyper-gradient by one.
 
-A gradient of the bilevel objective is a cotangent of the follower's MDP, and a problem turns it into a vector of
-R^n by one vector-Jacobian product, `pullback(x, occupancy)`. Exact estimators solve for the measure; sampled ones
-accumulate it from visits.
+A gradient of the bilevel objective is a cotangent of the follower's MDP. A problem turns it into a vector of R^n by one
+vector-Jacobian product, `pullback(x, occupancy)`. Exact estimators solve for the measure; sampled ones accumulate it
+from visits.
 
-A measure has one of two forms: dense (S, A), where observations and actions are indices of a table, or weighted samples
-(observations, actions, weights) of any kind. A lower level declares the forms that its `pullback` takes as
-`occupancy_forms`; where its reward is a function of observations, that is the samples alone, and nothing is densified.
+A measure has one of two forms: dense (S, A), if observations and actions are indices of a table, or weighted samples
+(observations, actions, weights) of any kind. A lower level declares the forms that its `pullback` accepts as
+`occupancy_forms`. If its reward is a function of observations, it accepts samples only, and no table is made.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Occupancy(Protocol):
         """The weights: (S, A) of all pairs in a table, or (N,) of the samples."""
 
     def dense(self, states: int, actions: int) -> DenseOccupancy:
-        """The measure as a table (S, A); raises `InputError` where observations or actions are not its indices."""
+        """The measure as a table (S, A); raises `InputError` if observations or actions are not indices of a table."""
 
 
 @attrs.frozen(eq=False)
@@ -42,10 +42,10 @@ class DenseOccupancy:
 
     Args:
         weights: `r̄` (S, A), the cotangent of the rewards.
-        continuation: `γV` (S,), what arriving in each state is worth. The cotangent of the transitions is the outer
-            product `P̄_sas' = r̄_sa · γV_s'`, kept as its two factors. None where the transitions' part is not known.
-        initial: `ρ̄` (S,), the cotangent of the initial distribution; None for zero. The follower's optimal policy
-            does not depend on ρ, so an implicit part never has it; an objective's own part may.
+        continuation: `γV` (S,), the discounted value of arriving in each state. The cotangent of the transitions is the
+            outer product `P̄_sas' = r̄_sa · γV_s'`, kept as its two factors. None if the transitions' part is unknown.
+        initial: `ρ̄` (S,), the cotangent of the initial distribution; None for zero. The follower's optimal policy does
+            not depend on ρ, so only the direct part of an objective may have it.
     """
 
     weights: Array
@@ -61,7 +61,7 @@ class DenseOccupancy:
 
 @attrs.frozen(eq=False)
 class SampledOccupancy:
-    """A signed measure as weighted samples: what a model-free estimator accumulates.
+    """A signed measure as weighted samples, which a model-free estimator accumulates.
 
     Args:
         observations: (N, …) visited observations; integers (N,) for a table.
@@ -74,7 +74,7 @@ class SampledOccupancy:
     weights: Array
 
     def dense(self, states: int, actions: int) -> DenseOccupancy:
-        """The samples summed into an (S, A) table; the transitions' part stays unknown."""
+        """The samples summed into an (S, A) table; the transitions' part is unknown."""
         for name, array in (("observations", self.observations), ("actions", self.actions)):
             if array.ndim != 1 or array.dtype.kind not in "iu":
                 value = f"an array of {array.dtype} of shape {array.shape}"
@@ -93,11 +93,11 @@ FORM_WORDS: dict[type, str] = {
 
 
 def check_occupancy_forms(label: str, produced: tuple[type, ...], name: str, taken: tuple[type, ...]) -> None:
-    """Raise `IncompatibleError` where an estimator produces no form of occupancy that a lower level takes.
+    """Raise `IncompatibleError` if an estimator produces no form of occupancy that a lower level accepts.
 
     Args:
-        label: what the message calls the estimator.
-        produced: the estimator's `occupancy_forms`; empty where it pulls none back.
+        label: the estimator's name in the message.
+        produced: the estimator's `occupancy_forms`; empty if it uses no pullback.
         name: the problem's name.
         taken: the lower level's `occupancy_forms`.
     """

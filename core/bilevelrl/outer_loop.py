@@ -1,4 +1,4 @@
-"""One outer iteration as a pure step: three components composed, and what passes between them."""
+"""One outer iteration as a pure function of the state, composed of three components."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from bilevelrl.validation.arrays import Array, all_finite
 from bilevelrl.validation.errors import IncompatibleError, InputError, TravellingError, kind_words
 from bilevelrl.validation.fields import check_count
 
-# A gradient this many times longer than the first is no longer being descended.
+# A run with a gradient this many times longer than its first one has diverged.
 DIVERGENCE = 1e8
 
 
 class StepFailed(TravellingError, ArithmeticError):
-    """A step could not be completed; the state before it is still good.
+    """A step could not be completed; the state before it is still valid.
 
     Attributes:
         status: `Status.DIVERGED` or `Status.NON_FINITE`.
-        component: which component's answer was unusable, by its name.
+        component: the name of the component whose answer was unusable.
         iteration: the iteration that failed.
     """
 
@@ -56,16 +56,16 @@ class StepFailed(TravellingError, ArithmeticError):
 
 @attrs.frozen(eq=False, slots=False)
 class OuterState:
-    """Everything the outer loop carries from one iteration to the next.
+    """The state of the outer loop between two iterations.
 
     Args:
         iteration: updates of x so far.
         x: (n,) the leader's decision.
         solution: the follower's answer at x.
         hyper: the hyper-gradient at x.
-        optimizer: what the optimiser remembers.
-        cost: what the components counted so far.
-        seconds: wall-clock time in the components' calls so far, measured around each.
+        optimizer: the optimiser's state.
+        cost: the costs that the components counted so far.
+        seconds: wall-clock time in the components' calls so far.
     """
 
     iteration: int
@@ -81,14 +81,14 @@ class OuterState:
 class BestIterate:
     """The x with the smallest objective so far.
 
-    An objective that is random counts as its estimate plus twice its standard error; one whose error is not known is
-    never the best.
+    A random objective counts as its estimate plus twice its standard error. An objective with an unknown error is never
+    the best.
 
     Args:
-        iteration: where it was.
+        iteration: the iteration that reached it.
         x: (n,).
         objective: `f(x, π)` by the algorithm's own estimate.
-        bound: the objective plus twice its standard error, which is what is compared.
+        bound: the objective plus twice its standard error, which is compared.
     """
 
     iteration: int
@@ -98,7 +98,7 @@ class BestIterate:
 
     @classmethod
     def of(cls, state: OuterState, before: BestIterate | None = None) -> BestIterate | None:
-        """The better one of a state and the best before it; None where neither can be trusted."""
+        """The better one of a state and the best before it; None if both have an unknown error."""
         bound = state.hyper.objective + 2.0 * state.hyper.objective_error
         if math.isnan(bound) or (before is not None and not bound < before.bound):
             return before
@@ -110,10 +110,10 @@ class OuterLoop:
     """A lower-level solver, a hyper-gradient estimator and an upper-level optimizer: one outer iteration.
 
     Args:
-        lower: answers x with the follower's policy.
+        lower: computes the follower's answer to x.
         estimator: differentiates the leader's objective through that answer.
-        upper: moves x.
-        name: what tables and pictures call it.
+        upper: updates x.
+        name: its name in tables and pictures.
     """
 
     lower: LowerLevelSolver = attrs.field()
@@ -149,7 +149,7 @@ class OuterLoop:
         return f"estimator {self.estimator.name!r}"
 
     def check_compatible(self, problem: BilevelProblem) -> None:
-        """Raise `IncompatibleError` where a component needs what the problem does not offer, naming what would work."""
+        """Raise `IncompatibleError`, with what would work, if a component needs what the problem does not offer."""
         if not isinstance(problem, BilevelProblem):
             raise InputError("problem", kind_words(problem), "a BilevelProblem, such as bilevelrl.problem(name)")
         lower, objective = problem.lower, problem.objective
@@ -163,32 +163,32 @@ class OuterLoop:
         )
 
     def start(self, problem: BilevelProblem, *, seed: int = 0, x: object = None) -> OuterState:
-        """The state at iteration 0: the follower's answer and the hyper-gradient where the run begins.
+        """The state at iteration 0: the follower's answer and the hyper-gradient at the starting point.
 
         Args:
             problem: what to solve.
             seed: keys every random stream of the run.
-            x: where to begin, instead of the problem's own starting point.
+            x: the starting point, instead of the problem's own.
         """
         if x is None:
             return self.evaluate(problem, problem.initial_point(stream(seed, "start")), seed=seed)
         return self.evaluate(problem, problem.feasible_set.project(problem.point(x)), seed=seed)
 
     def evaluate(self, problem: BilevelProblem, x: object, *, seed: int = 0) -> OuterState:
-        """The follower's answer and the hyper-gradient at x itself, feasible or not, from a cold start."""
+        """The follower's answer and the hyper-gradient at x, from a cold start; x is not projected."""
         point = problem.point(x)
         with quietly():
             began = time.perf_counter()
             return self._evaluate(problem, Streams(seed), 0, point, None, self.upper.init(point), began)
 
     def step(self, problem: BilevelProblem, state: OuterState, *, seed: int = 0) -> OuterState:
-        """One outer iteration: move x, project it, let the follower answer, differentiate the answer.
+        """One outer iteration: update x, project it, compute the follower's answer, differentiate it.
 
-        The state that comes out is consistent: its solution and hyper-gradient belong to its x. The same (state, seed)
+        The returned state is consistent: its solution and hyper-gradient are those at its x. The same (state, seed)
         gives the same step, bit for bit.
 
         Raises:
-            StepFailed: where a component diverged or a value is not finite; `state` is then still good.
+            StepFailed: if a component diverged or a value is not finite; `state` is then still valid.
         """
         with quietly():
             return self._step(problem, state, Streams(seed))
@@ -252,18 +252,18 @@ class OuterLoop:
         if not (hyper.status.usable and finite):
             status = Status.NON_FINITE if hyper.status.usable else hyper.status
             policy = getattr(solution, "policy", None)
-            if isinstance(policy, np.ndarray) and not np.isfinite(policy).all():  # garbage in, garbage out
+            if isinstance(policy, np.ndarray) and not np.isfinite(policy).all():  # its input is not finite
                 raise StepFailed(Status.NON_FINITE, self._lower_label, iteration)
             raise StepFailed(status, self._estimator_label, iteration)
 
     def iterate(self, problem: BilevelProblem, *, seed: int = 0, x: object = None) -> Iterator[OuterState]:
-        """The states of a run, the first included, one at a time and without end: what to stop at is the caller's.
+        """The states of a run, including the first, one at a time and without end: the caller decides when to stop.
 
         The states are those of `run`, bit for bit.
 
         Raises:
-            StepFailed: where a step cannot be completed, or the gradient grows without bound; the states before it are
-                good.
+            StepFailed: if a step cannot be completed, or the gradient grows without bound; the states before it are
+                valid.
         """
         check_count("seed", seed, at_least=0)
         self.check_compatible(problem)
@@ -282,7 +282,7 @@ class OuterLoop:
     def next_state(
         self, problem: BilevelProblem, state: OuterState, streams: Streams, limit: float
     ) -> tuple[OuterState, float]:
-        """The next state with its distance to stationarity; raises `StepFailed` where that is beyond the limit."""
+        """The next state with its distance to stationarity; raises `StepFailed` if the distance exceeds the limit."""
         moved = self._step(problem, state, streams)
         distance = stationarity(problem.feasible_set, moved.x, moved.hyper.gradient)
         if distance > limit:
@@ -291,7 +291,7 @@ class OuterLoop:
 
 
 def quietly() -> np.errstate:
-    """A value that is not finite is told once, as a status with its component, without NumPy's warnings before it."""
+    """A block without NumPy's warnings: a value that is not finite is reported once, as a status with its component."""
     return np.errstate(over="ignore", invalid="ignore")
 
 
@@ -316,7 +316,7 @@ def check_protocol(field: str, value: object, protocol: Any) -> None:
 
 
 def members_of(kind: Any) -> frozenset[str]:
-    """The names that a protocol asks for, or that a class has: methods, properties, attrs fields, annotations."""
+    """The names that a protocol requires, or that a class has: methods, properties, attrs fields, annotations."""
     names: set[str] = set()
     for base in kind.__mro__:
         if base not in (object, Generic, Protocol):
@@ -332,7 +332,7 @@ def satisfies(offered: type, wanted: type) -> bool:
 
 
 def check_pair(lower: Any, estimator: Any) -> None:
-    """Raise `IncompatibleError` where an estimator does not accept what a solver produces, with what would work."""
+    """Raise `IncompatibleError`, with what would work, if an estimator does not accept what a solver produces."""
     for component, member in ((lower, "produces"), (estimator, "accepts")):
         if not isinstance(getattr(component, member), type):
             field = f"{member} of {component.name!r}"
@@ -349,7 +349,7 @@ def check_pair(lower: Any, estimator: Any) -> None:
 
 
 def _working(kind: Kind, member: str, works: Callable[[type], bool]) -> str:
-    """The registered components of a kind that work, by name; a member that depends on options is left out."""
+    """The names of the registered components of a kind that work, without those whose member depends on options."""
     found = []
     for entry in registry().of_kind(kind):
         declared = getattr(entry.component, member)
@@ -359,7 +359,7 @@ def _working(kind: Kind, member: str, works: Callable[[type], bool]) -> str:
 
 
 def check_shape(what: str, label: str, value: object, shape: tuple[int, ...]) -> None:
-    """Raise `InputError` where what a component answered is no array, or not of that shape."""
+    """Raise `InputError` if a component's answer is not an array of that shape."""
     if isinstance(value, np.ndarray):
         if value.shape == shape:
             return
@@ -368,14 +368,14 @@ def check_shape(what: str, label: str, value: object, shape: tuple[int, ...]) ->
 
 
 def check_update(label: str, answer: object) -> tuple[Any, OptimizerState]:
-    """An optimizer's answer taken apart; raises `InputError` for anything but x and a state."""
+    """An optimizer's answer as x and a state; raises `InputError` for anything else."""
     if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], OptimizerState)):
         raise InputError(f"the answer of {label}", kind_words(answer), "a tuple of x and an OptimizerState")
     return answer
 
 
 def check_parts(label: str, solution: Any) -> None:
-    """Raise `InputError` where a solution that can tell says that its parts do not fit together."""
+    """Raise `InputError` if the solution has a method `check` that finds inconsistent parts."""
     check = getattr(solution, "check", None)
     if check is None:
         return
@@ -386,7 +386,7 @@ def check_parts(label: str, solution: Any) -> None:
 
 
 def note_origin(error: Exception, label: str, iteration: int) -> None:
-    """Add to a component's own error which component it was, and when; an `InputError` says all by itself."""
+    """Add a note with the component and the iteration to a component's own error; an `InputError` needs none."""
     if not isinstance(error, InputError):
         error.add_note(f"raised in {label} at iteration {iteration}")
 
@@ -394,7 +394,7 @@ def note_origin(error: Exception, label: str, iteration: int) -> None:
 def check_requirement(
     kind: Kind, role: str, component: Any, member: str, problem: BilevelProblem, offered: object
 ) -> None:
-    """Raise `IncompatibleError` where the problem does not offer what a component requires, naming what would work."""
+    """Raise `IncompatibleError` if the problem lacks what a component requires; the message names what would work."""
     wanted = getattr(component, member)
     if isinstance(offered, wanted):
         return

@@ -1,13 +1,13 @@
-"""The vocabulary: three protocols, and what their implementations exchange.
+"""The three component protocols, and the values that their implementations exchange.
 
-One outer iteration is three calls, each replaceable:
+One outer iteration makes three calls, one to each component:
 
     solution = lower.solve(problem, x, warm_start, rng)                  # the follower's answer
     hyper    = estimator.estimate(problem, x, solution, previous, rng)   # gradient = direct + implicit
     x, state = upper.update(x, hyper, state)                             # then the feasible set projects
 
-Values go in and come out; a warm start is the previous output passed back in. Components keep nothing between calls,
-so a run can be stopped, saved, resumed, replayed and tested piece by piece.
+A warm start is the previous output, passed back as an input. Components keep no state between calls, so a run can be
+stopped, saved, resumed, replayed and tested piece by piece.
 """
 
 from __future__ import annotations
@@ -29,40 +29,42 @@ from bilevelrl.validation.saved import saved_count
 
 
 class Status(enum.Enum):
-    """How a component or a run ended. Each member's value says what to do about it."""
+    """How a component or a run ended. Each member's value is a sentence that says what happened and what to do."""
 
-    CONVERGED = "met its tolerance"
+    CONVERGED = "reached its tolerance"
     FELL_BACK = (
-        "met its tolerance, but by a slower method than the first, which stagnated; ask for that one to save time"
+        "reached its tolerance by a slower method, since the first one stagnated; select the slower one to save time"
     )
-    BUDGET_SPENT = "stopped after the requested number of iterations; allow more for a more accurate answer"
+    BUDGET_SPENT = "stopped at the requested number of iterations; increase it for a more accurate answer"
     STAGNATED = (
-        "stopped improving above its tolerance, which float64 cannot meet at this discount, or not with so inaccurate "
-        "an answer of the follower; loosen the tolerance, or solve the follower further"
+        "stopped improving before it reached its tolerance, because of rounding or of an inaccurate solution of the "
+        "follower; increase the tolerance, or solve the follower more accurately"
     )
-    DIVERGED = "moved away from the answer; use a smaller step size"
-    NON_FINITE = "met a value that is not finite; check the problem's rewards at the last good x, or step less far"
+    DIVERGED = "moved away from the solution; use a smaller step size"
+    NON_FINITE = (
+        "computed a value that is not finite; check the problem's rewards at the last good x, or reduce the step size"
+    )
     INTERRUPTED = "was interrupted; the last complete iteration is kept"
     STOPPED = "was stopped by a callback; resume it to continue"
 
     @property
     def advice(self) -> str:
-        """The status in a sentence, with what to do."""
+        """The status and its advice, as one sentence."""
         return f"{self.name.lower().replace('_', ' ')}: {self.value}"
 
     @property
     def converged(self) -> bool:
-        """Whether the tolerance was met, whatever it took."""
+        """Whether the tolerance was reached, by any method."""
         return self in (Status.CONVERGED, Status.FELL_BACK)
 
     @property
     def usable(self) -> bool:
-        """Whether the answer that comes with this status can be built on."""
+        """Whether an answer with this status can be used further."""
         return self not in (Status.DIVERGED, Status.NON_FINITE)
 
 
 class Exactness(enum.Enum):
-    """What the answer of a solver or an estimator is worth. `Tags` takes the names in lower case too."""
+    """How accurate the answer of a solver or an estimator is. `Tags` accepts the names in lower case too."""
 
     EXACT = "as accurate as its tolerance, after one call"
     TRACKING = "exact once it has been warm-started by its own answers at a fixed x often enough"
@@ -76,22 +78,24 @@ def _exactness(value: object) -> object:
 
 @attrs.frozen
 class Tags:
-    """What a solver or an estimator promises; `bilevelrl.testing` tests it, and picks its laws by it.
+    """What a solver or an estimator guarantees. `bilevelrl.testing` tests it, and selects its laws by it.
 
-    A component has them as `tags`: an attribute of the class, or a property where they depend on its options.
+    A component has them as `tags`: an attribute of the class, or a property if they depend on its options.
 
     Args:
         exactness: an `Exactness`, or its name: "exact", "tracking", "unbiased", "biased".
-        deterministic: draws no random numbers. Exact and tracking components are deterministic, unbiased ones are not.
+        deterministic: whether it draws no random numbers. Exact and tracking components are deterministic, unbiased
+            ones are not.
         tolerance: of an exact solver, the error `‖V − V*‖∞` that `Status.CONVERGED` guarantees, in units of the reward;
-            of an exact estimator, a relative error of the gradient on top of rounding; of a biased deterministic one,
-            by how much two forms of one question (other storage, other labels) may move its answer, as a share of the
-            largest terms in it; of a random solver, ε in `‖π − π*‖∞ ≤ ε (1 + span V*/τ)` on the kit's small problems.
-        bias_bound: `γ ↦` an upper bound of the bias, as a share of `2‖c‖₁ max‖∇q‖/(1−γ)`, the largest size that an
-            implicit part can have; infinite where there is none at this γ. None: unknown, and not tested.
+            of an exact estimator, a relative error of the gradient in addition to rounding; of a biased deterministic
+            one, the largest difference between its answers to two equivalent inputs (other storage, other labels), as a
+            fraction of their largest terms; of a random solver, ε in `‖π − π*‖∞ ≤ ε (1 + span V*/τ)` on the kit's small
+            problems.
+        bias_bound: `γ ↦` an upper bound of the bias, as a fraction of `2‖c‖₁ max‖∇q‖/(1−γ)`, the largest size that an
+            implicit part can have; infinite if there is no bound at this γ. None: unknown, and not tested.
 
     Raises:
-        InputError: where the promises contradict each other.
+        InputError: if the guarantees contradict each other.
     """
 
     exactness: Exactness = attrs.field(converter=_exactness)
@@ -136,19 +140,19 @@ UNITS: Mapping[str, str] = {
     "samples": "transitions drawn from a simulator",
     "gradient_steps": "steps of an optimiser on parameters of a function approximation",
 }
-"""The units of cost that comparisons know, and what they count. A component may count others of its own."""
+"""The units of cost that comparisons know, and what they count. A component may count in units of its own too."""
 
 
 class Cost:
-    """What an answer cost: counts by unit; costs add. Seconds are not among them, since the framework measures them.
+    """The cost of an answer: counts by unit, without seconds, which the framework measures. Costs can be added.
 
     `Cost(backups=3, samples=10).samples` is 10; a unit of `UNITS` that was not counted is 0.
 
     Args:
-        counts: how many of each unit, integers of at least 0. Any name is a unit; `UNITS` has the usual ones.
+        counts: how many of each unit, integers of at least 0. Any name can be a unit; `UNITS` has the usual ones.
 
     Raises:
-        InputError: for a count that is no such integer.
+        InputError: if a count is not such an integer.
     """
 
     __slots__ = ("counts",)
@@ -175,7 +179,7 @@ class Cost:
         return self.plus(other)
 
     def plus(self, *others: Cost) -> Cost:
-        """The sum with any number of other costs, in one step."""
+        """The sum with any number of other costs, in one call."""
         total = dict(self.counts)
         for other in others:
             for unit, count in other.counts.items():
@@ -207,17 +211,17 @@ def cost_figures(cost: Cost) -> dict[str, int]:
 
 
 def cost_from(figures: Mapping[str, Any]) -> Cost:
-    """The cost that `cost_figures` wrote down; raises `InputError` for counts that none has."""
+    """The cost that `cost_figures` wrote; raises `InputError` for invalid counts."""
     return Cost(**{unit: saved_count(figures, unit) for unit in figures})
 
 
 def outcome(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Status, residual and cost from the figures that `LowerLevelSolver.restore` gets, as a constructor's arguments.
+    """Status, residual and cost from the figures that `LowerLevelSolver.restore` receives, as constructor arguments.
 
-    A residual that was not finite was saved as None, and comes back as NaN.
+    A residual that was not finite is saved as None and read back as NaN.
 
     Raises:
-        InputError: where one of the three is missing or is none.
+        InputError: if one of the three is missing or invalid.
     """
     name, residual, cost = (figures.get(key) for key in OUTCOME)
     if not isinstance(name, str) or name not in Status.__members__:
@@ -241,12 +245,12 @@ OUTCOME = ("status", "residual", "cost")
 class Policy(Protocol):
     """How the follower acts: a distribution over actions for each observation.
 
-    An array (S, A) of probabilities is accepted wherever a policy is; a `sampling.TabularPolicy` is such an array as a
-    `Policy`. A policy that estimates `Q(o, a)` has a method `action_values(observations)` too (N, …).
+    An array (S, A) of probabilities is accepted wherever a policy is; `sampling.TabularPolicy` makes a `Policy` of such
+    an array. A policy that estimates `Q(o, a)` also has a method `action_values(observations)` (N, …).
     """
 
     def sample(self, observations: Values, rng: np.random.Generator) -> Values:
-        """(N, …) one action for each of the observations (N, …), drawn with `rng`."""
+        """One action (N, …) for each of the observations (N, …), drawn with `rng`."""
 
     def log_probabilities(self, observations: Values, actions: Values) -> Array:
         """(N,) `log π(a|o)` of each pair; for continuous actions the logarithm of the density."""
@@ -254,27 +258,27 @@ class Policy(Protocol):
 
 @runtime_checkable
 class LowerLevelSolution(Protocol):
-    """What every follower's answer has, whatever it is made of.
+    """The follower's answer: what every solution has, of any kind.
 
-    `arrays()` and `figures()` hold all of it but its handles (a model, a simulator, a factorisation), which its solver
-    rebuilds from the problem and x: checkpoints, workers and comparisons use them, and never ask what kind of solution
-    it is. A large store, such as a replay buffer, is no array of a solution: it belongs into a file of its own in the
-    directory `stores/` of a run, which the framework neither writes nor removes.
+    `arrays()` and `figures()` hold all of it except its handles (a model, a simulator, a factorisation), which its
+    solver rebuilds from the problem and x. Checkpoints, workers and comparisons use these two methods, and do not
+    depend on the kind of solution. Do not make a large store, such as a replay buffer, an array of a solution: keep it
+    in a file of its own in the directory `stores/` of a run, which the framework neither writes nor removes.
 
-    A solution may also have `check()`, which raises `InputError` where its parts do not fit together and is called
-    after every solve; `restrict(lower, x, rows)`, its rows as a solution of one context's follower, for
+    A solution may also have `check()`, which raises `InputError` if its parts are inconsistent, and is called after
+    every solve; `restrict(lower, x, rows)`, its rows as a solution of one context's follower, for
     `ContextualMDP.restrict`; and `error_bound`, a proven bound of `‖V − V*‖∞` for reports.
     """
 
     @property
     def policy(self) -> Any:
-        """The follower's policy: an array (S, A), or whatever answers observations."""
+        """The follower's policy: an array (S, A), or a `Policy`."""
 
     def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
-        """The arrays it is made of, by name: booleans, integers or floats of any shape."""
+        """Its arrays by name: booleans, integers or floats of any shape."""
 
     def figures(self) -> Mapping[str, Any]:
-        """The numbers, flags, words and Nones it is made of, by name; status, residual and cost are saved without."""
+        """Its numbers, flags, strings and Nones by name, without status, residual and cost, which are saved anyway."""
 
     @property
     def status(self) -> Status:
@@ -291,20 +295,21 @@ class LowerLevelSolution(Protocol):
 
 @attrs.frozen(eq=False, slots=False)
 class HyperGradient:
-    """An estimate of `∇φ(x)`, its two parts kept apart.
+    """An estimate of `∇φ(x)`, with its two parts separate.
 
     Args:
-        direct: (n,) `∂f/∂x`: fits the objective where the follower already goes (exploitation).
-        implicit: (n,) the part through the follower's answer: moves the follower to where the objective is better
-            (exploration).
+        direct: (n,) `∂f/∂x`: improves the objective under the follower's present policy (exploitation).
+        implicit: (n,) the part through the follower's answer: moves the follower's policy to one with a better
+            objective (exploration).
         objective: `f(x, π)` at the solution given.
-        occupancy: the signed occupancy whose pullback is `implicit`; None where an estimator has none.
-        residual: how far the adjoint (or its like) is from solved, in the maximum norm; None if it does not apply.
+        occupancy: the signed occupancy whose pullback is `implicit`; None if the estimator has none.
+        residual: the residual of the adjoint equation or its equivalent, in the maximum norm; None if it does not
+            apply.
         standard_error: (n,) standard error of `gradient`; None for deterministic estimates.
         cost: what the estimate cost.
         status: how the estimator ended.
         carry: arrays that the next call warm-starts from, by name.
-        objective_error: the standard error of `objective`; 0 where it is not random, NaN where it is not known.
+        objective_error: the standard error of `objective`; 0 if it is not random, NaN if it is unknown.
         gradient: (n,) `direct + implicit`, computed here.
     """
 
@@ -325,7 +330,7 @@ class HyperGradient:
 
 @attrs.frozen(eq=False, slots=False)
 class OptimizerState:
-    """What an optimiser remembers: the number of steps taken and arrays by name."""
+    """The state of an optimiser: the number of steps taken, and arrays by name."""
 
     steps: int = 0
     arrays: Mapping[str, Array] = attrs.field(factory=dict)
@@ -333,11 +338,11 @@ class OptimizerState:
 
 @runtime_checkable
 class Problem(Protocol):
-    """What components may ask of a problem; `BilevelProblem` is the one implementation that users need."""
+    """What components may use of a problem; `BilevelProblem` is the one implementation that users need."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
 
     @property
     def lower(self) -> Any:
@@ -349,7 +354,7 @@ class Problem(Protocol):
 
     @property
     def feasible_set(self) -> Any:
-        """Where x may lie: `project(x)` gives the nearest point."""
+        """The set of allowed x: `project(x)` gives the nearest point."""
 
     @property
     def dimension(self) -> int:
@@ -361,17 +366,17 @@ class Problem(Protocol):
 
 @runtime_checkable
 class LowerLevelSolver(Protocol):
-    """Answers x with the follower's policy. Implementations are frozen attrs classes; fields are configuration."""
+    """Computes the follower's answer to x. Implementations are frozen attrs classes; fields are configuration."""
 
     name: ClassVar[str]
     requires: ClassVar[type]
     """What `problem.lower` must satisfy: a class or a runtime protocol, such as `SupportsModel`."""
     produces: ClassVar[type]
-    """What its answers are: a class or a runtime protocol, such as `TabularSolution`."""
+    """The type of its answers: a class or a runtime protocol, such as `TabularSolution`."""
 
     @property
     def tags(self) -> Tags:
-        """What it promises."""
+        """What it guarantees."""
 
     def solve(self, problem: Problem, x: Array, warm_start: Any | None, rng: np.random.Generator) -> LowerLevelSolution:
         """The follower's answer at x, from the previous answer or from scratch (None)."""
@@ -379,14 +384,14 @@ class LowerLevelSolver(Protocol):
     def restore(
         self, problem: Problem, x: Array, arrays: Mapping[str, npt.NDArray[Any]], figures: Mapping[str, Any]
     ) -> LowerLevelSolution:
-        """The solution at x that has these `arrays()` and `figures()`, its handles rebuilt from the problem and x.
+        """The solution at x with these `arrays()` and `figures()`, and with handles rebuilt from the problem and x.
 
         `figures` also has what the framework saved: `outcome(figures)` gives status, residual and cost. The arrays come
-        from a file that may be forged: check type, shape and range of each before it is used, with
-        `bilevelrl.validation.saved_array` and its like. The framework compares the result with what was read.
+        from a file that may be forged: check the type, shape and range of each before you use it, with
+        `bilevelrl.validation.saved_array` and similar functions. The framework compares the result with what was read.
 
         Raises:
-            InputError: where they do not make a solution of this problem.
+            InputError: if they are not a valid solution of this problem.
         """
 
 
@@ -400,15 +405,15 @@ class HyperGradientEstimator(Protocol):
     requires_objective: ClassVar[type]
     """What `problem.objective` must satisfy, such as `PolicyObjective` or `TrajectoryObjective`."""
     accepts: ClassVar[type]
-    """What the follower's answer must be: a class or a runtime protocol; `LowerLevelSolution` for any.
+    """The type that the follower's answer must have: a class or a runtime protocol; `LowerLevelSolution` for any.
 
-    An estimator from samples may also have `occupancy_forms`, the classes of occupancy that it can produce; the lower
-    level must take one of them in its `pullback`.
+    An estimator from samples may also have `occupancy_forms`, the classes of occupancy that it can produce; the
+    `pullback` of the lower level must accept one of them.
     """
 
     @property
     def tags(self) -> Tags:
-        """What it promises."""
+        """What it guarantees."""
 
     def estimate(
         self,
@@ -423,7 +428,7 @@ class HyperGradientEstimator(Protocol):
 
 @runtime_checkable
 class UpperLevelOptimizer(Protocol):
-    """Moves x; the problem's feasible set projects afterwards."""
+    """Updates x; the result is then projected onto the problem's feasible set."""
 
     name: ClassVar[str]
 

@@ -1,4 +1,4 @@
-"""Random streams keyed by (seed, role, iteration): nothing to save, and any iteration can be replayed alone."""
+"""Random streams keyed by (seed, role, iteration): they need not be saved, and any iteration can be replayed alone."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ from bilevelrl.validation.fields import check_count
 
 
 def stream(seed: int, role: str, iteration: int = 0, substream: int = 0) -> np.random.Generator:
-    """The generator of (seed, role, iteration, substream), always the same one.
+    """The generator of (seed, role, iteration, substream): equal keys give equal streams.
 
     A counter-based Philox generator: the key is a hash of seed and role, and the counter starts at (iteration,
     substream), so two streams of one key cannot overlap in fewer than 2^128 draws.
 
     Args:
         seed: the run's seed, an integer of at least 0.
-        role: who draws, e.g. "lower" or "estimator".
+        role: the component that draws, e.g. "lower" or "estimator".
         iteration: the outer iteration.
-        substream: a worker or environment index, where one role draws in several places.
+        substream: a worker or environment index, if one role needs several streams.
     """
     return Streams(seed).at(role, iteration, substream)
 
 
 Key = tuple[int, int]
-"""What a stream is made from: 128 random bits."""
+"""The key of a stream: 128 random bits."""
 
 
 def split(rng: np.random.Generator, count: int) -> list[Key]:
-    """Keys of `count` independent streams, drawn from a generator: for tasks that are done anywhere, in any order."""
+    """Keys of `count` independent streams, drawn from a generator, for tasks that run in any place and order."""
     return [(int(first), int(second)) for first, second in rng.integers(2**64, size=(count, 2), dtype=np.uint64)]
 
 
 def keyed(key: Key) -> np.random.Generator:
-    """The stream of a key, from its beginning. Cheaper than `Generator.spawn`, and as small as two integers."""
+    """The stream of a key, from its beginning. It is cheaper than `Generator.spawn`, and a key is only two integers."""
     source: Any = _StreamSeed(key)
     return np.random.Generator(np.random.Philox(source))
 
 
 class Tagged(Protocol):
-    """A component that declares whether it draws."""
+    """A component that declares whether it draws random numbers."""
 
     @property
     def tags(self) -> Tags:
-        """What it promises."""
+        """What it guarantees."""
 
 
 class Streams:
-    """The streams of one seed, for a loop that asks for one every iteration.
+    """The streams of one seed, for a loop that needs one in every iteration.
 
     Each role's bit generator is built once and repositioned, which takes a fifth of the time. A stream is therefore
-    good until the same role's next one is asked for.
+    valid until the next stream of the same role is requested.
     """
 
     def __init__(self, seed: int) -> None:
@@ -65,7 +65,7 @@ class Streams:
         self._generators: dict[str, tuple[_StreamSeed, np.random.Philox]] = {}
 
     def of(self, component: Tagged, role: str, iteration: int) -> np.random.Generator:
-        """The stream for a component's call; a deterministic one gets an idle stream, which costs nothing."""
+        """The stream for a component's call; a deterministic component gets an unused stream, which costs nothing."""
         return self._idle if component.tags.deterministic else self.at(role, iteration)
 
     @functools.cached_property
@@ -98,10 +98,10 @@ def _philox_key(seed: int, role: str) -> tuple[int, int]:
 
 
 class _StreamSeed(ISpawnableSeedSequence):
-    """Seeds Philox with a key known beforehand, and makes `rng.spawn` reproducible.
+    """Seeds Philox with a given key, and makes `rng.spawn` reproducible.
 
-    `Philox(key=…)` would draw unused entropy from the operating system, which takes longer than all the rest, and
-    would spawn children from it, different in every run.
+    `Philox(key=…)` would draw unused entropy from the operating system, which takes most of the time, and would spawn
+    children from that entropy, which differ in every run.
     """
 
     def __init__(self, key: tuple[int, int]) -> None:

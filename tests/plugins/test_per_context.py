@@ -331,7 +331,7 @@ def test_it_is_written_down_and_composed_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", bl.Status)
 def test_the_worst_of_several_contexts_is_told_whatever_it_is(status: bl.Status) -> None:
-    """Also that one fell back, which met its tolerance: less to hear of than one that has not."""
+    """An unsuccessful status has priority over `FELL_BACK`, which has priority over `CONVERGED`."""
     assert worst([bl.Status.CONVERGED, status, bl.Status.CONVERGED]) is status
     told = worst([bl.Status.FELL_BACK, status])
     assert told is (bl.Status.FELL_BACK if status is bl.Status.CONVERGED else status)

@@ -1,6 +1,6 @@
-"""Fair comparisons: several algorithms on one problem, with one budget and an independent evaluation.
+"""Comparisons of several algorithms on one problem, with one budget and an independent evaluation.
 
-How a single run is made belongs to `runs`; nothing here is specific to one algorithm.
+Single runs belong to `runs`, and nothing here may be specific to one algorithm.
 """
 
 import lazy_loader

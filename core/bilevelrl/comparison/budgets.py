@@ -1,4 +1,4 @@
-"""Budgets: what a run may spend, in one unit, and what other kinds of work are worth in it."""
+"""Budgets: the amount that a run may spend, in one unit, and exchange rates of other units."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ FIRST_CHECKPOINT = 1e-3
 
 @attrs.frozen
 class Budget:
-    """What a run may spend.
+    """The amount that a run may spend.
 
     Args:
         unit: "backups", passes over P, other work converted by `ExchangeRates`; "samples", transitions drawn;
             "seconds", in the components' calls; "iterations", updates of x.
-        amount: how many, above zero.
+        amount: the amount, above zero.
     """
 
     unit: str = attrs.field()
@@ -72,7 +72,7 @@ class Budget:
         return f"{self.amount:,.10g} {self.unit}"
 
     def spent(self, state: OuterState, rates: ExchangeRates) -> float:
-        """How much of it a run has used at a state."""
+        """The amount that a run has spent at a state."""
         if self.unit == "iterations":
             return float(state.iteration)
         if self.unit == "seconds":
@@ -80,7 +80,7 @@ class Budget:
         return rates.backups(state.cost) if self.unit == "backups" else float(getattr(state.cost, self.unit))
 
     def checkpoints(self, count: int) -> tuple[float, ...]:
-        """Where along it a run is looked at: `count` amounts, evenly on a logarithmic scale, the last the whole."""
+        """The `count` amounts at which a run is evaluated, evenly on a logarithmic scale; the last is the whole."""
         if count == 1:
             return (float(self.amount),)
         marks = np.geomspace(FIRST_CHECKPOINT, 1.0, count) * self.amount
@@ -90,7 +90,7 @@ class Budget:
         return tuple(float(mark) for mark in marks)
 
     def enough(self, needed: float) -> str:
-        """`needed` rounded up, as it would be asked for: `backups=24`."""
+        """`needed` rounded up, in the form of an option: `backups=24`."""
         if self.unit != "seconds":
             return f"{self.unit}={math.ceil(needed)}"
         scale = 10.0 ** (math.floor(math.log10(max(needed, 1e-9))) - 1)
@@ -99,17 +99,17 @@ class Budget:
 
 @attrs.frozen
 class ExchangeRates:
-    """What linear solves and products are worth in backups, that is in passes over P.
+    """The cost of linear solves and products in backups, that is in passes over P.
 
-    Multiplications are what is counted. A pass takes one for each stored entry of P: S²A for a dense kernel. A product
-    with `P^π` takes one for each entry of `P^π`: 1/A of a pass for a dense kernel. A linear solve is priced with
+    The rates compare multiplications. A pass takes one for each stored entry of P: S²A for a dense kernel. A product
+    with `P^π` takes one for each entry of `P^π`: 1/A of a pass for a dense kernel. The cost of a linear solve includes
     everything that it may need: `P^π` from P and π (a pass), an LU factorisation (S³/3 for a dense matrix; for a sparse
-    one what SuperLU's own factors say), and two triangular solves. Where an algorithm solves twice with one
-    factorisation it pays for two: an upper bound, and the reason why the rates can be set.
+    one by SuperLU's own factors), and two triangular solves. If an algorithm solves twice with one factorisation, two
+    factorisations are counted. This is an upper bound, so the rates can be set.
 
     Args:
-        linear_solve: backups a linear solve is worth, at least 0.
-        product: backups a product with `P^π` or its transpose is worth, at least 0.
+        linear_solve: backups per linear solve, at least 0.
+        product: backups per product with `P^π` or its transpose, at least 0.
     """
 
     linear_solve: float = attrs.field(default=0.0, validator=is_real(at_least=0.0))
@@ -117,7 +117,7 @@ class ExchangeRates:
 
     @classmethod
     def of(cls, problem: BilevelProblem, x: Array, given: Mapping[str, float] | None = None) -> ExchangeRates:
-        """The rates of a problem's kernel at x, but for those `given`; zero where it has no model."""
+        """The rates of a problem's kernel at x, except those `given`; zero if it has no model."""
         known = [field.name for field in attrs.fields(cls)]
         for name in given or {}:
             if name not in known:
@@ -133,10 +133,11 @@ class ExchangeRates:
         # The pattern of P^π, and so the fill of its factors, is the same for every policy that takes all actions.
         chain = scipy.sparse.csr_array(kernel.under(np.full((states, actions), 1.0 / actions)))
         entries = max(1, len(kernel.stored()[2]))
-        # What is too large to be factored is solved by iteration, which counts products; this price is for who insists.
+        # Systems too large to factor are solved by iteration, which counts products; this price applies only if
+        # factorisation is forced.
         work = factorization_work(chain) if can_be_factored(kernel) else states**3 / 3.0
         return cls(work / entries + 1.0, chain.nnz / entries)
 
     def backups(self, cost: Cost) -> float:
-        """A cost in passes over P; samples and seconds have no part in it."""
+        """A cost in passes over P; samples and seconds are not included."""
         return cost.backups + cost.passes + self.linear_solve * cost.linear_solves + self.product * cost.products

@@ -1,4 +1,4 @@
-"""compare: several algorithms on one problem, from the same starting points, with the same budget, honestly judged."""
+"""Compares several algorithms on one problem, from the same starting points, with the same budget and evaluation."""
 
 from __future__ import annotations
 
@@ -60,34 +60,35 @@ def compare(
     jobs: Jobs | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Run algorithms on a problem, from the same starting points, with the same budget, judged by the same measure.
+    """Run algorithms on a problem, from the same starting points, with the same budget and the same evaluation.
 
-    Every algorithm's step size is first tuned, on seeds that are not reported: the factors of the grid times its own
-    step size, by the mean of the final objective, a failed run counting as the worst; of those within 0.1 % of the best
-    the shortest is taken. The objective is always re-evaluated, at checkpoints along the run and at its end, which
-    costs the run nothing.
+    Every algorithm's step size is first tuned on seeds that are not reported: it is multiplied by the factors of the
+    grid, and the smallest mean of the final objective is best. A failed run counts as the worst. Of the step sizes
+    within 0.1 % of the best, the shortest is chosen. The objective is always re-evaluated, at checkpoints of the run
+    and at its end, at no cost to the run's budget.
 
     Args:
         problem: a registered name; or a table of name and options; or a problem.
         algorithms: registered names or `Algorithm`s; or a mapping from labels to names, `Algorithm`s or the tables of
             an `Experiment`.
-        seeds: how many runs of each algorithm are reported, from seed 0; or the seeds themselves.
-        budget: what a run may spend: a `Budget` or its words, such as "backups=2000". Default: 5,000 backups, or
-            1,000,000 samples where the objective is one over trajectories.
-        options: label to options of the recipe; `lower`, `estimator` and `upper` hold a component's own.
-        grid: factors on the step size, above zero. One factor tunes nothing.
-        tuning_seeds: how many, taken after the largest of `seeds`.
-        checkpoints: how often a run is looked at.
+        seeds: the number of reported runs of each algorithm, from seed 0; or the seeds themselves.
+        budget: the amount that a run may spend: a `Budget` or a string, such as "backups=2000". Default: 5,000 backups,
+            or 1,000,000 samples if the objective is one over trajectories.
+        options: label to options of the recipe; `lower`, `estimator` and `upper` hold options of a component.
+        grid: factors of the step size, above zero. With a single factor nothing is tuned.
+        tuning_seeds: the number of tuning seeds, which follow the largest of `seeds`.
+        checkpoints: how often a run is evaluated.
         spread: standard deviation of noise added to the problem's starting point, the same for all algorithms.
         rates: exchange rates instead of the counted ones; see `ExchangeRates`.
         groups: losses drawn to re-evaluate an objective over trajectories.
-        follower_samples: transitions to learn a follower from who cannot be solved, for the re-evaluation.
-        jobs: who does the runs; see `use_jobs`. The results do not depend on it, seconds aside.
-        progress: called with the runs done and the runs that there are.
+        follower_samples: transitions for learning a follower that cannot be solved, for the re-evaluation.
+        jobs: the workers that do the runs; see `use_jobs`. The results do not depend on it, except for the seconds.
+        progress: called with the number of finished runs and of all runs.
 
     Raises:
-        InputError: for a mistake of the caller; where no budget is large enough for a first evaluation.
-        IncompatibleError: where the problem supports none of the algorithms.
+        InputError: for a mistake of the caller, or if the budget is too small for a first evaluation of every
+            algorithm.
+        IncompatibleError: if the problem supports none of the algorithms.
     """
     reported = as_seeds(seeds)
     for name, count, least in (
@@ -119,7 +120,7 @@ def compare(
 
 @attrs.frozen(eq=False)
 class _Contest:
-    """What was asked for, checked; and how it is decided."""
+    """The checked arguments of a comparison, and its steps."""
 
     problem: BilevelProblem
     entries: Mapping[str, Tables | Algorithm]
@@ -134,7 +135,7 @@ class _Contest:
     follower_samples: int
 
     def decide(self, runs: _Runs) -> Comparison:
-        """Leave out what cannot run, tune the others, run them, judge them."""
+        """Leave out algorithms that cannot run, tune the others, run them, evaluate them."""
         steps, skipped = self._candidates()
         self._check_any_left(steps, skipped)
         tuned = [label for label in steps if len(steps[label]) > 1]
@@ -149,7 +150,7 @@ class _Contest:
         chosen = {label: _best(steps[label], [run for run in tuning if run.algorithm == label]) for label in steps}
         skipped |= self._refused(tuning)
         left = [label for label in steps if label not in skipped]
-        # Where nobody is left, every seed's first evaluation tells what it takes.
+        # If no algorithm is left, the message needs the cost of every seed's first evaluation.
         final = runs.run(
             [self._task(label, chosen[label].step_size, seed) for label in left or steps for seed in self.seeds]
         )
@@ -168,7 +169,7 @@ class _Contest:
         return self._comparison(standings, skipped, tuning)
 
     def _candidates(self) -> tuple[dict[str, tuple[float | None, ...]], dict[str, str]]:
-        """Label to the step sizes to try, or to the reason why there are none."""
+        """A map from labels to the step sizes to try, or to the reason why there are none."""
         steps: dict[str, tuple[float | None, ...]] = {}
         skipped: dict[str, str] = {}
         for label, meant in self.entries.items():
@@ -194,7 +195,7 @@ class _Contest:
         )
 
     def _refused(self, runs: Iterable[ComparedRun]) -> dict[str, str]:
-        """Label to reason, for algorithms of which a run was not possible."""
+        """A map from labels to reasons, for algorithms with a run that was not possible."""
         runs = list(runs)
         short = {label: f"its first evaluation takes {self.budget.enough(n)}" for label, n in _short(runs).items()}
         return short | {run.algorithm: run.refused for run in runs if run.refused}
@@ -202,7 +203,7 @@ class _Contest:
     def _check_any_left(
         self, left: Iterable[str], skipped: Mapping[str, str], runs: Sequence[ComparedRun] = ()
     ) -> None:
-        """Raise where nobody can be compared: the budget is too small, or the problem unsuitable."""
+        """Raise if no algorithm can be compared: the budget is too small, or the problem unsuitable."""
         if list(left):
             return
         short = _short(runs)
@@ -226,7 +227,7 @@ class _Contest:
             spread=self.spread,
             fixed_start=self.spread == 0.0 and not callable(self.problem.start),
             judgement=Judge(self.problem, groups=self.groups, follower_samples=self.follower_samples).words,
-            standings=tuple(sorted(standings, key=lambda standing: standing.objective)),  # stable: ties as given
+            standings=tuple(sorted(standings, key=lambda standing: standing.objective)),  # stable
             skipped=skipped,
             algorithms={label: _told(meant) for label, meant in self.entries.items()},
             tuning_runs=tuple(tuning),
@@ -234,7 +235,7 @@ class _Contest:
 
 
 class _Runs:
-    """Does the runs, and tells how many are done."""
+    """Does the runs, and reports how many are finished."""
 
     def __init__(self, problem: BilevelProblem, progress: Progress | None) -> None:
         self._problem = problem
@@ -242,7 +243,7 @@ class _Runs:
         self._done = self._expected = 0
 
     def expect(self, count: int) -> None:
-        """How many runs there will be."""
+        """The number of all runs."""
         self._expected = count
 
     def run(self, tasks: Sequence[Task]) -> list[ComparedRun]:
@@ -271,7 +272,7 @@ def _grid(given: Sequence[float]) -> tuple[float, ...]:
 
 
 def _problem(given: Any) -> BilevelProblem:
-    """The problem that is meant."""
+    """The problem from its name, table or object."""
     if isinstance(given, BilevelProblem):
         return given
     if not isinstance(given, str | Mapping):
@@ -281,7 +282,7 @@ def _problem(given: Any) -> BilevelProblem:
 
 
 def _entries(given: Any, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Tables | Algorithm]:
-    """Label to tables or algorithm, the options merged in."""
+    """A map from labels to tables or algorithms, with the options merged in."""
     if isinstance(given, str):
         given = [given]
     entries: dict[str, Tables | Algorithm] = {}
@@ -336,20 +337,20 @@ def _budget(given: Budget | str | None, problem: BilevelProblem) -> Budget:
 
 
 def _steps(centre: float | None, factors: tuple[float, ...]) -> tuple[float | None, ...]:
-    # Twelve digits: 0.1 · 3 is 0.3 to a reader.
+    # Twelve digits, so that 0.1 · 3 is shown as 0.3.
     return (None,) if centre is None else tuple(float(f"{centre * factor:.12g}") for factor in factors)
 
 
 @attrs.frozen
 class _Tuned:
-    """A step size, and whether a better one may lie beyond the grid."""
+    """A step size, and whether a better one may be outside the grid."""
 
     step_size: float | None
     at_edge: bool
 
 
 def _best(steps: tuple[float | None, ...], runs: Iterable[ComparedRun]) -> _Tuned:
-    """The step size of the smallest mean: the shortest of those that make no difference to it, or all fail."""
+    """The step size with the smallest mean; the shortest one if the differences are negligible, or all fail."""
     if len(steps) == 1:
         return _Tuned(steps[0], False)
     final: dict[float | None, list[float]] = {step: [] for step in steps}
@@ -357,7 +358,7 @@ def _best(steps: tuple[float | None, ...], runs: Iterable[ComparedRun]) -> _Tune
         final[run.step_size].append(math.inf if run.failed else run.objective)
     worths = [float(np.mean(final[step])) for step in steps]
     best = min(worths)
-    # A longer step that is no better is only nearer to the ones that diverge.
+    # A longer step that is not better is only nearer to divergence.
     alike = [worth == best or math.isclose(worth, best, rel_tol=NO_DIFFERENCE) for worth in worths]
     chosen = alike.index(True)
     at_edge = chosen == len(steps) - 1 or (chosen == 0 and not alike[1])
@@ -365,7 +366,7 @@ def _best(steps: tuple[float | None, ...], runs: Iterable[ComparedRun]) -> _Tune
 
 
 def _short(runs: Iterable[ComparedRun]) -> dict[str, float]:
-    """Label to what the first evaluation takes, where the budget does not allow it: of the most expensive seed."""
+    """A map from labels to the cost of the first evaluation, of the most expensive seed, if it exceeds the budget."""
     needed: dict[str, float] = {}
     for run in runs:
         if not run.affordable:

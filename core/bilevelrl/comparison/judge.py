@@ -1,4 +1,4 @@
-"""The judge of a comparison: evaluates the leader's objective at the x of every run in the same way."""
+"""The evaluation of a comparison: the leader's objective at the x of every run, by the same method."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ FOLLOWER_SAMPLES = 1_000_000
 
 @attrs.frozen(eq=False, slots=False)
 class Judge:
-    """Evaluates the objective at any x, in the way that a problem allows.
+    """Evaluates the objective at any x, by the best method that the problem supports.
 
     Args:
-        problem: whose objective.
-        groups: losses drawn, where the objective is one over trajectories.
-        follower_samples: transitions that the follower learns from, where there is no model to solve.
+        problem: the problem.
+        groups: the number of losses drawn, if the objective is one over trajectories.
+        follower_samples: transitions for learning the follower's policy, if there is no model to solve.
     """
 
     problem: BilevelProblem
@@ -50,7 +50,7 @@ class Judge:
 
     @property
     def words(self) -> str:
-        """How the objective is evaluated, in a sentence."""
+        """The method of evaluation, in words."""
         if self.problem.judge is not None:
             return "evaluated by the problem's own judge"
         follower = "the follower solved exactly"
@@ -63,7 +63,7 @@ class Judge:
 
     @functools.cached_property
     def follower(self) -> LowerLevelSolver | None:
-        """Learns the follower's policy where there is no model: the first registered solver that can."""
+        """The solver that learns the follower's policy if there is no model: the first suitable registered one."""
         if self.solves or self.problem.judge is not None:
             return None
         for entry in registry():
@@ -76,11 +76,11 @@ class Judge:
         )
 
     def __call__(self, x: Array, seed: int) -> Evaluation:
-        """The objective at x. One seed draws the same random numbers at every x, which sharpens differences."""
+        """The objective at x. One seed gives the same random numbers at every x, so differences have less variance."""
         return self.problem.evaluate(x, seed, groups=self.groups, follower=self.follower)
 
     def stationarity(self, x: Array) -> float:
-        """`‖x − Π_X(x − ∇φ(x))‖₂` of the exact gradient; NaN where there is none."""
+        """`‖x − Π_X(x − ∇φ(x))‖₂` of the exact gradient; NaN if there is none."""
         if not self.exact:
             return math.nan
         with np.errstate(over="ignore", invalid="ignore"):
@@ -92,7 +92,7 @@ class Judge:
 
 
 def _learns(component: type, problem: BilevelProblem) -> bool:
-    """Whether a solver needs no model, takes the problem, and can be told from how many samples to learn."""
+    """Whether a solver needs no model, accepts the problem, and has an option for the number of samples."""
     requires = component.requires  # type: ignore[attr-defined]
     takes = isinstance(requires, type) and isinstance(problem.lower, requires)
     return takes and "samples" in {field.name for field in option_fields(component)}

@@ -15,11 +15,11 @@ from bilevelrl.runs.plotting import check_suffix, require_matplotlib, save_figur
 from bilevelrl.validation.arrays import Array
 from bilevelrl.validation.errors import UnknownNameError
 
-# Okabe and Ito's colours (2008), without the yellow, which is too light for a line on white.
+# Okabe and Ito's colours (2008), without yellow, which is too light for a line on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 STYLES = ("-", "--", ":")
 CENTRES = ("mean", "median")
-# Lines that end closer than this part of the height get labels that are moved apart.
+# Labels of lines that end closer than this fraction of the height are moved apart.
 LABEL_HEIGHT = 0.047
 LOG_SPAN = 30.0
 
@@ -40,14 +40,14 @@ class _Curve:
 def plot_standings(
     standings: Sequence[Standing], labels: Sequence[str], problem: str, budget: Budget, path: Path, centre: str
 ) -> Path:
-    """See `Comparison.plot`; raises `InputError` where matplotlib is missing or does not know the format."""
+    """See `Comparison.plot`; raises `InputError` if matplotlib is missing or does not support the format."""
     if centre not in CENTRES:
         raise UnknownNameError("centre", centre, CENTRES)
     figure_class = require_matplotlib()
     check_suffix(path, figure_class())
     figure = figure_class(figsize=(7.6, 4.6), layout="constrained")
     axes = figure.subplots()
-    places = {label: place for place, label in enumerate(labels)}  # the same colour whoever wins
+    places = {label: place for place, label in enumerate(labels)}  # so that colours do not depend on the ranking
     curves = [_curve(standing, centre, places[standing.algorithm]) for standing in standings]
     _draw(axes, curves, budget.amount)
     _limit(axes, curves)
@@ -63,7 +63,7 @@ def plot_standings(
 
 
 def _curve(standing: Standing, centre: str, place: int) -> _Curve:
-    """What all of the algorithm's runs had reached by each part of the budget that bought all of them something."""
+    """The objectives of all of the algorithm's runs at each checkpoint that all of them reached."""
     by_part: dict[float, list[float]] = {}
     for run in standing.runs:
         for point in run.checkpoints:
@@ -72,7 +72,7 @@ def _curve(standing: Standing, centre: str, place: int) -> _Curve:
     shared = {part: values for part, values in by_part.items() if len(values) == len(standing.runs)}
     budgets = np.array(sorted(shared))
     values = np.array([shared[part] for part in budgets])
-    values[~np.isfinite(values).all(axis=1)] = np.nan  # a gap in the line, not a cliff
+    values[~np.isfinite(values).all(axis=1)] = np.nan  # leaves a gap in the line
     if centre == "median":
         low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=1)
     else:
@@ -98,7 +98,7 @@ def _draw(axes: Any, curves: list[_Curve], amount: float) -> None:
 
 
 def _limit(axes: Any, curves: list[_Curve]) -> None:
-    """All of what descends; a line that leaves upwards, since its steps were too long, may leave the picture."""
+    """Limits that show all decreasing lines; a line that increases, since its steps were too long, may be cut."""
     values = np.concatenate([curve.centre for curve in curves] + [curve.low for curve in curves])
     values = values[np.isfinite(values)]
     if not values.size:
@@ -132,7 +132,7 @@ def _name(axes: Any, curves: list[_Curve]) -> None:
 
 
 def _spread_out(heights: list[float]) -> list[float]:
-    """Ascending heights, moved as little as a few passes find: a label's height apart, and none below the axis."""
+    """Ascending heights, moved a little by a few passes: at least a label's height apart, and none below the axis."""
     placed = list(heights)
     for _ in range(200):
         for lower in range(len(placed) - 1):

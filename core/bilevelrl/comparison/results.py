@@ -1,4 +1,4 @@
-"""What a comparison found: a standing for each algorithm, tables of them, and files."""
+"""The results of a comparison: a standing for each algorithm, tables and files."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from bilevelrl.validation.errors import as_path
 
 @attrs.frozen(eq=False, repr=False)
 class Comparison:
-    """What `compare` found: `print` it, `plot` it, `save` it, or read its parts.
+    """The result of `compare`: `print` it, `plot` it, `save` it, or read its parts.
 
     Args:
         problem: the problem's name and options.
-        budget: what each run could spend.
-        rates: what linear solves and products were worth in backups.
-        seeds: of the runs reported.
-        tuning_seeds: of the runs that chose the step sizes; none of them is reported.
-        grid: the factors that were tried on each algorithm's own step size.
+        budget: the amount that each run could spend.
+        rates: the cost of linear solves and products in backups.
+        seeds: the seeds of the reported runs.
+        tuning_seeds: the seeds of the runs that determined the step sizes, which are not reported.
+        grid: the factors of each algorithm's own step size that were tried.
         spread: standard deviation of the noise added to the starting point.
-        fixed_start: whether all seeds begin at the same point.
-        judgement: how objectives were re-evaluated, in words.
-        standings: one for each algorithm, the best first.
-        skipped: label to reason, for those that could not be compared.
-        algorithms: label to the tables of names and options.
-        tuning_runs: the runs behind the step sizes.
+        fixed_start: whether all seeds start at the same point.
+        judgement: the method of re-evaluation, in words.
+        standings: one for each algorithm, best first.
+        skipped: a map from labels to reasons, for algorithms that could not be compared.
+        algorithms: a map from labels to the tables of names and options.
+        tuning_runs: the runs that determined the step sizes.
     """
 
     problem: Mapping[str, Any]
@@ -72,8 +72,8 @@ class Comparison:
         """Draw objective against budget (needs the extra `plot`).
 
         Args:
-            path: of the picture; its suffix is the format.
-            centre: "mean", with a band of one standard error, or "median", with one from quartile to quartile.
+            path: the picture's path; its suffix gives the format.
+            centre: "mean", with a band of one standard error, or "median", with a band between the quartiles.
         """
         from bilevelrl.comparison.picture import plot_standings
 
@@ -95,7 +95,7 @@ def header(comparison: Comparison) -> list[str]:
 
 
 def results(comparison: Comparison) -> list[list[str]]:
-    """Its rows, the best first, then what was skipped."""
+    """Its rows, best first, then the skipped algorithms."""
     rows = [
         [
             standing.algorithm,
@@ -111,7 +111,7 @@ def results(comparison: Comparison) -> list[list[str]]:
 
 
 def work(comparison: Comparison) -> list[list[str]]:
-    """What the runs took, means over the seeds, with a header: the budget's unit, iterations, raw counts, seconds."""
+    """The costs of the runs, means over the seeds, with a header: the budget's unit, iterations, counts, seconds."""
     used = _units(comparison)
     unit = comparison.budget.unit
     spent = [] if unit in ("iterations", "seconds") else [f"spent, {unit}"]
@@ -125,14 +125,14 @@ def work(comparison: Comparison) -> list[list[str]]:
 
 
 def _units(comparison: Comparison) -> list[str]:
-    """The units of cost that any run counted, those of `UNITS` first."""
+    """The units of cost that any run counted, with those of `UNITS` first."""
     runs = [*comparison.tuning_runs, *(run for standing in comparison.standings for run in standing.runs)]
     used = {unit for run in runs for unit in run.cost.counts}
     return [*(unit for unit in UNITS if unit in used), *sorted(used - UNITS.keys())]
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """What a reader must know to believe the tables."""
+    """The conditions of the comparison, for readers of the tables."""
     count = len(comparison.seeds)
     told = [f"{comparison.problem['name']}, {comparison.budget} a run, {count} seed{'s' * (count > 1)}"]
     told.append(f"objective (smaller is better): mean ± standard error over the seeds; {comparison.judgement}")
@@ -144,7 +144,7 @@ def remarks(comparison: Comparison) -> list[str]:
         seeds = ", ".join(map(str, comparison.tuning_seeds))
         told.append(f"step sizes: the default times {grid}, tuned on seeds {seeds}, which are not reported")
     if any(standing.at_edge for standing in comparison.standings):
-        told.append(f"{AT_EDGE} at the edge of the grid: a better step size may lie beyond")
+        told.append(f"{AT_EDGE} at the edge of the grid: a better step size may be outside it")
     if comparison.fixed_start and count > 1:
         told.append("every seed starts at the same x: only algorithms that draw random numbers have a spread")
     if comparison.spread:
@@ -186,7 +186,7 @@ def write(comparison: Comparison, directory: Path) -> Path:
     """See `Comparison.save`."""
     directory.mkdir(parents=True, exist_ok=True)
     for name in ("table.md", "checkpoints.csv", "runs.csv", "summary.json"):
-        (directory / name).unlink(missing_ok=True)  # what is written goes through no link that lies there
+        (directory / name).unlink(missing_ok=True)  # nothing is written through an existing link
     (directory / "table.md").write_text(markdown(comparison) + "\n", encoding="utf-8")
     _write_checkpoints(comparison, directory / "checkpoints.csv")
     _write_runs(comparison, directory / "runs.csv")
@@ -258,7 +258,7 @@ def _finite(value: float) -> float | None:
 
 
 def _with_error(value: float, error: float) -> str:
-    """`0.4146 ± 0.0003`: as many digits as the error leaves meaning to."""
+    """`0.4146 ± 0.0003`: as many digits as the error allows."""
     if not math.isfinite(value):
         return "not finite"
     if not math.isfinite(error):

@@ -1,4 +1,4 @@
-"""One run of a comparison: one task, for whoever does it, re-evaluated on the way."""
+"""One run of a comparison, as a task for a worker, with re-evaluations at checkpoints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bilevelrl.storage.experiment import Experiment
 from bilevelrl.validation.arrays import Array
 from bilevelrl.validation.errors import IncompatibleError
 
-# An algorithm that spends nothing of the budget's unit would run for ever.
+# An algorithm that spends nothing in the budget's unit would run forever.
 IDLE_ITERATIONS = 10
 
 Tables = Mapping[str, Mapping[str, Any]]
@@ -30,11 +30,11 @@ Tables = Mapping[str, Mapping[str, Any]]
 
 @attrs.frozen
 class Checkpoint:
-    """What a run has reached by one part of its budget.
+    """The state of a run when it had spent one part of its budget.
 
     Args:
-        budget: that part; the same for all algorithms.
-        spent: what the run had used of it, at most that.
+        budget: that part of the budget; the same for all algorithms.
+        spent: the amount that the run had spent, at most `budget`.
         iteration: updates of x so far.
         objective: re-evaluated there.
         standard_error: of the re-evaluation.
@@ -49,22 +49,22 @@ class Checkpoint:
 
 @attrs.frozen
 class ComparedRun:
-    """A run as a comparison sees it.
+    """A run of a comparison.
 
     Args:
         algorithm: its label.
-        seed: of the starting point and of every random stream.
-        step_size: of the optimizer; None where it has none.
-        tuning: whether it only served to choose the step size.
-        status: how it ended; `BUDGET_SPENT` where nothing went wrong.
-        stopped_by: what went wrong, and when; empty where nothing did.
-        refused: why there is no run at all; empty where there is one.
-        needed: what the first evaluation takes of the budget's unit.
-        cost: of what was counted.
-        seconds: in the components' calls.
-        spent: the same in the budget's unit.
-        checkpoints: by part of the budget, the last being the whole.
-        stationarity: exact, at the last x; NaN where that cannot be had.
+        seed: the seed of the starting point and of every random stream.
+        step_size: the optimizer's step size; None if it has none.
+        tuning: whether the run only served to tune the step size.
+        status: how it ended; `BUDGET_SPENT` if there was no failure.
+        stopped_by: the failure, with its iteration; empty if there was none.
+        refused: the reason why there is no run; empty if there is one.
+        needed: the cost of the first evaluation in the budget's unit.
+        cost: the counted cost.
+        seconds: the time in the components' calls.
+        spent: the cost in the budget's unit.
+        checkpoints: one for each part of the budget; the last part is the whole.
+        stationarity: the exact stationarity at the last x; NaN if it cannot be computed.
     """
 
     algorithm: str
@@ -108,9 +108,9 @@ class Standing:
 
     Args:
         algorithm: its label.
-        step_size: the tuned one; None where the optimizer has none.
-        at_edge: whether that is the smallest or the largest of the grid, so that a better one may lie beyond.
-        runs: those of the report, in the order of the seeds.
+        step_size: the tuned step size; None if the optimizer has none.
+        at_edge: whether it is the smallest or the largest of the grid, so that a better one may be outside.
+        runs: the reported runs, in the order of the seeds.
     """
 
     algorithm: str
@@ -125,17 +125,17 @@ class Standing:
 
     @property
     def objective(self) -> float:
-        """Their mean; infinite where one is."""
+        """The mean of the final objectives; infinite if one of them is."""
         return float(self.objectives.mean())
 
     @property
     def median(self) -> float:
-        """Their median, which one failed run does not move."""
+        """The median of the final objectives, which one failed run hardly affects."""
         return float(np.median(self.objectives))
 
     @property
     def standard_error(self) -> float:
-        """Of that mean over the seeds; NaN where there is one seed only."""
+        """The standard error of the mean over the seeds; NaN if there is only one seed."""
         values = self.objectives
         if values.size < 2 or not np.isfinite(values).all():
             return math.nan
@@ -153,17 +153,17 @@ class Standing:
 
 @attrs.frozen(eq=False)
 class Task:
-    """What `execute` needs to do a run, besides the problem.
+    """The data that `execute` needs for a run, besides the problem.
 
     Args:
-        algorithm: who runs, but for the step size.
-        run: label, seed, step size and purpose of the run.
-        budget: what it may spend.
-        rates: what its linear solves and products are worth.
-        checkpoints: where along the budget to look.
+        algorithm: the algorithm, without the step size.
+        run: the run's label, seed, step size and purpose.
+        budget: the amount that it may spend.
+        rates: the cost of its linear solves and products.
+        checkpoints: the parts of the budget at which it is evaluated.
         spread: standard deviation of the noise added to the problem's starting point.
-        groups: losses drawn to re-evaluate an objective over trajectories.
-        follower_samples: transitions to learn a follower from who cannot be solved.
+        groups: the number of losses drawn to re-evaluate an objective over trajectories.
+        follower_samples: transitions for learning a follower that cannot be solved.
     """
 
     algorithm: Algorithm
@@ -177,7 +177,7 @@ class Task:
 
 
 def build_algorithm(algorithm: Tables | Algorithm) -> Algorithm:
-    """The algorithm that is meant; raises `InputError` for an unknown name or a rejected option."""
+    """The algorithm from its tables or object; raises `InputError` for an unknown name or a rejected option."""
     return algorithm if isinstance(algorithm, Algorithm) else compose_algorithm(Experiment(algorithm), registry())
 
 
@@ -191,7 +191,7 @@ def with_step_size(algorithm: Algorithm, step_size: float | None, seed: int) -> 
 
 
 def step_size_of(algorithm: Algorithm) -> float | None:
-    """The step size of its optimizer; None where that has no option of the name."""
+    """The step size of its optimizer; None if the optimizer has no such option."""
     return float(algorithm.upper.step_size) if "step_size" in _options(algorithm.upper) else None  # type: ignore[attr-defined]
 
 
@@ -201,7 +201,7 @@ def _options(component: object) -> list[str]:
 
 
 def starting_point(problem: BilevelProblem, seed: int, spread: float) -> Array:
-    """Where every algorithm's run of that seed begins: the problem's own start, with noise of deviation `spread`."""
+    """The starting point of every algorithm's run of that seed: the problem's own, with noise of deviation `spread`."""
     start = problem.initial_point(stream(seed, "start"))
     if spread == 0.0:
         return start
@@ -210,9 +210,9 @@ def starting_point(problem: BilevelProblem, seed: int, spread: float) -> Array:
 
 
 def execute(problem: BilevelProblem, task: Task) -> ComparedRun:
-    """Do the run: it ends before the first iteration that would exceed the budget, and is looked at on the way.
+    """Do the run: it ends before the first iteration that would exceed the budget, and is evaluated at checkpoints.
 
-    Nothing that a component does can end a comparison: whatever is raised is told in the run.
+    An error of a component does not end the comparison: the run reports it.
     """
     run, budget = task.run, task.budget
     algorithm = with_step_size(task.algorithm, run.step_size, run.seed)
@@ -229,10 +229,10 @@ def execute(problem: BilevelProblem, task: Task) -> ComparedRun:
         status, stopped_by = failure.status, f"{failure.component} at iteration {failure.iteration}"
     except IncompatibleError as error:
         return attrs.evolve(run, refused=str(error))
-    except Exception as error:  # a plugin's own mistake
+    except Exception as error:  # an error in a plugin
         status, stopped_by = Status.NON_FINITE, f"{type(error).__name__}: {' '.join(str(error).split())}"
     if recorder.idle:
-        return attrs.evolve(run, refused=f"it spends no {budget.unit}, so that a budget of them means nothing to it")
+        return attrs.evolve(run, refused=f"it spends no {budget.unit}, so this budget cannot end its runs")
     if recorder.last is None and not stopped_by:
         return attrs.evolve(run, needed=recorder.needed)
     judge = Judge(problem, groups=task.groups, follower_samples=task.follower_samples)
@@ -252,7 +252,7 @@ def execute(problem: BilevelProblem, task: Task) -> ComparedRun:
 
 @attrs.frozen(eq=False)
 class _Mark:
-    """A state as far as a comparison remembers it."""
+    """The part of a state that a comparison keeps."""
 
     iteration: int
     x: Array
@@ -272,7 +272,7 @@ class _Recorder:
         self._moved_at = 0
 
     def ends_with(self, state: OuterState) -> bool:
-        """Take a state in; whether the run is over with it."""
+        """Record a state; returns whether the run ends with it."""
         mark = _Mark(state.iteration, state.x, state.cost, self.budget.spent(state, self.rates), state.seconds)
         if self.last is None:
             self.needed = mark.spent
@@ -289,11 +289,11 @@ class _Recorder:
 
     @property
     def idle(self) -> bool:
-        """Whether iterations go by that spend nothing."""
+        """Whether the last iterations spent nothing."""
         return self.last is not None and self.last.iteration - self._moved_at >= IDLE_ITERATIONS
 
     def marks(self, last: _Mark) -> list[tuple[float, _Mark]]:
-        """Parts of the budget and the states that they bought; where a run stopped early it stays where it was."""
+        """Parts of the budget with the states reached by them; after an early stop the last state is repeated."""
         return [*self._reached, *((part, last) for part in self.pending)] or [(self.budget.amount, last)]
 
 
@@ -312,9 +312,9 @@ def _judged(judge: Judge, marks: list[tuple[float, _Mark]], seed: int) -> tuple[
 
 
 def _warm_up(problem: BilevelProblem, algorithm: Algorithm, seed: int, x: Array) -> None:
-    """Two states that nobody pays for: kernels are compiled and libraries loaded on the first call."""
+    """Compute two states that are not counted, since the first call compiles kernels and loads libraries."""
     try:
         states = algorithm.iterate(problem, seed=seed, x=x)
         next(states), next(states)
-    except Exception:  # the run itself will meet it again, and tell
+    except Exception:  # the run itself will raise and report it again
         return

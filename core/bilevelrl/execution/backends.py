@@ -1,4 +1,4 @@
-"""Who does the work: joblib's processes on this machine, or another joblib backend such as a Dask or a Ray cluster."""
+"""The workers: joblib's processes on this machine, or another joblib backend such as a Dask or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from joblib.parallel import ParallelBackendBase
 
     Jobs: TypeAlias = int | str | ParallelBackendBase
-    """Who does the work: so many processes of this machine (1: this one), or a joblib backend or its name."""
+    """The workers: a number of processes on this machine (1: this process), or a joblib backend or its name."""
 
 GRACE = 10.0
-"""Seconds that tasks under way have to save what they have, after Ctrl-C."""
+"""Seconds that running tasks have to save their state, after Ctrl-C."""
 
 REMINDER = 0.2
-"""Seconds between two requests to the tasks under way, since one may have begun after the first."""
+"""Seconds between two requests to the running tasks, since a task may have begun after the first request."""
 
 
 class Workers:
-    """The workers of one `use_jobs` block, started at first need.
+    """The workers of one `use_jobs` block, started at their first use.
 
-    Processes stay for the next block, as joblib's do: they end when they were idle for five minutes, or with this one.
+    Processes are kept for the next block, as joblib does: they end after five idle minutes, or with this process.
 
     Args:
         jobs: how many processes, or a joblib backend or its name.
 
     Raises:
-        InputError: where joblib knows no such backend, or cannot use it here.
+        InputError: if joblib has no such backend, or cannot use it here.
     """
 
     def __init__(self, jobs: Jobs) -> None:
@@ -48,11 +48,11 @@ class Workers:
         self._sent: dict[int, tuple[Any, Any]] = {}
 
     def parallel(self, *, one_by_one: bool) -> Any:
-        """A `joblib.Parallel` that yields results as they come.
+        """A `joblib.Parallel` that yields results as they arrive.
 
         Args:
-            one_by_one: whether tasks are sent one at a time, when a worker has nothing to do. Otherwise joblib sends
-                short ones together, and some in advance.
+            one_by_one: whether tasks are sent one at a time, when a worker is idle. Otherwise joblib sends short tasks
+                together, and some in advance.
         """
         import joblib
 
@@ -61,7 +61,7 @@ class Workers:
             first: dict[str, Any] = {"initializer": begin, "initargs": (os.getpid(),)}
             with joblib.parallel_config("loky", n_jobs=self._jobs, inner_max_num_threads=1, **first):
                 return joblib.Parallel(return_as="generator_unordered", **options)
-        if self._cluster is None:  # entered once, since Ray starts its workers there
+        if self._cluster is None:  # entered once, since Ray starts its workers on entry
             self._cluster = joblib.Parallel(-1, self._backend, "generator_unordered").__enter__()
         self._cluster.batch_size = options.get("batch_size", "auto")
         self._cluster.pre_dispatch = options.get("pre_dispatch", "2 * n_jobs")
@@ -69,9 +69,9 @@ class Workers:
         return self._cluster
 
     def distribute(self, arrays: Sequence[Any]) -> None:
-        """Send new arrays to a Dask cluster: once, where joblib by itself would send them with each map."""
+        """Send new arrays to a Dask cluster once; joblib alone would send them with each map."""
         if hasattr(self._backend, "data_futures"):
-            # The arrays are kept too, so that no other has the identity of one of them.
+            # The arrays are kept too, so that no new array gets the identity of one of them.
             scatter = self._backend.client.scatter
             self._sent = {
                 id(array): self._sent.get(id(array)) or (array, scatter(array, hash=False)) for array in arrays
@@ -79,14 +79,14 @@ class Workers:
             self._backend.data_futures = {key: future for key, (_, future) in self._sent.items()}
 
     def renew(self) -> None:
-        """Connect to the cluster anew: a worker died with what it held, or joblib has tasks left of an earlier map."""
+        """Reconnect to the cluster: a worker died with its data, or joblib still has tasks of an earlier map."""
         self._sent.clear()
         if self._cluster is not None:
             self._cluster.__exit__(None, None, None)
             self._cluster = None
 
     def interrupt(self, over: threading.Event) -> None:
-        """Ask the tasks under way to save what they have and end, until they are over; kill them after a while."""
+        """Ask the running tasks to save their state and end, until they have ended; kill them after the time limit."""
 
         def ask() -> None:
             deadline = time.monotonic() + GRACE
@@ -99,13 +99,13 @@ class Workers:
         threading.Thread(target=ask, daemon=True).start()
 
     def close(self) -> None:
-        """Drop what the tasks shared, and leave the cluster."""
+        """Drop the shared values, and disconnect from the cluster."""
         self.shared.close()
         self.renew()
 
 
 def check_jobs(jobs: object) -> None:
-    """Raise `InputError` for anything that cannot be who does the work."""
+    """Raise `InputError` for an invalid value of `jobs`."""
     if isinstance(jobs, int):
         check_count("jobs", jobs)
         return
@@ -130,17 +130,17 @@ def _backend(jobs: Any) -> Any:
         expected = f"a joblib backend that can be used here ({' '.join(str(error).split())})"
         raise InputError("jobs", value_words(jobs), expected) from None
     if not backend.supports_return_generator:
-        backend.supports_return_generator = True  # Ray's inherits False from one whose pool cannot be ended early
+        backend.supports_return_generator = True  # Ray's inherits False from a backend whose pool cannot be ended early
     if hasattr(backend, "data_futures") and "submit" not in vars(backend):
         _repair_dask(backend)
     return backend
 
 
 def _repair_dask(backend: Any) -> None:
-    """Have joblib's Dask backend report a task that Dask gives up, and never do tasks in this process.
+    """Make joblib's Dask backend report a task that Dask abandons, and never run tasks in this process.
 
-    Without the first joblib waits for such a task forever; without the second a task that kills its worker ends this
-    process, once a single worker is left.
+    Without the first change joblib waits for such a task forever. Without the second, a task that kills its worker
+    kills this process, once a single worker is left.
     """
     submit, effective_n_jobs = backend.submit, backend.effective_n_jobs
 

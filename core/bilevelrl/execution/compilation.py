@@ -1,4 +1,4 @@
-"""Compiled functions; numba is imported where the first of them is made, so import their module where one is called."""
+"""Compiled functions. The first one imports numba, so import their modules inside the functions that call them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def compiled(function: Callable[..., Any], /) -> Any: ...
 @overload
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]: ...
 def compiled(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """`function`, compiled by numba at its first call and run without the interpreter's lock.
+    """`function`, compiled by numba at its first call; it releases the interpreter's lock.
 
-    The machine code is kept for the next process: beside the source, or in the user's cache where the package's
-    directory cannot be written, or in `NUMBA_CACHE_DIR`. Where none of them can be written, each process compiles anew.
+    The machine code is cached for later processes: beside the source, or in the user's cache if the package's directory
+    cannot be written, or in `NUMBA_CACHE_DIR`. If none of them can be written, each process compiles again.
 
     Args:
         function: what to compile; without it, the decorator with these options.
@@ -27,5 +27,5 @@ def compiled(function: Callable[..., Any] | None = None, /, **options: Any) -> A
 
     try:
         return numba.njit(cache=True, nogil=True, **options)(function)
-    except RuntimeError:  # numba found no directory to keep it in
+    except RuntimeError:  # numba found no directory for its cache
         return numba.njit(nogil=True, **options)(function)

@@ -1,4 +1,4 @@
-"""One map over tasks: joblib runs them, and here what was lost with a worker is run again."""
+"""One map over tasks: joblib runs them, and this module repeats tasks whose worker died."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from bilevelrl.execution.remote_tasks import Answer, Call, do
 from bilevelrl.validation.errors import WorkerLost, value_words
 
 MOST_ATTEMPTS = 3
-"""How often a task is begun whose worker died: twice beside others, then alone, so that the guilty one is known."""
+"""How often a task is tried whose worker dies: twice beside other tasks, then alone, to find which task is at fault."""
 
 
 class Dispatch:
     """One map over tasks.
 
     Args:
-        workers: who does it.
+        workers: the workers.
         function: `(shared, task) ↦ result`.
-        shared: what all tasks share; the items of a tuple are sent separately.
+        shared: the data that all tasks share; the items of a tuple are sent separately.
         tasks: the tasks.
-        patient: whether an error waits until all tasks are done. Such tasks take long: each is sent by itself.
+        patient: whether all tasks are done before an error is raised. Such tasks take long, so each is sent by itself.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class Dispatch:
         self._attempts: Counter[int] = Counter()
         self._lost_without_a_task = 0
         self._failures: dict[int, BaseException] = {}
-        self._end = len(tasks)  # tasks from here on are superfluous
+        self._end = len(tasks)  # tasks from this index on are not needed
         self._interrupt: KeyboardInterrupt | None = None
 
     def results(self) -> Iterator[tuple[int, Any]]:
-        """Index and result of each task, in the order in which they come.
+        """Index and result of each task, in the order in which they arrive.
 
-        Where tasks raise, those before them are waited for, and the first of the errors is raised, as if all had been
-        done one after the other. Ctrl-C has processes of this machine end the tasks under way and yields their
-        results; then it is raised.
+        If tasks raise, the tasks before them are completed, and the first of the errors is raised, as in a sequential
+        loop. On Ctrl-C, processes of this machine end the running tasks, their results are yielded, and
+        `KeyboardInterrupt` is raised.
         """
         alone = not isinstance(self._shared, tuple)
         headers, arrays = self._workers.shared.prepare([self._shared] if alone else self._shared)
@@ -71,17 +71,17 @@ class Dispatch:
             raise self._failures[min(self._failures)]
 
     def _todo(self) -> list[int]:
-        """The tasks of the next round: one alone that is under suspicion, else all that are not superfluous."""
+        """The tasks of the next round: one suspected task alone, else all that are still needed."""
         wanted = [index for index in self._waiting if self._is_wanted(index)]
         suspect = next((index for index in wanted if self._attempts[index] == MOST_ATTEMPTS - 1), None)
         return wanted if suspect is None else [suspect]
 
     def _is_wanted(self, index: int) -> bool:
-        """Whether a task is still to be done: after an error, only those before it, and after Ctrl-C none."""
+        """Whether a task is still needed: after an error, only those before it, and after Ctrl-C none."""
         return self._interrupt is None and index < self._end
 
     def _round(self, call: Call, bodies: Sequence[bytes], arrays: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Results of the tasks that are given to joblib at once, until all wanted ones are there or a worker dies."""
+        """Results of tasks that are given to joblib together, until all needed ones have arrived or a worker dies."""
         with contextlib.closing(self._answers(self._todo(), call, bodies, arrays)) as answers:
             for answer in answers:
                 del self._waiting[answer.index]
@@ -111,12 +111,12 @@ class Dispatch:
             for answer in answers:  # noqa: UP028 — `yield from` would close it before the warning is ignored
                 yield answer
             ended = True
-        except Exception as error:  # no task's: those come as answers
+        except Exception as error:  # not an error of a task: those arrive as answers
             self._lose(begun, error)
         finally:
             if answers is not None:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # joblib warns of the superfluous tasks that it ends
+                    warnings.simplefilter("ignore")  # joblib warns of the unneeded tasks that it ends
                     answers.close()
             if not ended:
                 self._workers.renew()
@@ -137,8 +137,8 @@ class Dispatch:
             self._end = min(self._failures)
 
     def _lose(self, begun: Sequence[int], error: Exception) -> None:
-        """The workers failed: what they had is done again, and a task of which three of them died is named."""
-        if self._interrupt is not None:  # they were killed, since they did not end in time
+        """Workers died: their tasks are repeated, and a task that killed three workers is named."""
+        if self._interrupt is not None:  # the workers were killed, since they did not end in time
             return
         lost = [index for index in begun if index in self._waiting]
         self._lost_without_a_task += not lost
@@ -161,7 +161,7 @@ class Dispatch:
 
     @contextlib.contextmanager
     def _interrupts_deferred(self) -> Iterator[None]:
-        """A block in which the first Ctrl-C asks the processes to end; a second one, and any on a cluster, raises."""
+        """A block in which the first Ctrl-C asks the processes to end; a second one, or any on a cluster, raises."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

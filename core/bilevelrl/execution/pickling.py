@@ -1,7 +1,7 @@
 """Values as bytes for another process of the same run. Nothing from a file or a user is ever unpickled.
 
-joblib moves these bytes. Tasks, results and errors are pickled here and not by joblib, because a backend that fails to
-pickle a result may wait for it forever, and because a message can then name the part that cannot be pickled.
+joblib transports these bytes. Tasks, results and errors are pickled here and not by joblib, because a backend that
+cannot pickle a result may wait for it forever, and because a message can then name the part that cannot be pickled.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from bilevelrl.validation.errors import InputError, kind_words
 def dumps(value: Any, label: str, out_of_band: Callable[[Any], bool] | None = None) -> bytes:
     """The value as a pickle.
 
-    Functions that no module holds (of a notebook, of a script, inside another function) are pickled by value. What a
-    `cached_property` has computed is left out, and computed again where it is needed. Arrays keep the order of their
-    axes in memory, since the last bits of a sum depend on it.
+    Functions that cannot be imported (defined in a notebook, a script or another function) are pickled by value. Values
+    of a `cached_property` are left out, and computed again when needed. Arrays keep the order of their axes in memory,
+    since the last bits of a sum depend on it.
 
     Args:
         value: what to pickle.
-        label: what a message calls it.
-        out_of_band: called with the `pickle.PickleBuffer` of each array; where it returns False, the caller carries
-            that buffer, and gives it to `pickle.loads` in the same order.
+        label: its name in messages.
+        out_of_band: called with the `pickle.PickleBuffer` of each array; if it returns False, the caller sends that
+            buffer itself, and passes it to `pickle.loads` in the same order.
 
     Raises:
-        InputError: where a part of the value cannot be pickled; the message names it.
+        InputError: if a part of the value cannot be pickled; the message names it.
     """
     file = io.BytesIO()
     try:
         _pickler()(file, protocol=5, buffer_callback=out_of_band).dump(value)
-    except Exception as error:  # pickle and its reducers raise what they like
+    except Exception as error:  # pickle and its reducers may raise any exception
         field, culprit, reason = _culprit(value, label, error)
         complaint = f"{kind_words(culprit)} that cannot be sent to another process ({reason})"
         expected = "values and functions only, such as registered names give, or jobs=1"
@@ -45,7 +45,7 @@ def dumps(value: Any, label: str, out_of_band: Callable[[Any], bool] | None = No
 
 
 def loads(data: Any, buffers: Any = ()) -> Any:
-    """What `dumps` was given."""
+    """The value that `dumps` pickled."""
     import pickle
 
     return pickle.loads(data, buffers=buffers)

@@ -1,4 +1,4 @@
-"""What a worker does with a task. The other side is `dispatch`."""
+"""How a worker runs a task. The caller's side is `dispatch`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from bilevelrl.execution.task_scope import as_worker, one_blas_thread
 
 @attrs.frozen(eq=False)
 class Call:
-    """What all tasks of a map have in common.
+    """The data that all tasks of a map have in common.
 
     Args:
         shared: the headers of the shared values.
-        alone: whether there is one, and not a tuple of them.
+        alone: whether there is one shared value, and not a tuple of them.
         errors: NumPy's settings for floating-point errors in force.
         parent: the process of the caller.
         function: `(shared, task) ↦ result`, pickled.
@@ -41,12 +41,12 @@ class Call:
 
 @attrs.frozen(eq=False)
 class Answer:
-    """What comes back.
+    """A worker's answer to a task.
 
     Args:
-        index: of the task.
+        index: the task's index.
         body: the result or the exception, pickled.
-        story: where in the worker an exception came from; None for a result.
+        story: the traceback of an exception in the worker; None for a result.
         warned: category and text of the warnings, which the caller issues.
     """
 
@@ -57,7 +57,7 @@ class Answer:
 
 
 def do(call: Call, index: int, body: bytes, *arrays: Any) -> Answer:
-    """Do a task: `body` is its pickle, `arrays` are those of the shared values."""
+    """Run a task: `body` is its pickle, `arrays` are the arrays of the shared values."""
     story = None
     with _recorded_warnings(call) as caught:
         try:
@@ -73,14 +73,14 @@ def do(call: Call, index: int, body: bytes, *arrays: Any) -> Answer:
 def _pickled_error(error: BaseException) -> bytes:
     try:
         body = dumps(error, "an error")
-        loads(body)  # many an exception can be pickled and not read back
+        loads(body)  # some exceptions can be pickled but not unpickled
     except Exception:
         body = dumps(RuntimeError(f"{type(error).__name__}: {error}"), "an error")
     return body
 
 
 def _recorded_warnings(call: Call) -> contextlib.AbstractContextManager[list[warnings.WarningMessage] | None]:
-    """A block whose warnings are recorded; a thread of the caller's own process shows them itself."""
+    """A block whose warnings are recorded; in a thread of the caller's process they are shown directly."""
     return contextlib.nullcontext() if os.getpid() == call.parent else warnings.catch_warnings(record=True)
 
 
@@ -88,10 +88,11 @@ _ours = False
 
 
 def begin(parent: int) -> None:
-    """Called first in each process that was started for us.
+    """Called first in each worker process.
 
-    Ctrl-C is the parent's business, except during a task. And the process ends with its parent, which may be killed:
-    loky's would first do their task, then wait for another one for five minutes. (Windows has no parents to look at.)
+    The process ignores Ctrl-C outside tasks, since the parent handles it. The process ends with its parent, even if the
+    parent is killed: loky's processes would first complete their task, then wait five minutes for another one. (Windows
+    does not report a changed parent.)
 
     Args:
         parent: the process that started it.
@@ -110,7 +111,7 @@ def begin(parent: int) -> None:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """A block in which the first SIGINT raises `KeyboardInterrupt`, so that a run can save what it has.
+    """A block in which the first SIGINT raises `KeyboardInterrupt`, so that a run can save its state.
 
     Later ones are ignored: a terminal sends SIGINT to all processes, and so does the parent.
     """

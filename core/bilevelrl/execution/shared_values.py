@@ -1,6 +1,6 @@
-"""What all tasks of a map share: pickled once, its large arrays in memory-mapped files, kept by each worker.
+"""The data that all tasks of a map share: pickled once, with large arrays in memory-mapped files, kept by each worker.
 
-On this machine the arrays lie in files of a private directory (mode 0700), and joblib passes their names: processes
+On this machine the arrays are in files of a private directory (mode 0700), and joblib passes their names. Processes
 share the pages until one of them writes to its own copy. For a cluster they are plain arrays, which the backend
 distributes.
 """
@@ -22,10 +22,10 @@ from bilevelrl.execution.pickling import dumps, loads
 from bilevelrl.validation.errors import InputError
 
 KEPT = 4
-"""Values that are kept at least: the problem, and what the last few maps shared."""
+"""How many values are kept at least: the problem, and the shared values of the last few maps."""
 
 LARGE = 1 << 16
-"""Bytes from which an array travels apart from the pickle; a smaller one travels with each task."""
+"""An array of at least so many bytes is sent separately from the pickle; a smaller one is sent with each task."""
 
 
 @attrs.frozen(eq=False)
@@ -33,9 +33,9 @@ class Header:
     """A shared value without its large arrays.
 
     Args:
-        key: names the value; no two values have the same.
-        data: its pickle; empty where the first of its arrays holds it.
-        order: for each buffer of the pickle, which array it is, and whether it may be written to.
+        key: the value's unique name.
+        data: its pickle; empty if the first of its arrays holds it.
+        order: for each buffer of the pickle, the number of its array, and whether it may be written to.
         arrays: how many arrays there are.
     """
 
@@ -56,7 +56,7 @@ class _Kept:
 class SharedValues:
     """The values that the tasks of a run share, each pickled once.
 
-    A value is known by its identity, and must not change before `forget`.
+    A value is identified by its object identity, and must not change before `forget`.
 
     Args:
         mapped: whether the workers can map files of this machine.
@@ -68,14 +68,14 @@ class SharedValues:
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
 
     def prepare(self, values: Sequence[Any]) -> tuple[list[Header], list[Any]]:
-        """The values' headers, and the arrays of all of them; values that were not used lately are dropped.
+        """The values' headers, and the arrays of all of them; values that were not used recently are dropped.
 
         Raises:
-            InputError: where a value cannot be pickled, or the temporary directory has no room for its arrays.
+            InputError: if a value cannot be pickled, or the temporary directory has no space for its arrays.
         """
         kept = []
         for value in values:
-            # While a value is kept it is alive, so that no other has its identity.
+            # A value that is kept stays alive, so that no new value gets its identity.
             found = self._kept.pop(id(value), None) or self._new(value)
             self._kept[id(value)] = found
             kept.append(found)
@@ -84,7 +84,7 @@ class SharedValues:
         return [each.header for each in kept], [array for each in kept for array in each.arrays]
 
     def forget(self) -> None:
-        """Drop all values: those that come again are pickled again."""
+        """Drop all values: they are pickled again at their next use."""
         while self._kept:
             _remove(self._kept.popitem()[1])
 
@@ -107,7 +107,7 @@ class SharedValues:
             raw = buffer.raw()
             if raw.nbytes < LARGE:
                 return True
-            # Two views of one array are one stretch of memory, here and there: P must not travel twice.
+            # Two views of one array share their memory, also in the worker: P must not be sent twice.
             array = np.frombuffer(raw, np.uint8)
             place = array.__array_interface__["data"][0], raw.nbytes
             if place not in index:
@@ -143,7 +143,7 @@ class SharedValues:
             from joblib.externals.loky.backend import resource_tracker
 
             self._directory = Path(tempfile.mkdtemp(prefix="bilevelrl-"))
-            # joblib's tracker is a process that removes the directory where this one is killed.
+            # joblib's tracker is a process that removes the directory if this process is killed.
             resource_tracker.register(str(self._directory), "folder")
         return self._directory
 
@@ -157,7 +157,7 @@ _cache: OrderedDict[str, Any] = OrderedDict()
 
 
 def find(headers: Sequence[Header], arrays: Sequence[Any]) -> list[Any]:
-    """The shared values in a worker: read where they are new, else those that this process has kept."""
+    """The shared values in a worker: new ones are unpickled, others are those that this process has kept."""
     values, remaining = [], list(arrays)
     for header in headers:
         own, remaining = remaining[: header.arrays], remaining[header.arrays :]

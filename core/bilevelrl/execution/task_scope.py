@@ -1,4 +1,4 @@
-"""What holds inside a task: whether a worker does it for somebody else, and BLAS on one thread."""
+"""The settings inside a task: whether it runs in a worker, and BLAS with one thread."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _IN_WORKER = contextvars.ContextVar("bilevelrl_in_worker", default=False)
 
 
 def in_worker() -> bool:
-    """Whether this is a task that a worker does for somebody else: its neighbours have tasks of their own."""
+    """Whether this is a task in a worker: other workers use the other processors."""
     return _IN_WORKER.get()
 
 
 @contextlib.contextmanager
 def as_worker() -> Iterator[None]:
-    """A block that does a worker's task."""
+    """A block that runs a worker's task."""
     token = _IN_WORKER.set(True)
     try:
         yield
@@ -30,7 +30,7 @@ def as_worker() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """A block in which BLAS uses one thread: the last bits of a product may depend on how many share it."""
+    """A block in which BLAS uses one thread: the last bits of a product may depend on the number of threads."""
     own = [(library, library.get_num_threads()) for library in _libraries() if _is_of_thread(library)]
     for library, _ in own:
         library.set_num_threads(1)
@@ -44,7 +44,7 @@ def one_blas_thread() -> Iterator[None]:
 
 
 class _Process:
-    """The number of threads where it belongs to the process: one while anybody asks for it, restored by the last."""
+    """The number of threads as a setting of the process: one while any block needs it; the last one restores it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -52,7 +52,7 @@ class _Process:
         self._before: list[tuple[Any, int]] = []
 
     def enter(self) -> None:
-        """Ask for one thread."""
+        """Request one thread."""
         with self._lock:
             if not self._asking:
                 self._before = [(lib, lib.get_num_threads()) for lib in _libraries() if not _is_of_thread(lib)]
@@ -60,7 +60,7 @@ class _Process:
             self._asking += 1
 
     def leave(self) -> None:
-        """Need it no longer."""
+        """End the request."""
         with self._lock:
             self._asking -= 1
             if not self._asking:
@@ -68,7 +68,7 @@ class _Process:
 
 
 def _set(numbers: list[tuple[Any, int]]) -> None:
-    """Set numbers of threads, whatever thread set them last: threadpoolctl 3.8 lets nobody else, and says nothing."""
+    """Set numbers of threads from any thread: threadpoolctl 3.8 silently ignores all but the one that set them last."""
     for library, number in numbers:
         release = getattr(library, "clear_controlling_thread", lambda **_: None)
         release(force=True)
@@ -77,7 +77,7 @@ def _set(numbers: list[tuple[Any, int]]) -> None:
 
 
 def _is_of_thread(library: Any) -> bool:
-    """Whether each thread has its own number."""
+    """Whether the number is a setting of each thread."""
     return getattr(library, "threading_layer", None) == "openmp"
 
 
@@ -93,7 +93,7 @@ def _libraries() -> list[Any]:
 
 
 def _after_fork() -> None:
-    """A child made by fork has no threads but its own: nobody there holds the lock, or asks."""
+    """A forked child has only one thread: the lock is free there, and no request is open."""
     global _process
     _process = _Process()
 

@@ -1,4 +1,4 @@
-"""Threads: how many a computation may start here, and work shared among them."""
+"""Threads: how many a computation may start, and work divided among them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ if TYPE_CHECKING:
 
 
 def processors() -> int:
-    """How many threads a computation may start here: as many as the process has processors; one inside a worker."""
+    """How many threads a computation may start: as many as the process has processors; one inside a worker."""
     if in_worker():
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def over_parts(work: Callable[[Any], Any], parts: Sequence[Any], threads: int | None = None) -> list[Any]:
-    """`work(part)` for every part, in their order, by no more threads than there are parts: for loops that release the
-    lock.
+    """The results of `work(part)` for all parts, in their order, for loops that release the lock.
 
     Args:
-        work: what to do.
-        parts: with what.
-        threads: at most so many threads; None: as many as the process has processors.
+        work: the function.
+        parts: its arguments.
+        threads: the largest number of threads; None: as many as the process has processors.
     """
     threads = min(threads or processors(), len(parts))
     if threads <= 1 or getattr(_helper, "busy", False):
@@ -41,7 +40,7 @@ def over_parts(work: Callable[[Any], Any], parts: Sequence[Any], threads: int | 
         while waiting:
             try:
                 index, part = waiting.popleft()
-            except IndexError:  # another thread was faster
+            except IndexError:  # another thread took the last part
                 return
             answers[index] = work(part)
 
@@ -56,7 +55,7 @@ def over_parts(work: Callable[[Any], Any], parts: Sequence[Any], threads: int | 
 
 
 def over_ranges(work: Callable[[int, int], object], size: int) -> None:
-    """`work(first, last)` for ranges that cover `range(size)`, one a thread: for loops that release the lock."""
+    """`work(first, last)` for ranges that cover `range(size)`, one for each thread, for loops that release the lock."""
     parts = max(1, min(processors(), size))
     edges = [size * part // parts for part in range(parts + 1)]
     over_parts(lambda edge: work(*edge), list(itertools.pairwise(edges)))
@@ -67,16 +66,16 @@ _helper = threading.local()
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    """Threads that wait for work: to start them anew, each time, takes half a millisecond."""
+    """Threads that wait for work: starting new ones for each call takes half a millisecond."""
     from concurrent.futures import ThreadPoolExecutor
 
     return ThreadPoolExecutor(max(1, processors() - 1), "bilevelrl", initializer=_begin_to_help)
 
 
 def _begin_to_help() -> None:
-    """Who helps and needs help does the work himself, or all of them might wait for each other."""
+    """Nested calls run in the calling thread, which avoids a deadlock."""
     _helper.busy = True
 
 
-if hasattr(os, "register_at_fork"):  # a fork has none of its parent's threads
+if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
     os.register_at_fork(after_in_child=_pool.cache_clear)

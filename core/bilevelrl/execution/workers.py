@@ -1,8 +1,8 @@
-"""Where work is done: here, in other processes, or on a cluster. It never enters what is computed.
+"""Maps over tasks: in this process, in other processes, or on a cluster, with the same results.
 
-`parallel_map` takes its tasks as they are, and they do not depend on the workers. Each carries a random stream of its
-own, results come in the order of the tasks, and BLAS uses one thread inside a task, wherever that is done. So the
-results are the same to the last bit for any number and kind of workers, and for none.
+The tasks of `parallel_map` do not depend on the workers. Each has a random stream of its own, results are in the order
+of the tasks, and BLAS uses one thread inside a task, in every process. So the results are the same to the last bit for
+any number and kind of workers, and without workers.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ def parallel_map(
     *,
     progress: Progress | None = None,
 ) -> list[Result]:
-    """`[function(shared, task) for task in tasks]`, done by the workers in force (see `use_jobs`), or else here.
+    """`[function(shared, task) for task in tasks]`, by the current workers (see `use_jobs`), or in this process.
 
     Args:
-        function: of what is shared and a task, at best of a module. It changes neither, and draws random numbers only
-            from streams in its task, such as `rng.spawn(len(tasks))` gives.
-        shared: what all tasks need, such as the problem. It is sent to each worker once; of a tuple each item is, so
-            that one which stays the same from map to map, the very object, is not sent again.
-        tasks: what differs from task to task; small, since each is sent to where it is done. How the work is cut into
-            tasks must not depend on the workers.
-        progress: called with the number of tasks done and of all, each time one is.
+        function: a function of the shared data and a task, preferably one that can be imported. It must not change
+            them, and must draw random numbers only from streams in its task, such as those of `rng.spawn(len(tasks))`.
+        shared: the data that all tasks need, such as the problem. It is sent to each worker once. The items of a tuple
+            are sent separately: an item that is the same object in the next map is not sent again.
+        tasks: the data that differs between tasks; small, since each is sent to a worker. The division into tasks must
+            not depend on the workers.
+        progress: called with the number of finished tasks and the number of all tasks, each time a task finishes.
 
     Returns:
-        The results, in the order of the tasks: bit for bit the same whoever did them.
+        The results, in the order of the tasks, bit for bit the same for all workers.
 
     Raises:
-        InputError: where the function is none, or the tasks are; where a worker is another process and something
-            cannot be pickled.
-        WorkerLost: where a task cannot be done because its workers die.
-        Exception: what a task raises; of several that raise, the first.
+        InputError: if the function or the tasks are not of these types, or if something cannot be pickled for another
+            process.
+        WorkerLost: if a task cannot be completed because its workers die.
+        Exception: the exception of a task; of several, that of the first task.
     """
     if not callable(function):
         raise InputError("function", kind_words(function), "a function of what is shared and a task")
@@ -59,7 +59,7 @@ def parallel_map(
         raise InputError("tasks", kind_words(tasks), "a list of tasks, or another iterable")
     listed = list(tasks)
     results: dict[int, Result] = {}
-    # A single entry for all tasks: a task may be shorter than asking BLAS for its threads.
+    # Entered once for all tasks: a task may be shorter than reading the number of BLAS threads.
     with one_blas_thread() if done_here(listed) else contextlib.nullcontext():
         for index, result in completed(function, shared, listed):
             results[index] = result
@@ -71,7 +71,7 @@ def parallel_map(
 def completed(
     function: Callable[[Any, Task], Result], shared: Any, tasks: Sequence[Task], *, patient: bool = False
 ) -> Iterator[tuple[int, Result]]:
-    """Index and result of each task as they come; see `parallel_map`. Patient: an error waits until all are done."""
+    """Index and result of each task as they arrive. Patient: all tasks finish before an error is raised."""
     if not done_here(tasks):
         from bilevelrl.execution.dispatch import Dispatch
 
@@ -95,21 +95,21 @@ def completed(
 
 
 def done_here(tasks: Sequence[Any]) -> bool:
-    """Whether tasks are done here: one alone too, which may then use the workers itself."""
+    """Whether tasks run in this process: a single task does too, so that it may use the workers itself."""
     return _IN_FORCE.get() is None or len(tasks) < 2 or in_worker()
 
 
 @contextlib.contextmanager
 def use_jobs(jobs: Jobs | None) -> Iterator[None]:
-    """A block whose `parallel_map`s are done by these workers; inside a task there are none.
+    """A block whose `parallel_map`s use these workers; inside a task there are no workers.
 
     Args:
-        jobs: how many processes of this machine, started at first need; 1 for this one alone. Or a joblib backend, or
-            its name: "dask" for the cluster of the Dask client in use, "ray" for that of Ray. None: the workers in
-            force, if any.
+        jobs: the number of processes on this machine, started at their first use; 1 for this process alone. Or a joblib
+            backend, or its name: "dask" for the cluster of the current Dask client, "ray" for that of Ray. None: the
+            current workers, if any.
 
     Raises:
-        InputError: for anything else, and for a backend that cannot be used here.
+        InputError: if `jobs` is anything else, or a backend that cannot be used here.
     """
     from bilevelrl.execution.backends import Workers, check_jobs
 

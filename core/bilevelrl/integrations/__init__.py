@@ -1,6 +1,6 @@
-"""Adapters to other libraries: Gymnasium's tables and environments, TensorBoard.
+"""Adapters to other libraries: Gymnasium's tables and environments, and TensorBoard.
 
-Each library is imported inside the function that needs it; no other package of core depends on this one.
+Each library must be imported inside the function that needs it, and no computation may depend on this package.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Any Gymnasium environment whose spaces are arrays as a `Simulator`, used through `reset` and `step` alone."""
+"""Simulators of Gymnasium environments whose spaces are arrays, through `reset` and `step` only."""
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ class _Pool(threading.local):
 
 @attrs.frozen(eq=False)
 class GymnasiumWorld:
-    """Makes simulators of a Gymnasium environment for rewards: the `world` of a `SampledMDP`.
+    """Makes simulators of a Gymnasium environment for given rewards: the `world` of a `SampledMDP`.
 
-    Environments are alive: each thread has its own, and another process, to which the world is sent, makes its own.
+    Environments have state: each thread has its own, and another process that receives this object makes its own.
 
-    The environment's own time limit plays no part (make it with `max_episode_steps=-1`), since truncation is no
-    termination. What follows a termination is padding: it repeats the last observation and pays nothing.
+    The environment must have no time limit (make it with `max_episode_steps=-1`), since truncation is not termination.
+    Steps after a termination are padding: they repeat the last observation and have reward zero.
 
     Args:
         make: makes one environment.
         discount: γ.
         temperature: τ.
-        environments: how many environments are stepped in turn for a table of probabilities; the trajectories do not
-            depend on it. Under any other policy each trajectory has an environment of its own.
+        environments: the number of environments that are stepped in turn for a table of probabilities; the trajectories
+            do not depend on it. Under any other policy each trajectory has an environment of its own.
         reference: μ: (S, A), a `Policy`, or None.
-        capture: `(environment) ↦ state`, what puts an environment back where it is, without its random numbers, such as
+        capture: `(environment) ↦ state`, the state that restores an environment, without its random numbers, such as
             `env.unwrapped.clone_state()` of an emulator. With `restore`, the simulators are `SupportsRestart`.
-        restore: `(environment, state) ↦ None`, puts an environment that has just been reset into such a state.
+        restore: `(environment, state) ↦ None`, sets an environment that has just been reset to such a state.
 
     Raises:
-        InputError: where observations or actions are no arrays (Tuple, Dict, Text, …), or `Discrete` from another start
-            than zero.
+        InputError: if observations or actions are not arrays (Tuple, Dict, Text, …), or are `Discrete` with a start
+            other than zero.
     """
 
     make: Callable[[], Any]
@@ -85,7 +85,7 @@ class GymnasiumWorld:
         return FollowerSpec(seen, taken, self.discount, self.temperature, self.reference)
 
     def __call__(self, rewards: Any) -> GymnasiumSimulator:
-        """A simulator that pays the follower these rewards instead of the environment's own.
+        """A simulator that gives the follower these rewards instead of the environment's own.
 
         Args:
             rewards: a table (S, A), or a function `(observations, actions) ↦ (N,)`.
@@ -95,7 +95,7 @@ class GymnasiumWorld:
         return (GymnasiumSimulator if self.restore is None else RestartableGymnasiumSimulator)(self, rewards)
 
     def pool(self, count: int) -> list[Any]:
-        """`count` environments of this thread, made at first need and kept."""
+        """`count` environments of this thread, made at their first use and kept."""
         pool = self._own.environments
         while len(pool) < count:
             pool.append(self.make())
@@ -132,11 +132,11 @@ class GymnasiumSimulator:
 
     @property
     def spec(self) -> FollowerSpec:
-        """What may be known of it."""
+        """What components may use of it."""
         return self._world.spec
 
     def reset(self, count: int, rng: np.random.Generator) -> Values:
-        """See `Simulator.reset`; takes `count` environments."""
+        """See `Simulator.reset`; uses `count` environments."""
         check_count("count", count)
         envs = self._world.pool(count)
         self._here = np.stack([self._reset(env, u) for env, u in zip(envs, rng.random(count), strict=True)])
@@ -216,8 +216,8 @@ class GymnasiumSimulator:
 class RestartableGymnasiumSimulator(GymnasiumSimulator):
     """A `GymnasiumSimulator` of a world with `capture` and `restore`: `SupportsRestart`.
 
-    Every trajectory holds what was captured at its visits. A restored environment is seeded anew before, so that what
-    happens next is independent of what happened to the trajectory that it was captured from.
+    Every trajectory holds the states that were captured at its visits. An environment gets a new seed before it is
+    restored, so that its continuation is independent of the trajectory from which the state was captured.
     """
 
     def rollout(self, policy: Array | Policy, count: int, horizon: int, rng: np.random.Generator) -> Trajectories:
@@ -247,7 +247,7 @@ class RestartableGymnasiumSimulator(GymnasiumSimulator):
         return recorded(self, as_policy(policy), self._here.copy(), first, horizon, rng, self._capture)
 
     def _capture(self) -> Values:
-        """(N,) what puts each environment back where it is."""
+        """(N,) the states that restore the environments."""
         assert self._world.capture is not None
         envs = self._world.pool(len(self._here))
         captured = np.empty(len(envs), dtype=object)
@@ -260,7 +260,7 @@ class RestartableGymnasiumSimulator(GymnasiumSimulator):
 
 @attrs.frozen(eq=False)
 class _Captured:
-    """Where an environment was: what it showed, whether its episode had ended, and its own state."""
+    """A captured state: the observation, whether the episode had ended, and the environment's own state."""
 
     observation: Any
     ended: bool
@@ -268,7 +268,7 @@ class _Captured:
 
 
 def _space(env: Any, name: str) -> Any:
-    """A space of an environment, where its elements are arrays, or an `InputError` that says which wrapper helps."""
+    """A space of an environment whose elements are arrays; otherwise raises `InputError` with a wrapper that helps."""
     space, seen = getattr(env, name), name == "observation_space"
     if getattr(space, "shape", None) is None or getattr(space, "dtype", None) is None:
         wanted, wrapper = (

@@ -13,7 +13,7 @@ from bilevelrl.mdp.transitions import DenseTransitions, SparseTransitions
 from bilevelrl.validation.arrays import Array, Indices, Mask, as_distribution
 from bilevelrl.validation.errors import InputError, value_words
 
-# Above this many entries (8 MiB) a table of a few successors a row is better kept sparse.
+# Above this many entries (8 MiB) a table with a few successors per row is stored sparse.
 LARGEST_DENSE_TABLE = 1_000_000
 
 
@@ -23,8 +23,9 @@ def from_gymnasium(
     """The MDP behind a Gymnasium environment that publishes its table as `env.unwrapped.P`.
 
     The table maps state and action to a list of (probability, next state, reward, terminated). A state that ends an
-    episode becomes absorbing with reward 0, whichever way it is entered. The reward of (s, a) is the expectation over
-    its outcomes. The initial distribution is the environment's `initial_state_distrib`, or its reset state.
+    episode becomes absorbing with reward 0; all transitions into it must terminate. The reward of (s, a) is the
+    expectation over its outcomes. The initial distribution is the environment's `initial_state_distrib`, or its reset
+    state.
 
     Args:
         env: FrozenLake, Taxi, CliffWalking, or any environment with such a table.
@@ -33,10 +34,10 @@ def from_gymnasium(
         reference: μ (S, A), or None.
 
     Returns:
-        A dense MDP where the table is small, a sparse one otherwise; S as in the environment.
+        A dense MDP if the table is small, otherwise a sparse one; S as in the environment.
 
     Raises:
-        InputError: where the environment publishes no table, or a table that is not one.
+        InputError: if the environment publishes no table, or an invalid one.
     """
     if isinstance(env, str):
         raise InputError("env", repr(env), "an environment, such as gymnasium.make(name)")
@@ -63,7 +64,7 @@ def from_gymnasium(
 
 
 def _outcomes(table: Any, states: int, actions: int) -> list[tuple[int, float, int, float, bool]]:
-    """(row, probability, next state, reward, terminated) of every outcome; raises where the table is not one."""
+    """(row, probability, next state, reward, terminated) of every outcome; raises if the table is invalid."""
     outcomes = []
     for s in range(states):
         if not 0 < len(table[s]) == actions:
@@ -91,7 +92,7 @@ def _mdp_from_outcomes(
     rows, probabilities, successors, gains, ended = (np.array(column) for column in zip(*outcomes, strict=True))
     terminal = np.zeros(states, dtype=bool)
     terminal[successors[ended]] = True
-    # Only what can happen counts: Taxi's table has states that no episode enters, with moves into terminal ones.
+    # Only reachable states count: Taxi's table has unreachable states with transitions into terminal ones.
     entered = _reachable(initial, rows[~ended] // actions, successors[~ended], states)
     passing = ~ended & entered[rows // actions] & ~terminal[rows // actions]
     ambiguous = terminal & np.isin(np.arange(states), successors[passing])
@@ -123,11 +124,11 @@ def _mdp_from_outcomes(
 
 
 def _reachable(initial: Array, sources: Indices, targets: Indices, states: int) -> Mask:
-    """Which states can be entered from the initial ones along the edges given."""
+    """Which states can be reached from the initial ones along the given edges."""
     import scipy.sparse.csgraph
 
     first = np.flatnonzero(initial > 0)
-    # One more node with an edge to every initial state makes it a search from a single source.
+    # An extra node with an edge to every initial state makes this a search from a single source.
     graph = scipy.sparse.csr_array(
         (
             np.ones(sources.size + first.size),
@@ -142,7 +143,7 @@ def _reachable(initial: Array, sources: Indices, targets: Indices, states: int) 
 
 
 def absorbing_states(mdp: SoftMDP) -> Mask:
-    """Which states only lead to themselves under every action: (S,) booleans."""
+    """Which states lead only to themselves under every action: (S,) booleans."""
     return mdp.transitions.absorbing
 
 

@@ -1,4 +1,4 @@
-"""A run's history for TensorBoard: the one logger that is built in, and a model for others."""
+"""A callback that writes a run's history for TensorBoard, and an example for other loggers."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 class TensorBoard(Callback):
     """Writes each row of the history, the experiment and the end of the run as TensorBoard's event files.
 
-    Figures have the tags of their columns (`objective`, `stationarity`, …), costs are below `cost/`. A run that goes on
-    continues its curves: what was logged beyond its checkpoint is taken back, so that no step is there twice. Rows are
-    handed to the system as they come; the run waits for no thread and loses no row to a kill.
+    Figures have the tags of their columns (`objective`, `stationarity`, …), costs have the prefix `cost/`. A resumed
+    run continues its curves: rows that were logged after its checkpoint are purged, so that no step occurs twice. Each
+    row is written to the system at once: no thread delays it, and a kill loses no row.
 
     Args:
-        directory: where the event files go; made where it does not exist. One run a directory.
-        every: iterations from one logged row to the next.
+        directory: the directory of the event files; made if it does not exist. Each run needs its own.
+        every: iterations between two logged rows.
 
     Raises:
-        InputError: where TensorBoard is not installed (extra `tensorboard`), `every` is no positive integer, or the
+        InputError: if TensorBoard is not installed (extra `tensorboard`), `every` is not a positive integer, or the
             directory cannot be written to.
     """
 
@@ -50,18 +50,18 @@ class TensorBoard(Callback):
         self._writer: Any = None
 
     def begin(self, facts: RunFacts) -> None:
-        """Open a file of events; take back what another process logged beyond the checkpoint."""
+        """Open a file of events; purge what another process logged after the checkpoint."""
         from tensorboard.compat.proto.event_pb2 import SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.directory.mkdir(parents=True, exist_ok=True)
         logged_before = any(self.directory.glob("*tfevents*"))
-        # The reader takes files in the order of their names.
+        # The reader reads files in the order of their names.
         seconds, nanoseconds = divmod(time.time_ns(), 10**9)
         name = f"events.out.tfevents.{seconds:010d}.{nanoseconds:09d}.{socket.gethostname()}.{os.getpid()}"
         self._writer = RecordWriter((self.directory / name).open("xb"))
         self._write(file_version="brain.Event:2")
-        # Tells the reader that events of this step and later ones, in files before this, count no longer.
+        # Makes the reader drop events of this and later steps in earlier files.
         first = facts.iteration if logged_before else 0
         self._write(step=first, session_log=SessionLog(status=SessionLog.START))
         self._write_text("experiment", facts.experiment.to_toml(), first)
@@ -74,7 +74,7 @@ class TensorBoard(Callback):
             self._write_row(row)
 
     def end(self, run: Run) -> None:
-        """Log how it ended, and close the file."""
+        """Log how the run ended, and close the file."""
         self._write_text("end", "\n".join(f"{label}: {text}" for label, text in run.facts()), run.last.iteration)
         self._close()
 

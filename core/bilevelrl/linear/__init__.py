@@ -1,6 +1,6 @@
-"""Solving `(I − γC) v = b` for a Markov chain C and for its transpose: by factorisation, by iteration, by aggregation.
+"""Solvers of `(I − γC) v = b` for a Markov chain C and for its transpose: factorisation, iteration and aggregation.
 
-Chains are plain matrices here; what made them (policies, transition kernels) belongs to `mdp`.
+Chains are plain matrices here; policies and transition kernels must not be used here and belong to `mdp`.
 """
 
 import lazy_loader

@@ -1,7 +1,7 @@
-"""The pattern of a sparse chain `P^π`, which is the same for every policy, and the aggregates that it suggests.
+"""The sparsity pattern of a chain `P^π`, which is the same for every policy, and the aggregates that follow from it.
 
-What depends on the policy is then plain arithmetic on arrays of known length: the chain's entries are sums of P's, and
-each coarser chain's entries are sums of the finer one's.
+Only the entries depend on the policy, in arrays of known length: the chain's entries are sums of P's entries, and each
+coarser chain's entries are sums of the finer chain's.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import scipy.sparse
 
 from bilevelrl.validation.arrays import Array, Indices
 
-# Fewer states than this are solved for directly.
+# A system with fewer states than this is solved directly.
 COARSEST = 400
-# A coarser level must be this much cheaper than the one above it, or it does not pay.
+# A coarser level must be this much cheaper than the finer one, or it does not save time.
 WORTH_A_LEVEL = 0.6
 
 
 @attrs.frozen(eq=False, slots=False)
 class Pattern:
-    """Where the entries of a square sparse matrix stand, row after row, columns ascending.
+    """The positions of the entries of a square sparse matrix, row by row, with ascending columns.
 
     Args:
         pointers: (S + 1,) where each row begins.
@@ -44,7 +44,7 @@ class Pattern:
 
     @property
     def weight(self) -> int:
-        """What a pass costs: its rows and its entries."""
+        """The cost of a pass: its rows plus its entries."""
         return self.size + int(self.columns.size)
 
     @functools.cached_property
@@ -67,16 +67,17 @@ class Pattern:
 
     @functools.cached_property
     def diagonal(self) -> tuple[Indices, Indices]:
-        """The rows that have an entry on the diagonal, and where it stands."""
+        """The rows that have an entry on the diagonal, and its positions."""
         places = np.flatnonzero(self.columns == self.rows)
         return self.columns[places], places
 
     @functools.cached_property
     def envelope_work(self) -> float:
-        """What a factorisation would take at most, in multiplications: `Σ_i w_i²`.
+        """The most multiplications that a factorisation takes: `Σ_i w_i²`.
 
-        `w_i` is how far row i reaches to the left of the diagonal, in the pattern made symmetric and put in the order
-        of Cuthill and McKee (Proceedings of the 24th ACM National Conference 1969) reversed: factors fill no more.
+        `w_i` is how far row i reaches to the left of the diagonal, in the symmetrised pattern in the reverse order of
+        Cuthill and McKee (Proceedings of the 24th ACM National Conference 1969). The factors have no entries outside
+        this envelope.
         """
         from scipy.sparse.csgraph import reverse_cuthill_mckee
 
@@ -89,26 +90,27 @@ class Pattern:
         return float(reaches @ reaches)
 
     def places(self, rows: Indices, columns: Indices) -> Indices:
-        """Where the entries (row, column), all of them in the pattern, stand."""
+        """The positions of the entries (row, column), all of which are in the pattern."""
         numbered = self.matrix(np.arange(self.columns.size, dtype=np.float64))
         return np.asarray(numbered[rows, columns]).reshape(-1).astype(self.columns.dtype)
 
     @classmethod
     def of(cls, matrix: Any) -> Pattern:
-        """The pattern of a CSR array, which is sorted and freed of duplicates in place."""
+        """The pattern of a CSR array, which is sorted in place, with duplicates summed."""
         matrix.sum_duplicates()
         return cls(matrix.indptr, matrix.indices)
 
     def transposed(self) -> tuple[Pattern, Indices]:
-        """The transpose's pattern, and where in this one its entries stand."""
+        """The transpose's pattern, and the positions of its entries in this one."""
         turned = self.matrix(np.arange(self.columns.size, dtype=np.float64)).T.tocsr()
         turned.sort_indices()
         return Pattern(turned.indptr, turned.indices), turned.data.astype(self.columns.dtype)
 
     def aggregated(self, labels: Indices, count: int) -> tuple[Pattern, Indices]:
-        """The pattern between so many aggregates, and where in it each entry goes; past its end for nowhere.
+        """The pattern between `count` aggregates, and the position of each entry in it; past its end for entries
+        without one.
 
-        `labels` (S,) name the aggregate of each state, `count` for none.
+        `labels` (S,) are the aggregates of the states, `count` for none.
         """
         rows, columns = labels[self.rows], labels[self.columns]
         kept = (rows < count) & (columns < count)
@@ -121,11 +123,11 @@ class Pattern:
 
 @attrs.frozen(eq=False, slots=False)
 class ChainStructure:
-    """What the chains `P^π` of one sparse kernel have in common.
+    """The structure that all chains `P^π` of one sparse kernel share.
 
     Args:
-        pattern: of a chain whose policy takes every action.
-        slots: (nnz of P,) the place in the chain of each entry of P.
+        pattern: the pattern of a chain whose policy takes every action.
+        slots: (nnz of P,) the position in the chain of each entry of P.
         uniform: the entries of the chain of the uniform policy.
     """
 
@@ -138,7 +140,7 @@ class ChainStructure:
         """The structure of a kernel, a CSR array (S·A, S) of positive entries."""
         rows, states = probabilities.shape
         actions, kind = rows // states, probabilities.indices.dtype
-        # Ones, since a product leaves out what adds up to zero.
+        # Ones, since a sparse product leaves out entries that add up to zero.
         ones = scipy.sparse.csr_array(
             (np.ones(probabilities.nnz), probabilities.indices, probabilities.indptr), shape=(rows, states)
         )
@@ -159,7 +161,7 @@ class ChainStructure:
 
     @functools.cached_property
     def transposed(self) -> tuple[tuple[Level, ...], Indices]:
-        """Aggregates for the transposed chains, and where in a chain the entries of its transpose stand."""
+        """Aggregates for the transposed chains, and the positions in a chain of the entries of its transpose."""
         pattern, order = self.pattern.transposed()
         return transposed_hierarchy(self.levels, pattern), order
 
@@ -169,10 +171,10 @@ class Level:
     """One level of a hierarchy: a chain's pattern, and the aggregates that are the states of the next.
 
     Args:
-        pattern: of the chain at this level.
-        labels: (S,) the aggregate that each state belongs to, `count` for none; None at the coarsest level.
-        slots: (nnz,) where each entry goes in the next pattern, past its end for nowhere.
-        count: how many aggregates there are.
+        pattern: the chain's pattern at this level.
+        labels: (S,) the aggregate of each state, `count` for none; None at the coarsest level.
+        slots: (nnz,) the position of each entry in the next pattern, past its end for entries without one.
+        count: the number of aggregates.
     """
 
     pattern: Pattern
@@ -194,13 +196,13 @@ class Level:
 
 
 def hierarchy(pattern: Pattern, entries: Array) -> tuple[Level, ...]:
-    """Aggregates of about four strongly tied states each, of aggregates of about four, and so on.
+    """Aggregates of about four strongly connected states each, then of about four aggregates each, and so on.
 
-    Ties are `C_ss' + C_s's`. With C the chain of the uniform policy the aggregates serve every policy. A state that
-    leads nowhere else, and that no other leads to, needs no aggregate and has none.
+    The strength of a connection is `C_ss' + C_s's`. If C is the chain of the uniform policy, the aggregates serve every
+    policy. A state without transitions to or from other states needs no aggregate and has none.
 
     Args:
-        pattern: of the chain.
+        pattern: the chain's pattern.
         entries: (nnz,) its entries.
     """
     levels = []
@@ -229,7 +231,7 @@ def transposed_hierarchy(levels: tuple[Level, ...], pattern: Pattern) -> tuple[L
 
 
 def _fours(chain: Any) -> tuple[Indices, int]:
-    """Labels of pairs of pairs, and their number, which is also the label of the states that are tied to none."""
+    """Labels of pairs of pairs, and their number, which is also the label of the states without connections."""
     from bilevelrl.linear.sweep_kernels import pair_states
 
     ties = _ties(chain)

@@ -1,4 +1,4 @@
-"""Factorisations of `I − γP^π`, dense and sparse, and solving with a nearby one."""
+"""Factorisations of `I − γP^π`, dense and sparse, and solves with the factorisation of a nearby matrix."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Factorization:
             return cls(lambda b, transpose: factors.solve(b, "T" if transpose else "N"))
         matrix = chain * -discount
         matrix.flat[:: size + 1] += 1.0
-        # The transpose of a row-major array is column-major, as LAPACK wants it: factored in place, nothing copied.
-        # No finiteness check: a non-finite model must surface as a status, not as an exception from LAPACK.
+        # The transpose of a row-major array is column-major, as LAPACK requires: it is factored in place, without a
+        # copy. No finiteness check: a non-finite model must be reported as a status, not as an exception from LAPACK.
         dense = scipy.linalg.lu_factor(matrix.T, overwrite_a=True, check_finite=False)
         return cls(lambda b, transpose: scipy.linalg.lu_solve(dense, b, trans=int(not transpose), check_finite=False))
 
 
 def factorization_work(chain: Any) -> float:
-    """Multiplications that factoring a sparse `I − γ·chain` takes, and one solve with the factors."""
+    """Multiplications of factoring a sparse `I − γ·chain`, and of one solve with the factors."""
     factors = _superlu(chain, 0.5)
     below = np.diff(factors.L.tocsc().indptr) - 1.0
     right = np.diff(factors.U.tocsr().indptr) - 1.0
@@ -58,7 +58,8 @@ def _superlu(chain: Any, discount: float) -> Any:
 
 
 def _superlu_options(chain: Any) -> dict[str, Any]:
-    """An ordering for the union of the pattern and its transpose, where they nearly agree: less than half the fill.
+    """An ordering for the union of the pattern and its transpose if they nearly agree, which gives less than half the
+    fill.
 
     `I − γP^π` is strictly diagonally dominant by rows, so that pivots on the diagonal are stable.
     """
@@ -72,10 +73,10 @@ def _superlu_options(chain: Any) -> dict[str, Any]:
 def solve_with_refinement(
     nearby: Factorization, apply: Callable[[Array], Array], right_hand_side: Array, transpose: bool
 ) -> Array | None:
-    """Solve `A x = b` with the factorisation of a matrix near A; None if it is not near enough.
+    """Solve `A x = b` with the factorisation of a matrix near A; None if the matrix is not near enough.
 
-    The residual falls by the distance of the two matrices at each step, so a factorisation that Newton's method used
-    a step before convergence needs two or three steps to reach rounding.
+    Each step reduces the residual in proportion to the distance of the two matrices, so the factorisation of the Newton
+    step before convergence needs two or three steps to reach rounding.
     """
     answer = nearby.solve(right_hand_side, transpose)
     scale = float(np.abs(right_hand_side).max())
@@ -87,7 +88,7 @@ def solve_with_refinement(
         if size <= floor:
             return answer
         if not size <= CONTRACTION_WANTED * previous:
-            # Near the floor the residual stops falling because of rounding, and the answer is already the best.
+            # Near rounding the residual stops falling, and the answer cannot be improved.
             return answer if size <= 100 * floor else None
         answer = answer + nearby.solve(remainder, transpose)
         previous = size

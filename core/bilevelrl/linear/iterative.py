@@ -1,4 +1,4 @@
-"""Solving with `I − γP^π` and its transpose by iteration: a Krylov method, with aggregation where P is sparse."""
+"""Iterative solves with `I − γP^π` and its transpose: a Krylov method, with aggregation if P is sparse."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from bilevelrl.linear.multilevel import Aggregation
 from bilevelrl.linear.products import Chain, minus_discounted
 from bilevelrl.validation.arrays import Array, maximum_norm
 
-# The most that one call of the Krylov method is asked to reduce the residual, which is then computed afresh.
+# One call of the Krylov method reduces the residual by at most this factor; then the residual is computed again.
 LARGEST_REDUCTION = 1e-10
 MAXIMUM_CALLS = 8
-# A call that leaves more of the residual than this has stagnated.
+# A call that leaves a larger fraction of the residual than this has stagnated.
 REDUCTION_WANTED = 0.5
 
-# The most iterations of a call, each of two multiplications: so many cost about half as much as a factorisation.
+# The most iterations of a call, each of two multiplications: they cost about half as much as a factorisation.
 DENSE_ITERATIONS, SPARSE_ITERATIONS = 40, 300
 
 LinearMap = Callable[[Array], Array]
@@ -30,12 +30,13 @@ LinearMap = Callable[[Array], Array]
 
 @attrs.frozen(eq=False)
 class Iterated:
-    """What an iteration found.
+    """The result of an iteration.
 
     Args:
         answer: (S,) the best x.
-        products: what it took, in multiplications with the matrix; a preconditioner's work is counted as what it reads.
-        converged: whether `‖b − Ax‖₂` met the tolerance, or all that rounding allows.
+        products: its work in multiplications with the matrix; a preconditioner's work is counted by the entries that it
+            reads.
+        converged: whether `‖b − Ax‖₂` reached the tolerance, or the limit of rounding.
     """
 
     answer: Array
@@ -48,8 +49,8 @@ class Preconditioner:
     """An approximate inverse.
 
     Args:
-        apply: multiplies with it.
-        work: what that takes, in multiplications with the matrix.
+        apply: multiplies by it.
+        work: the work of `apply`, in multiplications with the matrix.
     """
 
     apply: LinearMap
@@ -57,12 +58,13 @@ class Preconditioner:
 
 
 class Iteration:
-    """Solves with `I − γC` and its transpose by iteration.
+    """Iterative solves with `I − γC` and its transpose.
 
     Args:
         chain: C, a dense or a CSR array (S, S).
         discount: γ.
-        structure: of the kernel that a sparse chain is of: its aggregates precondition. None: no preconditioner.
+        structure: the structure of a sparse chain's kernel, whose aggregates give the preconditioner. None: no
+            preconditioner.
     """
 
     def __init__(self, chain: Chain, discount: float, structure: ChainStructure | None) -> None:
@@ -100,14 +102,15 @@ def solve_iteratively(
     tolerance: float,
     iterations: int,
 ) -> Iterated:
-    """Solve `A x = b` to `‖b − Ax‖₂ ≤ tolerance·‖b‖₂` by BiCGSTAB (van der Vorst 1992), begun anew where it stalls.
+    """Solve `A x = b` to `‖b − Ax‖₂ ≤ tolerance·‖b‖₂` by BiCGSTAB (van der Vorst 1992), restarted when it stalls.
 
     Args:
-        apply: multiplies with A.
+        apply: multiplies by A.
         preconditioner: an approximate inverse of A; None for the identity.
         right_hand_side: b (S,).
-        tolerance: relative, at least 0; what is below rounding counts as rounding.
-        iterations: the most of one call of the method, each of two multiplications; it is called a few times.
+        tolerance: relative, at least 0; a tolerance below rounding is raised to rounding.
+        iterations: the most iterations of one call of the method, each of two multiplications; it is called a few
+            times.
     """
     import scipy.sparse.linalg
 
@@ -126,12 +129,12 @@ def solve_iteratively(
     answer, residual = np.zeros_like(right_hand_side), right_hand_side
     norm = scale = _norm(right_hand_side)
     for call in itertools.count():
-        # Rounding in A x alone makes a residual of this size.
+        # Rounding in A x alone causes a residual of this size.
         rounding = 4 * EPSILON * (scale + 2.0 * _norm(answer))
         goal = max(tolerance * scale, rounding)
         if norm <= goal or call == MAXIMUM_CALLS or not np.isfinite(norm):
             break
-        # A right-hand side of length one, since the method's own tests for breakdown are absolute.
+        # A right-hand side of norm one, since the method's own tests for breakdown are absolute.
         step, _ = scipy.sparse.linalg.bicgstab(
             operator,
             residual / norm,
@@ -144,7 +147,7 @@ def solve_iteratively(
         left = right_hand_side - counted(candidate)
         left_norm = _norm(left)
         if not left_norm <= REDUCTION_WANTED * norm:
-            # Near the floor the residual stops falling because of rounding, and the answer is already the best.
+            # Near rounding the residual stops falling, and the answer cannot be improved.
             goal = max(goal, 100 * rounding)
             break
         answer, residual, norm = candidate, left, left_norm
@@ -152,9 +155,9 @@ def solve_iteratively(
 
 
 def solve_by_sweeps(apply: LinearMap, right_hand_side: Array, *, tolerance: float, discount: float) -> Iterated:
-    """Solve `(I − γC) x = b` by `x ← b + γCx`, which converges for every stochastic C, or its transpose, by γ a step.
+    """Solve `(I − γC) x = b` by `x ← b + γCx`. It converges by γ per step for every stochastic C or its transpose.
 
-    What is left when nothing faster works. Arguments as of `solve_iteratively`; γ bounds the number of steps.
+    Used if no faster method works. Arguments as of `solve_iteratively`; γ bounds the number of steps.
     """
     answer, residual, products = np.zeros_like(right_hand_side), right_hand_side, 0
     norm = scale = _norm(right_hand_side)
@@ -169,6 +172,6 @@ def solve_by_sweeps(apply: LinearMap, right_hand_side: Array, *, tolerance: floa
 
 
 def _norm(vector: Array) -> float:
-    """`‖v‖₂`, also where the squares would underflow or overflow."""
+    """`‖v‖₂`, without underflow or overflow of the squares."""
     largest = maximum_norm(vector)
     return largest if largest == 0.0 or not np.isfinite(largest) else largest * float(np.linalg.norm(vector / largest))

@@ -1,9 +1,11 @@
-"""Aggregation: an approximate inverse of `I − γP^π` from ever smaller chains between ever larger groups of states.
+"""Aggregation: an approximate inverse of `I − γP^π` from smaller and smaller chains between larger and larger groups of
+states.
 
-A Gauss–Seidel sweep settles what is decided within a few transitions. What is left varies slowly from state to state,
-and is solved for on aggregates, `Zᵀ(I − γC)Z` with Z their indicators: a Markov chain again, with the sizes of the
-aggregates in place of the identity. Sweep, correct by the aggregates' answer, sweep back: as a preconditioner of a
-Krylov method the whole makes the number of iterations depend little on γ and on the number of states.
+A Gauss–Seidel sweep removes the part of the error that depends on a few transitions. The remaining error varies slowly
+from state to state, and is solved for on aggregates, `Zᵀ(I − γC)Z` with Z their indicators. This is a Markov chain
+again, with the sizes of the aggregates in place of the identity. One cycle is a sweep, a correction by the aggregates'
+answer, and a sweep in the other direction. As a preconditioner of a Krylov method it makes the number of iterations
+depend little on γ and on the number of states.
 
 State aggregation in this role: Bertsekas and Castañon, "Adaptive aggregation methods for infinite horizon dynamic
 programming", IEEE Transactions on Automatic Control 1989. Pairwise by strength: Notay, "Aggregation-based algebraic
@@ -19,7 +21,7 @@ from bilevelrl.validation.arrays import Array
 
 
 class Aggregation:
-    """`M ≈ (I − γC)^{-1}` for a chain C, or for its transpose: linear, and the same at each call.
+    """`M ≈ (I − γC)^{-1}` for a chain C, or for its transpose: a fixed linear operator.
 
     Args:
         levels: the hierarchy of the chain's pattern.
@@ -48,18 +50,18 @@ class Aggregation:
         answer, sums = smoother.forward(right_hand_side)
         if depth + 1 < len(self._smoothers):
             sums[:-1] = self._cycle(depth + 1, sums[:-1])
-            sums[-1] = 0.0  # of states in no aggregate
+            sums[-1] = 0.0  # for states in no aggregate
         smoother.backward(right_hand_side, sums, answer)
         return answer
 
 
 class _Smoother:
-    """`D − W` at one level: Gauss–Seidel sweeps, or the inverse where it is small.
+    """`D − W` at one level: Gauss–Seidel sweeps, or the inverse if it is small.
 
     Args:
         level: pattern and aggregates.
-        weights: (nnz,) the entries of W, taken over.
-        sizes: (S,) the entries of D: how many states each stands for.
+        weights: (nnz,) the entries of W; the array is reused.
+        sizes: (S,) the entries of D: the number of states in each aggregate.
     """
 
     def __init__(self, level: Level, weights: Array, sizes: Array) -> None:
@@ -74,11 +76,11 @@ class _Smoother:
             self.inverse = np.linalg.inv(np.diag(sizes) - level.pattern.matrix(weights).toarray())
 
     def forget_diagonal(self) -> None:
-        """Set W's diagonal to zero, since it is part of D from now on."""
+        """Set W's diagonal to zero, since it is now part of D."""
         self._weights[self._level.pattern.diagonal[1]] = 0.0
 
     def forward(self, right_hand_side: Array) -> tuple[Array, Array]:
-        """A sweep from zero: the answer, and its residual summed over aggregates, with a place for states in none."""
+        """A sweep from zero: the answer, and its residual summed over aggregates, the last sum over states in none."""
         from bilevelrl.linear.sweep_kernels import sweep_forward
 
         answer, sums = np.empty_like(right_hand_side), np.empty(self._level.count + 1)

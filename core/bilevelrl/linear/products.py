@@ -6,16 +6,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-# From so many entries on what comes after a product matters; smaller ones are NumPy's, which begins sooner.
+# Products of at least so many entries use SciPy's BLAS; smaller ones use NumPy's, which has less overhead.
 LARGE = 1 << 16
 
 
 def times(matrix: Any, vector: Any) -> Any:
     """`matrix · vector` for an ndarray or a scipy sparse array.
 
-    NumPy and SciPy each bring a BLAS of their own, whose threads go on spinning for a tenth of a second after each
-    call: on two processors, a factorisation by SciPy's takes twice as long after a product by NumPy's. Large products
-    are therefore SciPy's too.
+    NumPy and SciPy each include a BLAS of their own, whose threads keep spinning for a tenth of a second after each
+    call: on two processors, a factorisation by SciPy's takes twice as long after a product by NumPy's. Therefore large
+    products use SciPy's BLAS too.
     """
     if not isinstance(matrix, np.ndarray) or matrix.size < LARGE or not _are_plain(matrix, vector):
         return matrix.dot(vector)

@@ -7,18 +7,19 @@ import numpy as np
 from bilevelrl.execution.compilation import compiled
 from bilevelrl.validation.arrays import Array, Indices
 
-# Sums keep their order: an answer must not depend on how a processor's registers are filled.
+# Sums keep their order: a result must not depend on the width of a processor's registers.
 _compiled = compiled(error_model="numpy", fastmath={"contract", "nsz", "arcp"})
 
 
 @_compiled
 def pair_states(pointers: Indices, neighbours: Indices, weights: Array) -> Indices:
-    """Labels (S,) of a matching: each state not yet taken with the one it is most strongly tied to, or alone.
+    """Labels (S,) of a matching: each free state is paired with the free state of its strongest connection, or stays
+    alone.
 
     Args:
         pointers: (S + 1,) where each row of a symmetric matrix begins.
         neighbours: (nnz,) its columns.
-        weights: (nnz,) how strong each tie is; those of a state with itself do not count.
+        weights: (nnz,) the strength of each connection; a state's connection with itself does not count.
     """
     states = pointers.size - 1
     labels = np.full(states, -1, np.int64)
@@ -58,22 +59,22 @@ def sweep_forward(
     answer: Array,
     sums: Array,
 ) -> None:
-    """One Gauss–Seidel sweep from zero, and the residual it leaves, summed over aggregates.
+    """One Gauss–Seidel sweep from zero, and the residual after it, summed over aggregates.
 
-    Two sweeps in fact, side by side, through the first half of the states and through the second, neither of which sees
-    the other: a state waits for the one before it, and while it does the processor has time for another.
+    It makes two independent sweeps side by side, one over the first half of the states and one over the second. Each
+    state depends on the state before it, and the processor works on one half while it waits for the other.
 
     Args:
         pointers: (S + 1,) where each row of `D − W` begins; columns ascend in a row.
-        begins: (S,) where its entries in the state's own half begin.
-        middles: (S,) where those with column at least the row's number begin.
+        begins: (S,) where the entries in the state's own half begin.
+        middles: (S,) where the entries with column at least the row's number begin.
         columns: (nnz,).
         weights: (nnz,) entries of W, zero on the diagonal.
         inverse_diagonal: (S,) of D.
         right_hand_side: (S,).
-        labels: (S,) the aggregate of each state; of size zero where no residual is wanted.
+        labels: (S,) the aggregate of each state; of size zero if no residual is needed.
         answer: (S,), written.
-        sums: (aggregates + 1,), written; its last place is for states in no aggregate.
+        sums: (aggregates + 1,), written; its last entry is for states in no aggregate.
     """
     size = right_hand_side.size
     half = (size + 1) // 2
@@ -109,7 +110,7 @@ def sweep_backward(
     Two states at a time, one from each half, as in `sweep_forward`.
 
     Args:
-        pointers: as there, like the others.
+        pointers: (S + 1,), like the other arguments as in `sweep_forward`.
         columns: (nnz,).
         weights: (nnz,).
         inverse_diagonal: (S,).

@@ -1,6 +1,6 @@
-"""The follower's Markov decision process in tables, the soft Bellman operator, its derivative, and its solutions.
+"""The follower's tabular Markov decision process, the soft Bellman operator with its derivative, and exact solutions.
 
-Nothing here depends on x or on the leader; how x enters belongs to `parametric`.
+Code here must not depend on x or on the leader; functions of x belong to `parametric`.
 """
 
 import lazy_loader

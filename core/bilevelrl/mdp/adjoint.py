@@ -1,4 +1,4 @@
-"""The exact implicit part of the hyper-gradient: one adjoint solve, whose answer is a signed occupancy measure."""
+"""The exact implicit part of the hyper-gradient: one adjoint solve, which gives a signed occupancy measure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Adjoint:
         occupancy: `r̄ = c + π ⊙ λ` with its continuation γV.
         adjoint: λ (S,).
         right_hand_side: `b = γPᵀc − Σ_a c` (S,).
-        iterated: what an iteration took, in products with the chain; 0: a factorisation solved it.
+        iterated: the number of products with the chain in an iterative solve; 0 for a factorisation.
     """
 
     occupancy: DenseOccupancy
@@ -32,14 +32,14 @@ class Adjoint:
 def solve_adjoint(
     model: SoftMDP, policy: Array, values: Array, system: Linearization, policy_gradient: Array, *, tolerance: float
 ) -> Adjoint | None:
-    """The signed occupancy whose pullback is the implicit part `∇φ(x) − ∂f/∂x`; None where `∂f/∂π` is not finite.
+    """The signed occupancy whose pullback is the implicit part `∇φ(x) − ∂f/∂x`; None if `∂f/∂π` is not finite.
 
         c              = π ⊙ ∂f/∂π / τ
         (I − γP^π)ᵀ λ  = γPᵀc − Σ_a c
         r̄              = c + π ⊙ λ
 
-    Adding a number per state to ∂f/∂π changes nothing, and the one that makes Σ_a c vanish loses the fewest digits.
-    Source: Yang, Gao and Yuan, AISTATS 2025, section 3 (arXiv 2405.19697).
+    Adding a constant per state to ∂f/∂π does not change the result. The constants that make Σ_a c vanish lose the
+    fewest digits. Source: Yang, Gao and Yuan, AISTATS 2025, section 3 (arXiv 2405.19697).
 
     Args:
         model: the follower's MDP.
@@ -47,7 +47,7 @@ def solve_adjoint(
         values: V (S,).
         system: `I − γP^π`.
         policy_gradient: `∂f/∂π` (S, A).
-        tolerance: relative, in the Euclidean norm, where the system is solved by iteration.
+        tolerance: relative, in the Euclidean norm, if the system is solved by iteration.
     """
     centred = policy_gradient - (policy * policy_gradient).sum(axis=1, keepdims=True)
     cotangent = policy_cotangent(model, policy, centred)

@@ -1,6 +1,6 @@
 """The soft Bellman operator: its policy, its linearisation and its adjoint.
 
-Shapes are checked on the way in: compiled loops read what they are told to, beyond an array's end too.
+Shapes are checked first, since compiled loops do not check the bounds of arrays.
 
 For `v` (S,), with r, P, γ, τ and the reference measure μ of a `SoftMDP`:
 
@@ -39,7 +39,7 @@ def soft_backup(mdp: SoftMDP, values: Array) -> Backup:
 def linearized_backup(
     mdp: SoftMDP, values: Array, *, factorization: Factorization | None = None, method: str = "auto"
 ) -> tuple[Backup, Linearization]:
-    """A backup and its derivative `I − γP^π(v)`; of a large kernel both come from one pass over the transitions.
+    """A backup and its derivative `I − γP^π(v)`; for a large kernel one pass over the transitions gives both.
 
     Args:
         mdp: the follower's MDP.
@@ -61,7 +61,7 @@ def policy_values(mdp: SoftMDP, policy: Array, *, regularized: bool = True) -> A
     check_shape("policy", policy, mdp.rewards.shape)
     rewards = mdp.rewards
     if regularized:
-        # 0·log 0 = 0: an action never taken costs nothing.
+        # 0·log 0 = 0: an action that is never taken contributes nothing.
         log_policy = np.log(policy, out=np.zeros_like(policy), where=policy > 0)
         log_reference = 0.0 if mdp.reference is None else np.log(mdp.reference)
         rewards = rewards - mdp.temperature * (log_policy - log_reference)
@@ -95,8 +95,8 @@ def adjoint_right_hand_side(mdp: SoftMDP, cotangent: Array) -> Array:
 def adjoint_occupancy(mdp: SoftMDP, policy: Array, values: Array, cotangent: Array, adjoint: Array) -> DenseOccupancy:
     """The signed occupancy `r̄ = c + π ⊙ λ` (S, A) with its continuation `γV` (S,).
 
-    At the exact adjoint λ it obeys the flow equation `Σ_a r̄_sa = γ Σ_s'a' P_s'a's r̄_s'a'`, so `Σ r̄ = 0`: constants
-    and potential shaping change nothing.
+    At the exact adjoint λ it satisfies the flow equation `Σ_a r̄_sa = γ Σ_s'a' P_s'a's r̄_s'a'`, so `Σ r̄ = 0`:
+    constants and potential shaping of the reward have no effect.
     """
     weights = policy * adjoint[:, None]
     weights += cotangent

@@ -1,4 +1,4 @@
-"""Compiled passes over a dense P; numba is imported with this module, so import it where one is called."""
+"""Compiled passes over a dense P. This module imports numba, so import it inside the functions that use it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import numpy as np
 from bilevelrl.execution.compilation import compiled
 from bilevelrl.validation.arrays import Array
 
-# Sums may be reordered, so that they are taken in vector registers; NaN must stay NaN.
+# Sums may be reordered, so that they use vector registers; NaN must stay NaN.
 _compiled = compiled(error_model="numpy", fastmath={"contract", "nsz", "arcp", "reassoc"})
 
 
-# So many rows are worked on side by side: each entry of v, or of the sum, is then loaded once for all of them.
+# So many rows are processed side by side: each entry of v, or of the sum, is then loaded once for all of them.
 ABREAST = 4
 
 

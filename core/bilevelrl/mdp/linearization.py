@@ -15,24 +15,24 @@ from bilevelrl.validation.arrays import Array, check_shape
 class Linearization:
     """The derivative of `v − T v` at a policy: `I − γP^π`, as an operator and as a linear system.
 
-    The chain is formed, and factored, only when first needed. Solving reuses `factorization` where one is given, even
-    that of a *nearby* policy (the last Newton step's): iterative refinement against the true matrix makes the answer
-    as good as a fresh factorisation, and falls back to one if the other is too far away.
+    The chain is formed and factored at its first use. Solving reuses `factorization` if one is given, even that of a
+    *nearby* policy (of the last Newton step): iterative refinement against the true matrix makes the answer as accurate
+    as a new factorisation. If the nearby matrix is too far away, a new one is made.
 
-    Large systems are solved by iteration, a preconditioned Krylov method, where that is faster than factoring. An
-    iteration that stagnates gives way to a factorisation, or to plain sweeps, and `fell_back` says so.
+    Large systems are solved by iteration, a preconditioned Krylov method, if that is faster than factoring. If an
+    iteration stagnates, a factorisation or plain sweeps replace it, and `fell_back` is True.
 
     Args:
         transitions: P.
         discount: γ.
         policy: π (S, A).
         factorization: a factorisation of `I − γP^π'` for some π' near π.
-        chain: `P^π`, where it is known already.
+        chain: `P^π`, if it is already known.
         method: "direct", "iterative", or "auto": the faster one, by the rules in `iterative`.
 
     Attributes:
-        fell_back: whether an iteration stagnated, so that something slower had to take over.
-        iterated: what iterations took so far, in products with the chain.
+        fell_back: whether an iteration stagnated and a slower method replaced it.
+        iterated: the number of products with the chain in iterations so far.
     """
 
     def __init__(
@@ -118,7 +118,8 @@ class Linearization:
             swept = solve_by_sweeps(apply, right_hand_side, tolerance=tolerance, discount=self.discount)
             self.iterated += swept.products
             return swept.answer
-        # One unconditional refinement step costs S² beside the S³ just spent, and buys the last digits at γ near 1.
+        # One refinement step always follows: it costs S² after the factorisation's S³, and gives the last digits at γ
+        # near 1.
         answer = exact.solve(right_hand_side, transpose)
         answer += exact.solve(right_hand_side - apply(answer), transpose)
         return answer
@@ -134,11 +135,12 @@ class Linearization:
             return None
 
 
-# What is larger is solved faster by iteration, whatever γ: states of a dense kernel; of a sparse one, what a
-# factorisation may take, and states, since more cost as much to order. The table is in docs/explanation/speed.md.
+# Larger systems are solved faster by iteration, for every γ. The limits are the states of a dense kernel, and, for a
+# sparse one, the work of a factorisation, and states, since ordering more of them costs as much. The table is in
+# docs/explanation/speed.md.
 LARGEST_FACTORED_DENSE = 300
 MOST_FACTORING, LARGEST_FACTORED_SPARSE = 5e6, 50_000
-# A sparse chain of so few states fits into memory however its factors fill.
+# The factors of a sparse chain of so few states fit into memory for any pattern.
 SURELY_FITS = 5_000
 
 
@@ -147,7 +149,7 @@ def iterates(transitions: Transitions, method: str) -> bool:
 
     Args:
         transitions: the kernel.
-        method: "direct", "iterative", or "auto" for what was measured to be faster: see the constants above.
+        method: "direct", "iterative", or "auto" for the faster one by measurements: see the constants above.
     """
     if method != "auto":
         return method == "iterative"
@@ -159,11 +161,11 @@ def iterates(transitions: Transitions, method: str) -> bool:
 
 
 def structure_of(transitions: Transitions) -> ChainStructure | None:
-    """What aggregates are made of, where a kernel has it."""
+    """The structure that gives aggregates; None if the kernel has none."""
     return transitions.chains if isinstance(transitions, SparseTransitions) else None
 
 
 def can_be_factored(transitions: Transitions) -> bool:
-    """Whether an LU factorisation will fit: not where a sparse chain's aggregates are tied to nearly all others."""
+    """Whether an LU factorisation will fit: not if a sparse chain's aggregates are connected to nearly all others."""
     structure = structure_of(transitions)
     return structure is None or transitions.states <= SURELY_FITS or structure.levels[-1].pattern.size <= COARSEST

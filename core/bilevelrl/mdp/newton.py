@@ -21,27 +21,27 @@ from bilevelrl.mdp.solution import TabularSolution
 from bilevelrl.protocols import Cost, Status
 from bilevelrl.validation.arrays import Array, maximum_norm
 
-# A Newton step that leaves more of the residual than this is still far from the answer.
+# A Newton step that leaves a larger fraction of the residual than this is still far from the answer.
 FAR = 0.1
-# While far, this many sweeps after a step improve the policy where the step's values have just arrived.
+# Far from the answer, this many sweeps after a step propagate the step's values to neighbouring states.
 SWEEPS_WHILE_FAR = 3
-# Iterations solve their systems to this, relative, while far; near, to what a quadratic method can use.
+# Far from the answer, iterations solve their systems to this relative accuracy; near it, as a quadratic method needs.
 LOOSEST = 0.1
 TIGHTEST = 1e-6
-# A correction need not be exact where what it leaves is measured.
+# A correction need not be exact, since the remaining residual is measured.
 CORRECTION = 1e-6
-# A span that no longer falls, and is this near to rounding, is not going to.
+# A span that no longer falls, and is this near to rounding, will not fall further.
 NEAR_ROUNDING = 100.0
 
 
 @attrs.frozen(eq=False)
 class NewtonPoint:
-    """Where Newton's method is.
+    """An iterate of Newton's method.
 
     Args:
         model: the follower's MDP.
         values: v (S,).
-        backup: of v.
+        backup: the backup of v.
         system: `I − γP^π(v)`.
         gap: `Tv − v` (S,), computed here.
         residual: `‖Tv − v‖∞`, computed here.
@@ -67,7 +67,8 @@ class NewtonPoint:
         Args:
             model: the follower's MDP.
             values: v (S,).
-            before: the system of the step before, whose factorisation is reused: near the end it is near enough.
+            before: the system of the previous step, whose factorisation is reused: it is near enough close to the
+                answer.
             method: see `Linearization`.
         """
         factorization = None if before is None else before.factorization
@@ -75,11 +76,11 @@ class NewtonPoint:
 
     @property
     def span(self) -> float:
-        """`max δ − min δ` for `δ = Tv − v`: a constant moves no policy."""
+        """`max δ − min δ` for `δ = Tv − v`: a constant does not change the policy."""
         return float(self.gap.max() - self.gap.min())
 
     def step(self, tolerance: float, *, sweeps: int = 0) -> tuple[NewtonPoint, Cost]:
-        """The next point, and what the step cost.
+        """The next point, and the cost of the step.
 
         Args:
             tolerance: relative, to which an iteration solves the step's system.
@@ -101,22 +102,22 @@ def soft_policy_iteration(
     maximum_iterations: int = 200,
     linear_solver: str = "auto",
 ) -> TabularSolution:
-    """`V*` with its policy, within `‖V − V*‖∞ ≤ tolerance` wherever the residual `‖TV − V‖∞ ≤ (1−γ)·tolerance` is met.
+    """`V*` with its policy, with `‖V − V*‖∞ ≤ tolerance` if the residual `‖TV − V‖∞ ≤ (1−γ)·tolerance` is reached.
 
-    Large systems are solved by iteration, preconditioned, and no more accurately than the step deserves (inexact
-    Newton: Dembo, Eisenstat and Steihaug, SIAM Journal on Numerical Analysis 1982). The last matrix is that of the
-    adjoint equation: its factorisation is kept in the solution's `linearization`.
+    Large systems are solved by preconditioned iteration, only as accurately as the step needs (inexact Newton: Dembo,
+    Eisenstat and Steihaug, SIAM Journal on Numerical Analysis 1982). The last matrix is also that of the adjoint
+    equation: its factorisation is kept in the solution's `linearization`.
 
     Args:
         model: the follower's MDP.
-        values: where to start, (S,). Default: zero.
-        tolerance: of V, in the units of the reward. 0: as near as rounding allows.
+        values: the starting point (S,). Default: zero.
+        tolerance: the allowed error of V, in the units of the reward. 0: as near as rounding allows.
         maximum_iterations: the most Newton steps.
         linear_solver: "direct" (LU), "iterative" (Krylov), or "auto", the faster one by measured rules.
 
     Returns:
-        The best V found. Its status is `FELL_BACK` where an iteration gave way to something slower, `STAGNATED` where
-        rounding makes the tolerance unreachable, `BUDGET_SPENT` or `NON_FINITE`.
+        The best V found. Its status is `CONVERGED`; `FELL_BACK` if a slower method replaced an iteration; `STAGNATED`
+        if rounding makes the tolerance unreachable; `BUDGET_SPENT` or `NON_FINITE`.
     """
     wanted = (1.0 - model.discount) * tolerance
     start = np.zeros(model.states) if values is None else values
@@ -147,16 +148,16 @@ def soft_policy_iteration(
 
 
 def _accuracy(point: NewtonPoint, before: float, wanted: float) -> float:
-    """What an iteration may leave of the gap: a quadratic method has no use for more, nor has the tolerance."""
+    """The fraction of the gap that an iteration may leave: neither a quadratic method nor the tolerance needs less."""
     usable = max(TIGHTEST, 0.5 * (point.residual / before) ** 1.5) if before < math.inf else LOOSEST
     size = point.residual * float(np.linalg.norm(point.gap / point.residual))  # so that small squares do not underflow
     return max(min(LOOSEST, usable), 0.3 * wanted / size)
 
 
 def corrected(model: SoftMDP, values: Array, corrections: int) -> tuple[NewtonPoint, int, Cost]:
-    """The best of the points that at most so many Newton steps visit, by the span of `Tv − v`; the steps, their cost.
+    """The best point of at most `corrections` Newton steps, by the span of `Tv − v`; the number of steps; their cost.
 
-    The steps end where rounding leaves nothing to correct.
+    The steps end when only rounding is left.
     """
     best = point = NewtonPoint.at(model, values)
     steps, cost = 0, Cost(backups=1)
@@ -171,6 +172,6 @@ def corrected(model: SoftMDP, values: Array, corrections: int) -> tuple[NewtonPo
 
 
 def rounding_floor(model: SoftMDP, backup: Backup) -> float:
-    """The size of `Tv − v` that rounding alone can produce: a few ulps of the largest number in the sum."""
+    """The size of `Tv − v` that rounding alone can cause: a few ulps of the largest number in the sum."""
     largest = max(maximum_norm(backup.action_values), maximum_norm(backup.values))
     return 8 * EPSILON * max(largest, model.temperature)

@@ -1,6 +1,6 @@
-"""Passes over P that end in a soft Bellman backup: on whole arrays or compiled, as the kernel asks for.
+"""Passes over P that end in a soft Bellman backup: on whole arrays or compiled, depending on the kernel.
 
-Whatever is wanted of a pass, the backup, its policy, the policy's chain, a large P is read once for all of it.
+One pass gives the backup, its policy and the policy's chain, so that a large P is read only once.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from bilevelrl.linear.products import Chain
 from bilevelrl.mdp.transitions import DenseTransitions, SparseTransitions, Transitions
 from bilevelrl.validation.arrays import Array, maximum_norm, read_only
 
-# e^±500 leaves room on both sides of float64's range for a sum over actions.
+# e^±500 leaves enough of float64's range on both sides for a sum over actions.
 SAFE_EXPONENT = 500.0
 
 
 class RegularizedRewards(Protocol):
-    """What a backup needs of a `SoftMDP` beside its transitions."""
+    """What a backup needs of a `SoftMDP` besides its transitions."""
 
     @property
     def rewards(self) -> Array:
@@ -41,7 +41,7 @@ class RegularizedRewards(Protocol):
 
 @attrs.frozen(eq=False)
 class Backup:
-    """What one pass over the transitions yields at `v`.
+    """The results of one pass over the transitions at `v`.
 
     Args:
         values: `T v` (S,).
@@ -73,8 +73,8 @@ class Passes:
         """`T^N v` (S,) for N = `count` of at least one.
 
         Iterates on `u = v/τ`, where a backup is `u ← log Σ_a exp(z_sa)` with `z = r/τ + log μ + γPu`. The first sweep
-        shifts z by its largest entry in each state. Later ones need not look for it: shifting by u itself leaves
-        `Σ_a exp(z_sa − u_s) = exp((Tu − u)_s)`, and T is a γ-contraction, so `|Tu − u|` never exceeds its first value.
+        shifts z by its largest entry in each state. Later ones do not need it: shifting by u itself leaves `Σ_a
+        exp(z_sa − u_s) = exp((Tu − u)_s)`, and T is a γ-contraction, so `|Tu − u|` never exceeds its first value.
         """
         expectation, scaled_rewards, discount = self.transitions.expectation, model.scaled_rewards, model.discount
         before = values / model.temperature
@@ -100,16 +100,16 @@ class Passes:
         return _response(model, self.transitions.expectation(values))
 
     def linearized(self, model: RegularizedRewards, values: Array) -> tuple[Backup, Chain | None]:
-        """The backup, and `P^π(v)` where it comes at less than the cost of forming it later."""
+        """The backup, and `P^π(v)` if it costs less here than later."""
         return self.backup(model, values), None
 
 
 @attrs.frozen(eq=False)
 class TablePasses(Passes):
-    """Passes over a dense table whose chain follows from each state's rows while they are still in the cache."""
+    """Passes over a dense table, which form the chain from each state's rows while they are still in the cache."""
 
     def linearized(self, model: RegularizedRewards, values: Array) -> tuple[Backup, Chain]:
-        """The backup, and `P^π(v)`; compiled, on several threads, whose number changes nothing."""
+        """The backup, and `P^π(v)`; compiled, on several threads, whose number does not change the result."""
         from bilevelrl.mdp.dense_kernels import soft_backup_tables
 
         states, actions = model.rewards.shape
@@ -125,7 +125,7 @@ class TablePasses(Passes):
 
 @attrs.frozen(eq=False)
 class SparsePasses(Passes):
-    """Passes over a sparse table, compiled, on several threads; their number changes nothing."""
+    """Passes over a sparse table, compiled, on several threads, whose number does not change the result."""
 
     def sweeps(self, model: RegularizedRewards, values: Array, count: int) -> Array:
         """`T^N v`."""
@@ -150,7 +150,7 @@ class SparsePasses(Passes):
         return backup, pattern.matrix(entries)
 
     def _fill(self, model: RegularizedRewards, values: Array, backup: Backup, chain: Array | None) -> None:
-        """One pass: `T v`; the policy where the backup has room for it; the chain's entries where they are given."""
+        """One pass: `T v`; the policy if the backup has arrays for it; the chain's entries if an array is given."""
         from bilevelrl.mdp.sparse_kernels import soft_backup_rows
 
         matrix = self.transitions.probabilities
@@ -171,7 +171,7 @@ class SparsePasses(Passes):
 
 
 def _given(*arrays: Array) -> tuple[Array, ...]:
-    """What a compiled loop reads: contiguous and read-only, whatever it was, or each kind would be compiled anew."""
+    """A contiguous, read-only array for a compiled loop: otherwise each kind of array would be compiled separately."""
     return tuple(read_only(np.ascontiguousarray(array)) for array in arrays)
 
 
@@ -190,7 +190,7 @@ def _response(model: RegularizedRewards, expectation: Array) -> Backup:
     preferences -= largest[:, None]
     np.exp(preferences, preferences)
     total = np.add.reduce(preferences, 1)
-    # Normalising by the sum, not by exp(−Tv/τ), keeps rows at one to rounding even where |q|/τ is 1e6.
+    # Normalising by the sum, not by exp(−Tv/τ), makes rows sum to one up to rounding even if |q|/τ is 1e6.
     preferences /= total[:, None]
     backed_up: Array = np.log(total)
     backed_up += largest

@@ -1,4 +1,4 @@
-"""How far rounding alone can move an answer: first-order bounds, so that no tolerance is a matter of taste."""
+"""First-order bounds of the effect of rounding, which give tolerances a justification."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from bilevelrl.mdp.soft_mdp import SoftMDP
 from bilevelrl.mdp.transitions import SparseTransitions, Transitions
 from bilevelrl.validation.arrays import Array
 
-TINY = 1e-300  # below it doubles are subnormal, or soon will be, and have few digits left
+TINY = 1e-300  # below it doubles are subnormal or nearly so, and have few digits left
 
 
 def backup_rounding(mdp: SoftMDP, *values: Array) -> float:
-    """What rounding can do to `T v` at any of the `values` (S,).
+    """A bound of the rounding error of `T v` at any of the `values` (S,).
 
     q sums a product for each next state; the log-sum-exp sums A terms and multiplies a logarithm by τ; each rounds by
     an ulp of the largest number in the sum.
@@ -25,37 +25,37 @@ def backup_rounding(mdp: SoftMDP, *values: Array) -> float:
 
 
 def row_defect(transitions: Transitions) -> float:
-    """`max_sa |Σ_s' P_sas' − 1|`, by one pass; what rounding does to that sum included."""
+    """`max_sa |Σ_s' P_sas' − 1|` by one pass, including the rounding of that sum."""
     sums = transitions.expectation(np.ones(transitions.states))
     return float(np.abs(sums - 1.0).max()) + (row_terms(transitions) + 1) * EPSILON
 
 
 def row_terms(transitions: Transitions) -> int:
-    """The most products that a sum over next states has."""
+    """The largest number of products in a sum over next states."""
     if isinstance(transitions, SparseTransitions):
         return int(np.diff(transitions.probabilities.indptr).max())
     return transitions.states
 
 
 def column_terms(transitions: Transitions) -> int:
-    """The most products that a sum over what leads to a state has."""
+    """The largest number of products in a sum over the predecessors of a state."""
     if isinstance(transitions, SparseTransitions):
         return int(np.bincount(transitions.probabilities.indices, minlength=1).max())
     return transitions.states * transitions.actions
 
 
 def length(vector: Array) -> float:
-    """`‖v‖₂`; a hypotenuse after another, since the squares of small numbers underflow."""
+    """`‖v‖₂` by repeated hypotenuses, since the squares of small numbers underflow."""
     return float(np.hypot.reduce(np.abs(vector)))
 
 
 def sum_rounding(terms: int) -> float:
-    """The error of a sum of so many products, relative to that of their absolute values (Higham 2002, section 3.1)."""
+    """The error of a sum of products, relative to the sum of their absolute values (Higham 2002, section 3.1)."""
     return float(terms + 32) * EPSILON
 
 
 def pullback_rounding(mdp: SoftMDP, dimension: int) -> float:
-    """That of a pullback: a term for each entry of r, P and ρ, and for each of x in the logits of a part."""
+    """The same for a pullback: a term for each entry of r, P and ρ, and for each entry of x in the logits of a part."""
     kernel = mdp.transitions
     entries = kernel.probabilities.nnz if isinstance(kernel, SparseTransitions) else mdp.states**2 * mdp.actions
     return sum_rounding(entries + mdp.states * mdp.actions + mdp.states + dimension)

@@ -15,7 +15,7 @@ from bilevelrl.validation.fields import is_real
 from bilevelrl.validation.frozen import depending, unchecked_copy
 
 SMALLEST_TEMPERATURE = 1e-300
-"""Below it no reward of ordinary size could be divided by the temperature."""
+"""Dividing a reward of ordinary size by a smaller temperature could overflow."""
 
 
 def _rewards(value: object, mdp: SoftMDP) -> Array:
@@ -48,7 +48,7 @@ class SoftMDP:
 
     The follower maximises `E[Σ_t γ^t (r(s_t, a_t) − τ log(π(a_t|s_t)/μ(a_t|s_t)))]`, `s_0 ~ ρ`.
 
-    Validated once, here; every component may then rely on it.
+    All fields are validated here, once; components need not check them again.
 
     Args:
         transitions: P, an array (S, A, S), a scipy sparse array (S·A, S), or a `Transitions`.
@@ -60,7 +60,7 @@ class SoftMDP:
             a policy gives the KL divergence to that policy. It need not be normalised.
 
     Raises:
-        InputError: naming the field, the value and what was expected.
+        InputError: if a field is invalid; the message gives the field, the value and what was expected.
     """
 
     transitions: Transitions = attrs.field(converter=as_transitions)
@@ -88,8 +88,8 @@ class SoftMDP:
     def replace(self, **fields: Any) -> SoftMDP:
         """A copy with some of `transitions`, `rewards`, `initial`, `reference` replaced, not validated again.
 
-        For models that are valid by construction, on the path that runs once an iteration. Non-finite rewards
-        surface as `Status.NON_FINITE` from the solver.
+        For models that are valid by construction, in code that runs once an iteration. A solver reports non-finite
+        rewards as `Status.NON_FINITE`.
         """
         rewards, reference = fields.get("rewards", self.rewards), fields.get("reference", self.reference)
         fields["scaled_rewards"] = _scaled(rewards, self.temperature, reference)

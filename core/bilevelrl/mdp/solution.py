@@ -1,4 +1,4 @@
-"""The follower's answer in tables, and the lower level that has a transition model."""
+"""The follower's tabular solution, and the protocol of lower levels with a transition model."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from bilevelrl.validation.saved import check_table, saved_array, saved_count, sa
 
 @attrs.frozen(eq=False, slots=False)
 class TabularSolution:
-    """The follower's answer in tables: `V`, and the policy and action values of one backup from it.
+    """The follower's tabular solution: `V`, and the policy and action values of one backup from it.
 
     Args:
-        model: the `SoftMDP` that was solved; a handle, never saved, rebuilt from x.
+        model: the `SoftMDP` that was solved; a handle, which is not saved but rebuilt from x.
         policy: `π(V)` (S, A).
         values: `V` (S,).
         action_values: `q(V)` (S, A).
         residual: `‖T V − V‖∞`; bounds the error by `‖V − V*‖∞ ≤ residual/(1−γ)`.
         iterations: sweeps or Newton steps.
         status: how the solver ended.
-        cost: what it cost.
-        linearization: solves with `I − γP^π` and its transpose; may hold a factorisation that the solver paid for.
-            A handle, never saved; built on demand where the solver gives none.
+        cost: the cost of the solve.
+        linearization: solves with `I − γP^π` and its transpose; may hold a factorisation that the solver made. A
+            handle, which is not saved; built on demand if the solver gives none.
     """
 
     model: SoftMDP
@@ -69,7 +69,7 @@ class TabularSolution:
         """The solution at x from its `arrays()` and `figures()`, every table checked; see `LowerLevelSolver.restore`.
 
         Raises:
-            InputError: where the problem has no model, or the tables are not those of such a solution.
+            InputError: if the problem has no model, or the tables are not those of such a solution.
         """
         lower = problem.lower
         if not isinstance(lower, SupportsModel):
@@ -86,7 +86,7 @@ class TabularSolution:
         )
 
     def check(self) -> None:
-        """Raise `InputError` where a table does not fit the model."""
+        """Raise `InputError` if a table does not fit the model."""
         shape = self.model.rewards.shape
         check_table("the follower's values", self.values, shape[:1])
         check_table("the follower's policy", self.policy, shape)
@@ -107,7 +107,7 @@ class TabularSolution:
 
 @runtime_checkable
 class SupportsModel(Protocol):
-    """A lower level whose MDP can be written down at any x."""
+    """A lower level with a known transition model at every x."""
 
     @property
     def dimension(self) -> int:

@@ -1,6 +1,6 @@
-"""Compiled loops for sparse MDPs; numba is imported with this module, so import it where a kernel is called.
+"""Compiled loops for sparse MDPs. This module imports numba, so import it inside the functions that use it.
 
-All loops release the interpreter's lock and write to the rows they are given only, so that threads may share the rows.
+All loops release the interpreter's lock and write only to the rows they are given, so that threads can divide the rows.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import numpy as np
 from bilevelrl.execution.compilation import compiled
 from bilevelrl.validation.arrays import Array, Indices
 
-# So many states advance side by side, action after action: their exponentials are then computed in vector registers.
+# So many states are processed side by side, action by action: their exponentials then use vector registers.
 ABREAST = 64
 
 # ln 2 in two parts, the first with trailing zeros, so that n·ln 2 is subtracted exactly (Cody and Waite 1980).
 LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
-# Adding 1.5·2^52 rounds to an integer, which then stands in the number's low bits.
+# Adding 1.5·2^52 rounds to an integer, which is then in the number's low bits.
 ROUNDER = 6755399441055744.0
-SMALLEST_EXPONENT = -708.0  # e^−708 is a normal number; what is smaller is nothing beside the largest action's one
+SMALLEST_EXPONENT = -708.0  # e^−708 is a normal number; smaller ones are negligible beside the largest action's 1
 
 # Reordering sums must stay forbidden: it would undo the rounding by ROUNDER. NaN must stay NaN.
 _compiled = compiled(error_model="numpy", fastmath={"contract", "nsz", "arcp"})
@@ -52,7 +52,7 @@ def _exponentials(exponents: Array, bits: Any, powers: Array) -> None:
         exponents[i] = p if t > SMALLEST_EXPONENT else -0.0 * t
         powers[i] = shifted
     for i in range(exponents.size):
-        bits[i] = (bits[i] << 52) + 4607182418800017408  # 2^n: n + 1023 in the exponent's place
+        bits[i] = (bits[i] << 52) + 4607182418800017408  # 2^n: n + 1023 in the exponent's bits
     for i in range(exponents.size):
         exponents[i] *= powers[i]
 
@@ -76,7 +76,7 @@ def soft_backup_rows(
     slots: Indices,
     chain: Array,
 ) -> None:
-    """One pass over the rows of the states first..last−1: `T v`, and where asked for `π(v)`, `q(v)` and `P^π(v)`.
+    """One pass over the rows of the states first..last−1: `T v`, and optionally `π(v)`, `q(v)` and `P^π(v)`.
 
     Args:
         first: the first state.
@@ -90,14 +90,14 @@ def soft_backup_rows(
         temperature: τ.
         values: v (S,).
         backed_up: (S,), written.
-        policy: (S, A), written; of size zero where only `T v` is wanted.
-        action_values: (S, A), written where `policy` is.
+        policy: (S, A), written; of size zero if only `T v` is needed.
+        action_values: (S, A), written if `policy` is.
         chain_pointers: (S + 1,) where each row of `P^π` begins.
-        slots: (nnz,) where each entry of P goes in `P^π`; of size zero where `P^π` is not wanted.
+        slots: (nnz,) the position of each entry of P in `P^π`; of size zero if `P^π` is not needed.
         chain: the entries of `P^π`, written.
     """
     actions, inverse = rewards.shape[1], 1.0 / temperature
-    # Action after action, each with ABREAST states side by side.
+    # Action by action, each with ABREAST states side by side.
     exponents, powers = np.empty(actions * ABREAST), np.empty(actions * ABREAST)
     bits = powers.view(np.int64)
     largest, total = np.empty(ABREAST), np.empty(ABREAST)

@@ -1,7 +1,7 @@
 """Transition kernels P(s'|s,a): dense and sparse storage behind one interface.
 
-Everything the framework ever asks of a kernel is four linear maps: the expectation `P v`, its transpose `Pᵀ c`,
-the chain `P^π` of a policy, and a row. Implementations are immutable and validated once, where they are made.
+The framework uses a kernel only through the expectation `P v`, its transpose `Pᵀ c`, the chain `P^π` of a policy, and
+single rows. Implementations are immutable, and validated once, when they are made.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from bilevelrl.validation.errors import InputError, kind_words, shape_words
 from bilevelrl.validation.memory import SPARSE_KERNEL, check_fits
 from bilevelrl.validation.sparse_arrays import as_csr
 
-# From here on, measured on two cores with 1 MiB of second-level cache, blocks and compiled loops beat whole arrays.
+# From these sizes on, blocks and compiled loops are faster than whole arrays (two cores, 1 MiB of second-level cache).
 LARGE_TABLE = 4 << 20  # bytes of a dense table
 LARGE_SPARSE = 20_000  # stored entries
 
@@ -45,7 +45,7 @@ class Transitions(abc.ABC):
 
     @abc.abstractmethod
     def expectation(self, values: Array) -> Array:
-        """`(P v)_sa = Σ_s' P_sas' v_s'` for `values` (S,): a fresh (S, A) array, the caller's to overwrite."""
+        """`(P v)_sa = Σ_s' P_sas' v_s'` for `values` (S,): a new array (S, A), which the caller may overwrite."""
 
     @abc.abstractmethod
     def transpose_expectation(self, weights: Array) -> Array:
@@ -57,7 +57,7 @@ class Transitions(abc.ABC):
 
     @property
     def large(self) -> bool:
-        """Whether passes are worth loops made for them: in blocks that stay in the processor's cache, or compiled."""
+        """Whether the kernel is large enough for special loops: compiled ones, or blocks that fit into the cache."""
         return False
 
     @abc.abstractmethod
@@ -70,7 +70,7 @@ class Transitions(abc.ABC):
 
     @functools.cached_property
     def absorbing(self) -> Mask:
-        """(S,) which states only lead to themselves, under every action."""
+        """(S,) which states lead only to themselves, under every action."""
         rows, successors, probabilities = self.stored()
         leaves = (successors != rows // self.actions) & (probabilities > 0)
         absorbing = np.ones(self.states, dtype=bool)
@@ -84,12 +84,12 @@ class Transitions(abc.ABC):
 class DenseTransitions(Transitions):
     """A kernel stored as one array (S, A, S).
 
-    Raises `InputError` where an entry is negative or not finite, or a row's sum is further than 1e-8 from one;
-    the message names the worst row.
+    Raises `InputError` if an entry is negative or not finite, or a row's sum differs from one by more than 1e-8; the
+    message names the worst row.
     """
 
     def __init__(self, probabilities: object) -> None:
-        if len(shape := getattr(probabilities, "shape", ())) == 3:  # a view that repeats itself is small until copied
+        if len(shape := getattr(probabilities, "shape", ())) == 3:  # a broadcast view is small until it is copied
             check_fits("transitions", shape, instead=SPARSE_KERNEL)
         array = as_real_array("transitions", probabilities)
         if array.ndim != 3 or array.shape[0] != array.shape[2] or 0 in array.shape:
@@ -163,7 +163,7 @@ class DenseTransitions(Transitions):
 class SparseTransitions(Transitions):
     """A kernel stored as a CSR array of shape (S·A, S), row `s·A + a`; never densified.
 
-    Raises `InputError` on the same grounds as `DenseTransitions`.
+    Raises `InputError` in the same cases as `DenseTransitions`.
     """
 
     def __init__(self, probabilities: Any) -> None:
@@ -193,7 +193,7 @@ class SparseTransitions(Transitions):
 
         Args:
             probabilities: sorted, with each positive entry stored once.
-            like: a kernel whose entries stand in the same places: what follows from these is then shared with it.
+            like: a kernel with the same pattern: everything that depends only on the pattern is shared with it.
         """
         kernel = cls.__new__(cls)
         kernel._adopt(probabilities, like)
@@ -220,7 +220,7 @@ class SparseTransitions(Transitions):
 
     @functools.cached_property
     def chains(self) -> ChainStructure:
-        """What all chains `P^π` have in common, worked out once for all kernels of one pattern."""
+        """The structure of all chains `P^π`, computed once for all kernels of one pattern."""
         return ChainStructure.of(self.probabilities) if self._like is None else self._like.chains
 
     @functools.cached_property
@@ -236,7 +236,7 @@ class SparseTransitions(Transitions):
         return bool(self.probabilities.nnz > LARGE_SPARSE)
 
     def row(self, state: int, action: int) -> tuple[Indices, Array]:
-        """See `Transitions.row`; zero entries are left out, except where a `trusted` array stores them."""
+        """See `Transitions.row`; zero entries are left out, unless a `trusted` array stores them."""
         index = state * self.actions + action
         span = slice(self.probabilities.indptr[index], self.probabilities.indptr[index + 1])
         return self.probabilities.indices[span], self.probabilities.data[span]
@@ -257,17 +257,17 @@ def as_transitions(transitions: object) -> Transitions:
     return DenseTransitions(transitions)
 
 
-# A dense direct sum of C kernels stores C times as many entries, nearly all zero: worth it while calls cost more than
-# arithmetic. (Measured with two kernels of 10 to 200 states.)
+# A dense direct sum of C kernels stores C times as many entries, nearly all zero. It is faster while calls cost more
+# than arithmetic (measured with two kernels of 10 to 200 states).
 LARGEST_DENSE_SUM = 1 << 16
 
 
 def direct_sum(kernels: Sequence[Transitions], *, like: Transitions | None = None) -> Transitions:
-    """The block-diagonal kernel over the states of all, one after another, for kernels over the same actions.
+    """The block-diagonal kernel over the states of all kernels, in their order; all have the same actions.
 
     Args:
         kernels: at least one.
-        like: store it as this one is stored. Default: dense where all are dense and the whole is small, else CSR.
+        like: a kernel whose storage is used. Default: dense if all are dense and the whole is small, else CSR.
     """
     states, actions = sum(kernel.states for kernel in kernels), kernels[0].actions
     tables = [kernel.probabilities for kernel in kernels if isinstance(kernel, DenseTransitions)]
@@ -302,9 +302,9 @@ def _as_csr(kernel: Transitions) -> Any:
 
 
 def _canonical(matrix: Any) -> Any:
-    """The matrix with each positive entry stored once, in order of column: what `row` and `stored` promise.
+    """The matrix with each positive entry stored once, in order of column, as `row` and `stored` guarantee.
 
-    A CSR array may list a row's columns in any order, and repeatedly. The caller's own is left as it is.
+    A CSR array may list a row's columns in any order, and repeatedly. The caller's array is not changed.
     """
     if matrix.has_canonical_format and (matrix.data > 0).all():
         return matrix
@@ -315,7 +315,7 @@ def _canonical(matrix: Any) -> Any:
 
 
 def _narrowed(matrix: Any) -> Any:
-    """The matrix with indices of 32 bits where these suffice: half the memory traffic. The entries are shared."""
+    """The matrix with 32-bit indices if they suffice, which halves the memory traffic. The entries are shared."""
     if matrix.indices.dtype == np.int32 or max(matrix.nnz, *matrix.shape) > np.iinfo(np.int32).max:
         return matrix
     indices, pointers = matrix.indices.astype(np.int32), matrix.indptr.astype(np.int32)

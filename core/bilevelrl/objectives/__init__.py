@@ -1,6 +1,6 @@
-"""What the leader minimises: objectives of the policy, of trajectories, of preferences.
+"""The leader's objectives: functions of the policy, of trajectories, or of preferences among trajectories.
 
-Constraints on x belong to `problems`; how an objective is differentiated through the follower belongs to estimators.
+Constraints on x must not be here and belong to `problems`; differentiation through the follower belongs to estimators.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""A return of finitely many steps: computed from a model, or sampled from trajectories; one objective either way."""
+"""A return of finitely many steps: one objective, computed from a model or sampled from trajectories."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from bilevelrl.validation.memory import check_fits
 class FiniteHorizonReturnObjective:
     """Minus the true return of H steps: `f(π) = −E[Σ_{h<H} γ̄^h r̄_{s_h a_h}]` in an MDP M̄, s_0 ~ ρ̄.
 
-    A `PolicyObjective` by two recursions over the horizon, and a `StepwiseObjective` of single trajectories, of one and
-    the same f: exact and sampled algorithms can be compared on it. Sampled trajectories are the follower's own, so the
-    follower must live in M̄'s transitions and begin as M̄ does; only the rewards may differ.
+    It is a `PolicyObjective` by two recursions over the horizon, and a `StepwiseObjective` of single trajectories, with
+    the same f, so that exact and sampled algorithms can be compared on it. Sampled trajectories are the follower's own,
+    so the follower must have M̄'s transitions and initial distribution; only the rewards may differ.
 
         V_H = 0,  Q_h = r̄ + γ̄ P̄ V_{h+1},  V_h = Σ_a π Q_h,        d_0 = ρ̄,  d_{h+1} = P̄_πᵀ d_h
         ∂f/∂π_sa = −Σ_h γ̄^h d_h(s) Q_h(s, a)                        (policy gradient; Sutton et al. 2000)
 
     Args:
-        true_mdp: M̄, a `SoftMDP`. Its temperature and reference measure play no part, nor does it depend on x.
+        true_mdp: M̄, a `SoftMDP`. Its temperature and reference measure are not used, and it does not depend on x.
         horizon: H ≥ 1.
         baseline: subtract `V_h(s)` from `Q_h(s, a)`; see `ReturnObjective`.
     """
@@ -48,7 +48,7 @@ class FiniteHorizonReturnObjective:
             raise InputError("FiniteHorizonReturnObjective.true_mdp", kind_words(value), "a SoftMDP")
 
     def __attrs_post_init__(self) -> None:
-        # Of every step the action values are kept, for the way back.
+        # The action values of every step are kept for the backward pass.
         check_fits("the steps of FiniteHorizonReturnObjective", (self.horizon, *self.true_mdp.rewards.shape))
 
     @cached_property
@@ -84,5 +84,5 @@ class FiniteHorizonReturnObjective:
     def step_losses_and_gradient(
         self, x: Array, trajectories: Trajectories, rng: np.random.Generator
     ) -> tuple[Array, Array]:
-        """What each step pays, and zero."""
+        """The loss of each step, and zero."""
         return self._sampled.step_losses_and_gradient(x, trajectories, rng)

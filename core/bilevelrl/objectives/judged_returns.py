@@ -1,4 +1,4 @@
-"""A policy judged by its return: what objectives differentiate, and what certificates bound."""
+"""The evaluation of a policy by its return, which objectives differentiate and certificates bound."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bilevelrl.validation.arrays import Array
 
 @attrs.frozen(eq=False)
 class JudgedReturn:
-    """A policy π judged in an MDP M̄ without regularisation, by arrays that need not be exact.
+    """The evaluation of a policy π in an MDP M̄ without regularisation; its arrays need not be exact.
 
     Args:
         mdp: M̄.

@@ -25,15 +25,15 @@ class ReturnObjective:
     """Minus the true return: `f(x, π) = −ρ̄ᵀ (I − γ̄P̄^π)^{-1} Σ_a π_sa r̄_sa`, unregularised, in an MDP M̄ of its own.
 
     The policy gradient theorem gives `∂f/∂π_sa = −d^π(s) Q̄^π(s,a)` with `d^π` the discounted state occupancy of π in
-    M̄ from its initial distribution ρ̄ (Sutton et al. 2000). Where M̄ itself depends on x, `∂f/∂x` is the pullback of
+    M̄ from its initial distribution ρ̄ (Sutton et al. 2000). If M̄ itself depends on x, `∂f/∂x` is the pullback of
     minus the occupancy, with `γ̄V̄` for the transitions and `V̄` for the initial distribution.
 
     Args:
         true_mdp: M̄: a `SoftMDP`, or a `SupportsModel` (say, a `ParametricMDP`) of the same x. Its temperature and
-            reference measure play no part.
+            reference measure are not used.
         baseline: subtract `V̄^π(s)`, so that `∂f/∂π_sa = −d^π(s) (Q̄^π − V̄^π)(s,a)`: the gradient of the return of the
-            *normalised* policy. On the simplex nothing changes, the hyper-gradient included; but an estimator that has
-            only begun to solve its adjoint equation does not take a per-state constant for a gradient.
+            *normalised* policy. On the simplex nothing changes, and the hyper-gradient is the same; but an estimator
+            that has only begun to solve its adjoint equation does not mistake a per-state constant for a gradient.
     """
 
     true_mdp: Any = attrs.field()
@@ -122,10 +122,10 @@ class LogLikelihoodObjective:
 
     Args:
         demonstrations: `d^E` (S, A), counts or discounted occupancies, not negative.
-        baseline: a `SoftMDP` with the follower's P, γ and ρ (its rewards play no part): add `m d^π(s)` to
-            `∂f/∂π_sa = −d^E_sa/π_sa`, with `d^π` the discounted state occupancy and `m = (1−γ) Σ d^E`. On the simplex
-            nothing changes, the hyper-gradient included; but at exact demonstrations the adjoint is then zero, and an
-            estimator that has only begun to solve for it makes no mistake.
+        baseline: a `SoftMDP` with the follower's P, γ and ρ (its rewards are not used): add `m d^π(s)` to `∂f/∂π_sa =
+            −d^E_sa/π_sa`, with `d^π` the discounted state occupancy and `m = (1−γ) Σ d^E`. On the simplex nothing
+            changes, and the hyper-gradient is the same; but at exact demonstrations the adjoint is then zero, and an
+            estimator that has only begun to solve for it has no error.
     """
 
     demonstrations: Array = attrs.field(converter=_demonstrations)
@@ -141,7 +141,7 @@ class LogLikelihoodObjective:
         check_shape("LogLikelihoodObjective.demonstrations", self.demonstrations, shape)
 
     def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
-        """`f`, zero, `−d^E/π` with the baseline; infinite where a demonstrated action has probability zero."""
+        """`f`, zero, `−d^E/π` with the baseline; infinite if a demonstrated action has probability zero."""
         check_shape("LogLikelihoodObjective.demonstrations", self.demonstrations, policy.shape)
         shown = self.demonstrations > 0
         with np.errstate(divide="ignore"):

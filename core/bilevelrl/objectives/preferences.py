@@ -1,4 +1,4 @@
-"""Preferences among trajectories (RLHF): labellers, datasets, and the Bradley–Terry objectives made of them."""
+"""Preferences among trajectories (RLHF): labellers, datasets, and their Bradley–Terry objectives."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from bilevelrl.validation.fields import is_flag, is_integer, is_real
 
 LARGEST_INDEX = 2**31 - 1
 PARTS = ("first_observations", "first_actions", "second_observations", "second_actions", "labels")
-"""The arrays of a `PreferenceDataset`'s file."""
+"""The names of the arrays in a `PreferenceDataset`'s file."""
 
 
 @runtime_checkable
 class Labeller(Protocol):
-    """Says which of two trajectories it prefers."""
+    """Labels which of two trajectories it prefers."""
 
     def __call__(self, first: Trajectories, second: Trajectories, rng: np.random.Generator) -> Array:
-        """(G,) in [0, 1]: 1 for the first of each pair, 0 for the second, between for uncertain."""
+        """(G,) in [0, 1]: 1 for the first of each pair, 0 for the second, and between if uncertain."""
 
 
 def _hidden_rewards(value: Any) -> Any:
@@ -41,13 +41,13 @@ def _hidden_rewards(value: Any) -> Any:
 
 @attrs.frozen(eq=False)
 class RewardLabeller:
-    """Judges by a hidden reward: `P(first preferred) = σ(steepness · (R*_1 − R*_2))` (Bradley and Terry 1952).
+    """Labels by a hidden reward: `P(first preferred) = σ(steepness · (R*_1 − R*_2))` (Bradley and Terry 1952).
 
     Args:
         rewards: the hidden true reward: a table (S, A), or a function `(observations, actions) ↦ (N,)`.
         noisy: draw each answer from that probability; False answers with the probability itself.
-        steepness: how decided the labeller is, > 0, in 1/reward.
-        discount: weighs step h of a trajectory by discount^h, in [0, 1].
+        steepness: how certain the labeller is, > 0, in 1/reward.
+        discount: weights step h of a trajectory by discount^h, in [0, 1].
     """
 
     rewards: Any = attrs.field(converter=_hidden_rewards)
@@ -65,12 +65,12 @@ class RewardLabeller:
 
 @attrs.frozen(eq=False)
 class ReturnLabeller:
-    """Judges by what the environment itself paid, which neither leader nor follower sees.
+    """Labels by the environment's own rewards, which neither leader nor follower sees.
 
     Args:
         noisy: draw each answer from `σ(steepness · (R*_1 − R*_2))`; False answers with the probability itself.
-        steepness: how decided the labeller is, > 0, in 1/reward.
-        discount: weighs step h of a trajectory by discount^h, in [0, 1].
+        steepness: how certain the labeller is, > 0, in 1/reward.
+        discount: weights step h of a trajectory by discount^h, in [0, 1].
     """
 
     noisy: bool = attrs.field(default=True, validator=is_flag())
@@ -78,7 +78,7 @@ class ReturnLabeller:
     discount: float = attrs.field(default=1.0, validator=is_real(at_least=0.0, at_most=1.0))
 
     def __call__(self, first: Trajectories, second: Trajectories, rng: np.random.Generator) -> Array:
-        """See `Labeller`. Raises `InputError` where the simulator reports no rewards of its own."""
+        """See `Labeller`. Raises `InputError` if the simulator reports no rewards of its own."""
         if first.environment_rewards is None or second.environment_rewards is None:
             raise InputError("trajectories.environment_rewards", "None", "a simulator that reports them")
         weights = self.discount ** np.arange(first.horizon, dtype=np.float64)
@@ -96,12 +96,12 @@ class PreferenceObjective:
     """Reinforcement learning from a labeller's preferences among the follower's own trajectories.
 
     `l = −y log σ(R_1 − R_2) − (1−y) log σ(R_2 − R_1)`, with `R_i = Σ_h discount^h r_x(o_h, a_h)` along trajectory i
-    and y the labeller's answer (Christiano et al. 2017, with the dependence of the trajectories on x kept).
+    and y the labeller's answer (Christiano et al. 2017, including the dependence of the trajectories on x).
 
     Args:
         rewards: r, the follower's learnt reward: a `ParametricArray` (S, A) or an `ObservationReward`.
-        labeller: answers pairs.
-        horizon: H ≥ 1, steps compared.
+        labeller: labels pairs.
+        horizon: H ≥ 1, the number of steps compared.
         discount: in [0, 1].
     """
 
@@ -147,7 +147,7 @@ def preference_loss_and_gradient(
 
 
 def check_preferences(labels: object, count: int | None = None) -> Array:
-    """Preferences as an array (N,) in [0, 1], N = `count` where it is given; raises `InputError` for any other."""
+    """Preferences as an array (N,) in [0, 1], with N = `count` if it is given; raises `InputError` otherwise."""
     array = as_array("preferences", labels, (count,))
     outside = (array < 0) | (array > 1)
     if outside.any():
@@ -158,7 +158,7 @@ def check_preferences(labels: object, count: int | None = None) -> Array:
 
 @attrs.frozen(eq=False)
 class PreferenceDataset:
-    """A fixed set of labelled pairs, as collected beforehand: indices of a table, or observations of any shape.
+    """A fixed set of labelled pairs that were collected before: indices of a table, or observations of any shape.
 
     Args:
         first: N trajectories.
@@ -174,8 +174,8 @@ class PreferenceDataset:
     def of(cls, arrays: Mapping[str, Array]) -> PreferenceDataset:
         """The dataset of five arrays by name.
 
-        `first_observations` (N, H + 1, …), `first_actions` (N, H, …), the same for `second`, and `labels` (N,). What
-        the follower was paid along the way is not among them, and is zero here.
+        `first_observations` (N, H + 1, …), `first_actions` (N, H, …), the same for `second`, and `labels` (N,). The
+        follower's rewards are not among them, and are set to zero.
         """
         first, second = (
             _trajectories(arrays[f"{name}_observations"], arrays[f"{name}_actions"]) for name in ("first", "second")
@@ -183,11 +183,11 @@ class PreferenceDataset:
         return cls(first, second, arrays["labels"])
 
     def arrays(self) -> dict[str, Any]:
-        """The five arrays that `of` takes, by name. Raises `InputError` where an episode ends within a trajectory."""
+        """The five arrays that `of` takes, by name. Raises `InputError` if an episode ends within a trajectory."""
         arrays: dict[str, Any] = {"labels": self.labels}
         for name, paths in (("first", self.first), ("second", self.second)):
             if paths.terminated is not None and paths.terminated.any():
-                expected = "trajectories without an end, since the five arrays have no place for it"
+                expected = "trajectories without terminations, which the five arrays cannot hold"
                 raise InputError(f"PreferenceDataset.{name}", "of episodes that terminate", expected)
             arrays |= {f"{name}_observations": paths.observations, f"{name}_actions": paths.actions}
         return arrays
@@ -204,7 +204,7 @@ class PreferenceDataset:
         check_shape("PreferenceDataset.labels", self.labels, (self.first.count,))
 
     def check_table(self, shape: tuple[int, ...]) -> None:
-        """Raise `InputError` where a table (S, A) has no place for what the trajectories visit."""
+        """Raise `InputError` if the trajectories visit indices outside a table (S, A)."""
         needed = tuple(self._largest(part) + 1 for part in ("observations", "actions"))
         if shape[0] < needed[0] or shape[1] < needed[1]:
             expected = f"at least {needed}, for what the dataset visits"
@@ -221,7 +221,7 @@ class PreferenceDataset:
 
 
 def _trajectories(observations: Values, actions: Values) -> Trajectories:
-    """Trajectories that were paid nothing; indices as 64-bit integers, with which one can compute."""
+    """Trajectories with rewards of zero; indices become 64-bit integers, for arithmetic."""
     seen, taken = (a.astype(np.int64) if _are_indices(a) else a for a in (observations, actions))
     return Trajectories(seen, taken, np.broadcast_to(0.0, actions.shape[:2]))
 
@@ -231,7 +231,7 @@ def _are_indices(array: Any) -> bool:
 
 
 def _check_visits(label: str, paths: Trajectories) -> None:
-    """Numbers, N ≥ 1 trajectories of H ≥ 1 steps, and one more observation than actions; indices are at least 0."""
+    """Check numbers, N ≥ 1 trajectories, H ≥ 1 steps, one more observation than actions, and indices of at least 0."""
     observations, actions = np.asarray(paths.observations), np.asarray(paths.actions)
     for part, array in (("observations", observations), ("actions", actions)):
         if array.ndim < 2 or 0 in array.shape:
@@ -251,7 +251,7 @@ def _check_visits(label: str, paths: Trajectories) -> None:
 
 @attrs.frozen(eq=False)
 class PreferenceDatasetObjective:
-    """The mean Bradley–Terry loss of r(x) on a fixed dataset: no part of it depends on the follower's policy.
+    """The mean Bradley–Terry loss of r(x) on a fixed dataset; it does not depend on the follower's policy.
 
     Args:
         rewards: r, a `ParametricArray` (S, A) or an `ObservationReward`.
@@ -267,7 +267,7 @@ class PreferenceDatasetObjective:
     discount: float = attrs.field(default=1.0, validator=is_real(at_least=0.0, at_most=1.0))
 
     def loss_and_gradient(self, x: Array, trajectories: Trajectories, rng: np.random.Generator) -> tuple[Array, Array]:
-        """The mean loss for every trajectory, whatever it is: for followers that can only be simulated."""
+        """The mean loss for any trajectory, for followers that can only be simulated."""
         value, gradient, _ = self.value_and_gradients(x, np.zeros((0, 0)))
         return np.full(trajectories.count, value), gradient
 
@@ -283,5 +283,5 @@ class PreferenceDatasetObjective:
 
 
 def sigmoid(values: Array) -> Array:
-    """`1/(1 + e^−v)`, without overflow at either end."""
+    """`1/(1 + e^−v)`, without overflow."""
     return np.asarray(np.exp(-np.logaddexp(0.0, -values)))

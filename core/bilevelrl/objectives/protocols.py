@@ -1,4 +1,4 @@
-"""What an objective of the leader must offer: of a policy, of trajectories, of trajectories step by step."""
+"""The protocols of the leader's objectives: of a policy, of trajectories, and of the steps of a trajectory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PolicyObjective(Protocol):
     """An upper-level objective `f(x, π)` of x and a tabular policy."""
 
     def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
-        """`f`, `∂f/∂x` (n,) and `∂f/∂π` (S, A), the latter with the entries of π taken as independent."""
+        """`f`, `∂f/∂x` (n,) and `∂f/∂π` (S, A), the latter with the entries of π as independent variables."""
 
 
 @runtime_checkable
@@ -27,22 +27,22 @@ class TrajectoryObjective(Protocol):
 
     @property
     def horizon(self) -> int:
-        """H, steps in a trajectory."""
+        """H, the number of steps of a trajectory."""
 
     @property
     def trajectories(self) -> int:
-        """I, trajectories that one loss takes."""
+        """I, the number of trajectories of one loss."""
 
     def loss_and_gradient(self, x: Array, trajectories: Trajectories, rng: np.random.Generator) -> tuple[Array, Array]:
         """`l` for each group of I consecutive trajectories (G,), and `∂l/∂x` averaged over the groups (n,).
 
-        `rng` is for objectives that draw, such as a labeller that errs.
+        `rng` is for objectives that draw random numbers, such as one with a noisy labeller.
         """
 
 
 @runtime_checkable
 class StepwiseObjective(TrajectoryObjective, Protocol):
-    """A loss of one trajectory (I = 1) that adds up over its steps: an action has no part in what came before it."""
+    """A loss of one trajectory (I = 1) that is a sum over its steps: an action does not affect earlier terms."""
 
     def step_losses_and_gradient(
         self, x: Array, trajectories: Trajectories, rng: np.random.Generator

@@ -1,6 +1,6 @@
-"""Upper-level objectives over trajectories, `f(x, π) = E[l(d_1, …, d_I; x)]`, and the returns they are made of.
+"""Upper-level objectives over trajectories, `f(x, π) = E[l(d_1, …, d_I; x)]`, and discounted sums of rewards.
 
-Rewards are tables (S, A) or functions of observations; what follows the end of an episode pays nothing.
+Rewards are tables (S, A) or functions of observations; steps after the end of an episode have reward zero.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CallableTrajectoryObjective:
     trajectories: int = attrs.field(default=1, validator=is_integer(at_least=1))
 
     def loss_and_gradient(self, x: Array, trajectories: Trajectories, rng: np.random.Generator) -> tuple[Array, Array]:
-        """`function`'s answer, its shapes checked."""
+        """The result of `function`, with its shapes checked."""
         losses, gradient = self.function(x, trajectories, rng)
         label, groups = "CallableTrajectoryObjective.function", trajectories.count // self.trajectories
         return (
@@ -48,13 +48,13 @@ class CallableTrajectoryObjective:
 class TrajectoryReturnObjective:
     """Minus the leader's own return along the follower's trajectories: `l = −Σ_h discount^h r̄_x(o_h, a_h)`, h < H.
 
-    The sampled companion of `ReturnObjective`: no transition model, a finite horizon, and the follower's own dynamics.
-    A `StepwiseObjective`.
+    A `StepwiseObjective`, and the sampled counterpart of `ReturnObjective`: with a finite horizon and the follower's
+    own dynamics, and without a transition model.
 
     Args:
-        rewards: r̄, what the leader earns: a table (S, A), or a `ParametricArray` (S, A) or an `ObservationReward` of
-            the same x.
-        horizon: H ≥ 1. What lies beyond is at most `discount^H/(1 − discount) · max|r̄|`.
+        rewards: r̄, the leader's reward: a table (S, A), or a `ParametricArray` (S, A) or an `ObservationReward` of the
+            same x.
+        horizon: H ≥ 1. Later steps would contribute at most `discount^H/(1 − discount) · max|r̄|`.
         discount: γ̄ of the leader, in [0, 1].
     """
 
@@ -77,7 +77,7 @@ class TrajectoryReturnObjective:
     def step_losses_and_gradient(
         self, x: Array, trajectories: Trajectories, rng: np.random.Generator
     ) -> tuple[Array, Array]:
-        """`−discount^h r̄_x(o_h, a_h)` (N, H), and the pullback of their mean visits; draws nothing."""
+        """`−discount^h r̄_x(o_h, a_h)` (N, H), and the pullback of their mean visits; `rng` is not used."""
         weights = trajectories.lived(-discounts(trajectories.horizon, self.discount))
         if isinstance(self.rewards, ObservationReward):
             losses = weights * step_rewards(RewardAt(self.rewards, x), trajectories)
@@ -97,7 +97,7 @@ def discounts(horizon: int, discount: float) -> Array:
 
 
 def step_rewards(rewards: Callable[[Values, Values], Array], trajectories: Trajectories) -> Array:
-    """(N, H) the values of a function of observations and actions along each trajectory, the padding included."""
+    """(N, H) the values of a function of observations and actions along each trajectory, including the padding."""
     observations, actions = _flat_visits(trajectories)
     rows = as_array_unchecked("the rewards of a trajectory", rewards(observations, actions), (len(observations),))
     return rows.reshape(trajectories.count, trajectories.horizon)
@@ -109,7 +109,7 @@ def steps_pullback(rewards: Any, x: Array, weighed: Sequence[tuple[Trajectories,
     Args:
         rewards: the reward.
         x: (n,).
-        weighed: trajectories of N, and weights of their visits (N, H), zero in the padding.
+        weighed: sets of N trajectories, each with the weights of its visits (N, H), zero in the padding.
     """
     parts = [(*_flat_visits(trajectories), weights.reshape(-1)) for trajectories, weights in weighed]
     observations, actions, weights = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))

@@ -1,6 +1,6 @@
-"""How x enters the follower's process: rewards, transitions, initial distributions, and their pullbacks.
+"""The follower's process as a function of x: rewards, transitions, initial distributions, and their pullbacks.
 
-Solvers and objectives belong elsewhere.
+Solvers and objectives must not be here.
 """
 
 import lazy_loader

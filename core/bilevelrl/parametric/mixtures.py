@@ -1,7 +1,7 @@
-"""A leader who acts in the follower's world: her mixed policy averages the follower's rewards and transitions.
+"""A leader that acts in the follower's environment: its mixed policy averages the follower's rewards and transitions.
 
-In a Stackelberg Markov game the leader commits to a mixed policy `σ_x(b|s)` and the follower, who acts at the same
-time, faces the average of the worlds that her choices b make: an MDP whose rewards and transitions both depend on x.
+In a Stackelberg Markov game the leader commits to a mixed policy `σ_x(b|s)`. The follower, which acts at the same time,
+solves the average over the leader's choices b: an MDP whose rewards and transitions both depend on x.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bilevelrl.validation.memory import SPARSE_KERNEL, check_fits
 class SoftmaxPolicy:
     """The leader's mixed policy `σ_sb(x) ∝ exp(Σ_k φ_sbk x_k)` over B choices in each of S states: a `ParametricArray`.
 
-    Features that do not distinguish some states tie the leader's choices there: she cannot tell these states apart.
+    In states with equal features the leader makes equal choices: it cannot distinguish these states.
 
     Args:
         states: S ≥ 1.
@@ -88,7 +88,7 @@ class MixtureReward:
 
     @property
     def dimension(self) -> int:
-        """That of the weights."""
+        """The dimension of the weights."""
         return int(self.weights.dimension)
 
     def __call__(self, x: Array) -> Array:
@@ -124,7 +124,7 @@ def _kernels(value: Any) -> tuple[Transitions, ...]:
 class MixtureTransitions:
     """`P_sas'(x) = Σ_b σ_sb(x) P^b_sas'`: the average of one kernel for each choice of the leader.
 
-    Dense where all kernels are dense, otherwise sparse.
+    Dense if all kernels are dense, otherwise sparse.
 
     Args:
         weights: σ, a `ParametricArray` (S, B) whose rows are distributions, such as a `SoftmaxPolicy`.
@@ -135,7 +135,7 @@ class MixtureTransitions:
     weights: Any = attrs.field(validator=_weights)
     kernels: tuple[Transitions, ...] = attrs.field(converter=_kernels)
     joint: Transitions = attrs.field(init=False, repr=False)
-    """One kernel over joint actions `b·A + a`, so that one product serves all choices of the leader."""
+    """One kernel over joint actions `b·A + a`, so that one product is enough for all choices of the leader."""
 
     @joint.default
     def _joint(self) -> Transitions:
@@ -143,11 +143,11 @@ class MixtureTransitions:
 
     @property
     def dimension(self) -> int:
-        """That of the weights."""
+        """The dimension of the weights."""
         return int(self.weights.dimension)
 
     def __call__(self, x: Array) -> Transitions:
-        """The average at x. Raises `InputError` where the weights are no distributions."""
+        """The average at x. Raises `InputError` if the weights are not distributions."""
         choices, states, actions = len(self.kernels), self.joint.states, self.kernels[0].actions
         weights = self.weights(x)
         check_shape("the value of MixtureTransitions.weights", weights, (states, choices))
@@ -181,7 +181,7 @@ class MixtureTransitions:
 
 
 def _joint_kernel(kernels: tuple[Transitions, ...]) -> Transitions:
-    """One kernel over joint actions `b·A + a`, so that one product serves all choices of the leader."""
+    """One kernel over joint actions `b·A + a`, so that one product is enough for all choices of the leader."""
     states, actions, choices = kernels[0].states, kernels[0].actions, len(kernels)
     if all(isinstance(kernel, DenseTransitions) for kernel in kernels):
         tables: Any = [kernel.probabilities for kernel in kernels]  # type: ignore[attr-defined]

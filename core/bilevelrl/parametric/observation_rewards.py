@@ -1,6 +1,6 @@
-"""Rewards that are functions of observations and actions, of any type and shape; tables are the special case.
+"""Rewards that are functions of observations and actions of any type and shape.
 
-A reward network is one of these: `reward` is a forward pass, `pullback` one backward pass of `Σ_i w_i r_x(o_i, a_i)`.
+For a reward network, `reward` is a forward pass, and `pullback` is one backward pass of `Σ_i w_i r_x(o_i, a_i)`.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ class FeatureReward:
 
 
 def observed_rewards(rewards: Any, x: Array, observations: Values, actions: Values) -> Array:
-    """(N,) the rewards of an `ObservationReward`; raises `InputError` where it returns another shape."""
+    """(N,) the rewards of an `ObservationReward`; raises `InputError` if it returns another shape."""
     label = f"the value of {type(rewards).__name__}.reward"
     return as_array_unchecked(label, rewards.reward(x, observations, actions), (len(observations),))
 
 
 def observed_pullback(rewards: Any, x: Array, observations: Values, actions: Values, weights: Array) -> Array:
-    """(n,) the pullback of an `ObservationReward`; zero, without a call, where there are no observations."""
+    """(n,) the pullback of an `ObservationReward`; zero, without a call, if there are no observations."""
     if not len(weights):
         return np.zeros_like(x)
     label = f"the value of {type(rewards).__name__}.pullback"

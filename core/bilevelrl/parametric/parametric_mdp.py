@@ -30,7 +30,7 @@ class ParametricMDP:
         example: a point (n,) at which every part is defined; shapes and values are checked there, once. Default: zero.
 
     Raises:
-        InputError: where the parts disagree on shapes or on n, or none depends on x.
+        InputError: if the parts disagree on shapes or on n, or none depends on x.
     """
 
     occupancy_forms: ClassVar[tuple[type, ...]] = (DenseOccupancy, SampledOccupancy)
@@ -48,7 +48,7 @@ class ParametricMDP:
     dimension: int = attrs.field(init=False)
     """n, the length of x."""
     base: SoftMDP = attrs.field(init=False, repr=False)
-    """The model at `example`, whose fixed fields every other model shares."""
+    """The model at `example`; every other model shares its fixed fields."""
 
     @parts.default
     def _parts(self) -> dict[str, Any]:
@@ -79,19 +79,19 @@ class ParametricMDP:
         return SoftMDP(discount=self.discount, temperature=self.temperature, reference=self.reference, **values)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A fixed P may have been given in another form than the one that is kept: it need not travel in both.
+        # A fixed P may have been given in another form than the one that is kept: only one of them is pickled.
         known = {} if "transitions" in self.parts else {"transitions": self.base.transitions}
         return {**self.__dict__, **known}
 
     def model(self, x: Array) -> SoftMDP:
-        """`M_τ(x)`. Raises `InputError` where x has the wrong length or is not finite."""
+        """`M_τ(x)`. Raises `InputError` if x has the wrong length or is not finite."""
         shape = (self.dimension,)
         if not (isinstance(x, np.ndarray) and x.dtype == np.float64 and x.shape == shape and all_finite(x)):
             x = as_array("x", x, shape)
         return self.base.replace(**{name: part(x) for name, part in self.parts.items()})
 
     def simulator(self, x: Array) -> TabularSimulator:
-        """A sampler of `M_τ(x)`: the same problem for those who may not see its transitions."""
+        """A sampler of `M_τ(x)`: the same problem for components that use no transition model."""
         return TabularSimulator(self.model(x))
 
     def pullback(self, x: Array, occupancy: Occupancy) -> Array:

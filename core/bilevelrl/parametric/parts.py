@@ -1,7 +1,7 @@
-"""How x enters the follower's MDP: parametric rewards, transitions and initial distributions.
+"""Parametric rewards, transitions and initial distributions of the follower's MDP.
 
-Each part is a function of x with its vector-Jacobian product; none ever builds a Jacobian. A user's own part is any
-object with the same three members.
+Each part is a function of x with its vector-Jacobian product; none builds a Jacobian. A part of your own is any object
+with the same three members.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _distinct_states(value: object, reward: StateReward) -> Indices:
 
 @attrs.frozen(eq=False)
 class StateReward:
-    """`r_sa(x) = base_sa + x_s`, counted in the states listed: one parameter a state.
+    """`r_sa(x) = base_sa + x_s`: one parameter for each of the states listed.
 
     Args:
         base: (S, A), the part that does not depend on x.
@@ -103,7 +103,7 @@ class StateReward:
 
     @_rows.default
     def _all_or_listed(self) -> Any:
-        # A slice takes a tenth of the time of an index.
+        # A slice takes a tenth of the time of an index array.
         return slice(None) if np.array_equal(self.states, np.arange(self.base.shape[0])) else self.states
 
     @property
@@ -123,7 +123,7 @@ class StateReward:
 
 
 def feature_matrix(value: Any) -> Any:
-    """Features as a matrix, one row an entry: a float64 array, or a CSR array where they are sparse."""
+    """Features as a matrix with one row for each entry: a float64 array, or a CSR array if they are sparse."""
     if scipy.sparse.issparse(value):
         matrix = as_csr("features", value)
         as_array("features", matrix.data, (None,))
@@ -136,7 +136,7 @@ def feature_matrix(value: Any) -> Any:
 
 
 def check_feature_rows(name: str, features: Any, rows: int) -> None:
-    """Raise `InputError` unless there is one row of features for each of so many entries."""
+    """Raise `InputError` unless there is one row of features for each of the entries."""
     if features.ndim != 2 or features.shape[0] != rows:
         raise InputError(f"the shape of {name}.features", str(features.shape), f"({rows}, n) after flattening")
 
@@ -178,7 +178,7 @@ class CallableReward:
         function: `x ↦ r(x)` (S, A).
         vjp: `(x, r̄) ↦ J_rᵀ r̄` (n,).
         dimension: n.
-        norms: `x ↦ ` an upper bound of `‖∇_x r_sa(x)‖₂` (S, A), which certificates need; see `RowNorms.sizes`.
+        norms: `x ↦` an upper bound of `‖∇_x r_sa(x)‖₂` (S, A), which certificates need; see `RowNorms.sizes`.
     """
 
     function: Callable[[Array], Array]
@@ -262,7 +262,7 @@ class SoftmaxTransitions:
 
     @functools.cached_property
     def _pattern(self) -> SparseTransitions | None:
-        """The base, where its entries stand in the places of the kernel's: what follows from these is then shared."""
+        """The base if its pattern is the kernel's, so that everything that depends on the pattern is shared."""
         base = self.base
         return base if isinstance(base, SparseTransitions) and base.probabilities.nnz == self.rows.size else None
 
@@ -304,7 +304,7 @@ class SoftmaxInitial:
         """ρ at x."""
         logits = np.asarray(x if self.features is None else self.features @ x)
         positive = self.base > 0
-        # Where the base is zero the exponent is left alone: a large logit there would make 0·∞.
+        # The exponent is not computed where the base is zero: a large logit there would give 0·∞.
         exponents = np.subtract(logits, logits[positive].max(), out=np.zeros(self.base.size), where=positive)
         weights = self.base * np.exp(exponents)
         return np.asarray(weights / weights.sum())
@@ -318,13 +318,13 @@ class SoftmaxInitial:
 
 @attrs.frozen(eq=False)
 class Slice:
-    """A part that reads only `x[start : start + part.dimension]` of a longer x.
+    """A part that uses only `x[start : start + part.dimension]` of a longer x.
 
     With it, rewards, transitions and initial distribution may each have their own block of x, or share one.
 
     Args:
         part: any parametric part.
-        start: where its block begins.
+        start: the first index of its block.
         dimension: n, the length of the whole x.
     """
 
@@ -341,7 +341,7 @@ class Slice:
 
     @property
     def block(self) -> slice:
-        """Where the part's block lies in x."""
+        """The part's block of x."""
         return slice(self.start, self.start + self.part.dimension)
 
     def __call__(self, x: Array) -> Any:

@@ -17,11 +17,11 @@ from bilevelrl.validation.errors import InputError, kind_words
 
 @attrs.frozen(eq=False)
 class SampledMDP:
-    """A world with unknown dynamics whose rewards depend on x.
+    """An environment with unknown dynamics and with rewards that depend on x.
 
     Args:
-        world: `(rewards) ↦ simulator`, for a table of rewards (S, A); where `rewards` is an `ObservationReward`, for a
-            function `(observations, actions) ↦ (N,)`.
+        world: `(rewards) ↦ simulator`. It receives a table of rewards (S, A), or, if `rewards` is an
+            `ObservationReward`, a function `(observations, actions) ↦ (N,)`.
         rewards: r: a `ParametricArray` (S, A), or an `ObservationReward`.
     """
 
@@ -40,18 +40,18 @@ class SampledMDP:
 
     @property
     def occupancy_forms(self) -> tuple[type, ...]:
-        """Both for a table of rewards; weighted samples alone for a function of observations."""
+        """Both for a table of rewards; only weighted samples for a function of observations."""
         if isinstance(self.rewards, ObservationReward):
             return (SampledOccupancy,)
         return (DenseOccupancy, SampledOccupancy)
 
     def simulator(self, x: Array) -> Simulator:
-        """The world with the rewards at x. Raises `InputError` where x has the wrong length or is not finite."""
+        """The simulator with the rewards at x. Raises `InputError` if x has the wrong length or is not finite."""
         x = as_array("x", x, (self.dimension,))
         return self.world(RewardAt(self.rewards, x) if isinstance(self.rewards, ObservationReward) else self.rewards(x))
 
     def pullback(self, x: Array, occupancy: Occupancy) -> Array:
-        """(n,) `J_rᵀ r̄` at x: one product. Raises `InputError` for a table where rewards are of observations."""
+        """(n,) `J_rᵀ r̄` at x: one product. Raises `InputError` for a table if rewards are of observations."""
         if isinstance(self.rewards, ObservationReward):
             if not isinstance(occupancy, SampledOccupancy):
                 expected = "a SampledOccupancy, since the rewards are a function of observations"

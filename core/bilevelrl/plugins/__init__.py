@@ -1,6 +1,6 @@
-"""Hooks, discovery of installed plugins, and the registry of components by name.
+"""The hooks of plugins, the discovery of installed plugins, and the registry of components by name.
 
-No component is implemented here, and no plugin is imported except through its entry point.
+No component may be implemented here, and no plugin imported except through its entry point.
 """
 
 import lazy_loader

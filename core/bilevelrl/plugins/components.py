@@ -1,4 +1,4 @@
-"""The registry: what is registered under which name, by which plugin."""
+"""The registry of components by name, with the plugins that offer them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bilevelrl.validation.errors import InputError, UnknownNameError, kind_words
 
 
 class Kind(enum.Enum):
-    """What a component is; the value is how messages and the command line call it."""
+    """The kind of a component; the value is its name in messages and on the command line."""
 
     LOWER_LEVEL_SOLVER = "lower-level solver"
     HYPERGRADIENT_ESTIMATOR = "hyper-gradient estimator"
@@ -29,17 +29,17 @@ class Kind(enum.Enum):
 
     @property
     def members(self) -> tuple[str, ...]:
-        """What a class of this kind must have besides a name."""
+        """The members that a class of this kind must have besides a name."""
         return _MEMBERS[self]
 
 
 COMMANDS_HOOK = "bilevelrl_commands"
 
 OWN_COMMANDS = frozenset({"run", "resume", "show", "compare", "sweep", "list", "check", "certify", "plugins"})
-"""Names that commands of plugins cannot take."""
+"""Names that commands of plugins cannot have."""
 
 TYPES = frozenset({"requires", "requires_objective", "produces", "accepts"})
-"""Members that are classes or runtime protocols."""
+"""Members whose values are classes or runtime protocols."""
 
 _MEMBERS = {
     Kind.LOWER_LEVEL_SOLVER: ("requires", "produces", "tags", "solve", "restore"),
@@ -52,7 +52,7 @@ _MEMBERS = {
 
 @attrs.frozen
 class Registered:
-    """A component and where it came from."""
+    """A component and the plugin that it comes from."""
 
     kind: Kind
     name: str
@@ -73,13 +73,13 @@ class Plugin:
 
 @attrs.frozen
 class PluginFailure:
-    """A plugin that was left out, and why.
+    """A plugin that was left out, with the reason.
 
     Args:
         plugin: its entry-point name.
-        distribution: the installed distribution (and version) it came from.
-        stage: what failed: "name", "load", "register", "hooks" or "components".
-        error: what went wrong, in one line.
+        distribution: the installed distribution (and version) that it comes from.
+        stage: the step that failed: "name", "load", "register", "hooks" or "components".
+        error: the error, in one line.
     """
 
     plugin: str
@@ -92,7 +92,7 @@ class PluginFailure:
 
 
 class Registry:
-    """Names to components. Plugins add to it as a whole or not at all."""
+    """A map from names to components. All components of a plugin are added, or none."""
 
     def __init__(self) -> None:
         self.plugins: list[Plugin] = []
@@ -117,7 +117,7 @@ class Registry:
             raise UnknownNameError(kind.value, name, (entry.name for entry in self.of_kind(kind))) from None
 
     def create(self, kind: Kind, name: str, options: Mapping[str, Any]) -> Any:
-        """An instance: a configured component, or what a problem factory or recipe builds."""
+        """An instance: a configured component, or the result of a problem factory's or recipe's `build`."""
         made: Any = build(self.find(kind, name).component, options)
         if kind is Kind.PROBLEM:
             problem = _built(made, name)
@@ -132,7 +132,7 @@ class Registry:
         return made
 
     def add(self, plugin: Plugin, components: list[tuple[Kind, type]], commands: Sequence[Any] = ()) -> None:
-        """Add all that a plugin offers, or nothing: raises `InputError` for what is malformed or clashes."""
+        """Add everything that a plugin offers, or nothing; raises `InputError` if any of it is invalid."""
         entries: dict[tuple[Kind, str], Registered] = {}
         for kind, component in components:
             _check_component(kind, component)
@@ -152,10 +152,10 @@ class Registry:
 
 
 def _checked_commands(commands: Sequence[Any], plugin: Plugin, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Commands by name; raises `InputError` for what is no click command, and for a name that is taken."""
+    """Commands by name; raises `InputError` if one is not a click command, or its name is taken."""
     added: dict[str, Any] = {}
     for command in commands:
-        import click  # which plugins without commands need not wait for
+        import click  # imported here, since plugins without commands do not need it
 
         if not isinstance(command, click.Command) or not command.name:
             raise InputError(f"a command of plugin {plugin.name!r}", kind_words(command), "a click.Command with a name")
@@ -192,8 +192,8 @@ def _check_component(kind: Kind, component: object) -> None:
 
 
 def _check_type(field: str, value: object) -> None:
-    # Whether a problem satisfies it is asked with isinstance, for every registered component: one that cannot answer
-    # would break the advice on all the others.
+    # isinstance checks a problem against this member of every registered component: one that cannot be checked would
+    # break the advice on all the others.
     try:
         answers = isinstance(value, type) and isinstance(None, value) is not None
     except TypeError:

@@ -1,4 +1,4 @@
-"""From names and options to components: an attrs class's fields are its configuration, checked strictly."""
+"""Components from options: the fields of an attrs class are its configuration, and are checked strictly."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def build(component: type[T], options: Mapping[str, Any]) -> T:
 
 
 def options_of(component: object) -> dict[str, Any]:
-    """The configuration of a component, by option name; options that are None, the default, are left out."""
+    """The configuration of a component by option name, without options whose value is the default None."""
     values = {field.alias or field.name: getattr(component, field.name) for field in option_fields(type(component))}
     return {key: value for key, value in values.items() if value is not None}
 
@@ -55,7 +55,7 @@ def option_fields(component: type) -> list[attrs.Attribute[Any]]:
 
 
 def type_words(component: type, field: attrs.Attribute[Any]) -> str:
-    """A field's type as a reader writes it: `int | None`."""
+    """A field's type as source code has it: `int | None`."""
     hint = _hints(component).get(field.name, Any)
     return getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint).replace("typing.", "")
 
@@ -71,7 +71,7 @@ _EXPECTED = {
 
 
 def _expected_words(component: type, field: attrs.Attribute[Any]) -> str:
-    """A field's type as a sentence has it: `an integer or None`."""
+    """A field's type in words: `an integer or None`."""
     hint = _hints(component).get(field.name, Any)
     choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     return " or ".join(_EXPECTED.get(choice, str(choice).replace("typing.", "")) for choice in choices)
@@ -81,7 +81,7 @@ def _expected_words(component: type, field: attrs.Attribute[Any]) -> str:
 def _hints(component: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(component)
-    except NameError:  # a plugin's hints may name things imported for type checkers only
+    except NameError:  # a plugin's hints may use names that are imported for type checkers only
         return {}
 
 
@@ -92,7 +92,7 @@ def _convert(component: type, field: attrs.Attribute[Any], value: Any, owner: st
     try:
         return _converter().structure(value, hint)
     except cattrs.errors.StructureHandlerNotFoundError:
-        return value  # no plain type (an array, a function): the class's own validator decides
+        return value  # not a plain type (an array, a function): the class's own validator decides
     except (TypeError, ValueError, AttributeError, OverflowError, cattrs.BaseValidationError):
         label = f"option {field.alias or field.name!r} of {owner}"
         raise InputError(label, value_words(value), _expected_words(component, field)) from None
@@ -100,7 +100,7 @@ def _convert(component: type, field: attrs.Attribute[Any], value: Any, owner: st
 
 @functools.cache
 def _converter() -> Any:
-    """A cattrs converter that never coerces: 3.7 is no integer, "0.1" no number, 1 no flag."""
+    """A cattrs converter that never coerces: 3.7 is not an integer, "0.1" not a number, 1 not a flag."""
     import cattrs
 
     def whole(value: Any, _: type) -> int:
@@ -110,7 +110,7 @@ def _converter() -> Any:
 
     def real(value: Any, _: type) -> float:
         if isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_):
-            return float(value)  # OverflowError for an integer beyond the floats
+            return float(value)  # OverflowError: an integer beyond the range of floats
         raise TypeError
 
     def exactly(value: Any, kind: type) -> Any:

@@ -1,8 +1,7 @@
-"""Discovery: from installed entry points to a registry, one isolated plugin at a time.
+"""Discovery: makes the registry from installed entry points, each plugin separately.
 
-Every way in which a plugin can fail is confined to it: it is recorded, named in a warning, and everything else goes on
-working. Each plugin gets a pluggy manager of its own, so that neither a raising hook, nor a failed registration, nor a
-misspelt hook of one can touch another.
+A plugin that fails in any way is recorded and named in a warning, and all other plugins work. Each plugin has a pluggy
+manager of its own, so that a hook that raises, a failed registration or a misspelt hook does not affect other plugins.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from bilevelrl.validation.notices import Notice
 
 GROUP = "bilevelrl"
 FIRST_PARTY = "bilevelrl"
-"""The distribution whose plugins load first, and so win a clash."""
+"""The distribution whose plugins load first, and so keep a name that another plugin uses too."""
 
 LIMIT_VARIABLE = "BILEVELRL_PLUGINS"
 
@@ -35,7 +34,7 @@ class PluginWarning(Notice):
 
 
 class PluginError(RuntimeError):
-    """A plugin failed, and discovery was strict."""
+    """A plugin failed in strict discovery."""
 
 
 class _Failed(Exception):
@@ -55,8 +54,8 @@ def discover(
     Args:
         strict: raise `PluginError` at the first plugin that fails, instead of a `PluginWarning`.
         only: entry-point names to load. Default: the environment variable `BILEVELRL_PLUGINS` (names separated by
-            commas) where it is set, else all.
-        entry_points: what to load. Default: the installed ones of the group `bilevelrl`.
+            commas) if it is set, else all.
+        entry_points: the entry points to load. Default: the installed ones of the group `bilevelrl`.
     """
     registry = Registry()
     found = list(importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points)
@@ -89,7 +88,7 @@ def discover(
 def registry() -> Registry:
     """The registry of this process, discovered at first use."""
     with warnings.catch_warnings() if in_worker() else contextlib.nullcontext():
-        if in_worker():  # the one who asked has said it
+        if in_worker():  # the calling process has already warned
             warnings.simplefilter("ignore", PluginWarning)
         return discover()
 
@@ -98,7 +97,7 @@ def register(plugin: object, name: str) -> None:
     """Register a module or object with hook implementations, without an entry point: for notebooks and scripts.
 
     Raises:
-        PluginError: where an installed plugin would have been left out with a warning.
+        PluginError: in all cases in which an installed plugin would be left out with a warning.
     """
     if any(known.name == name for known in registry().plugins):
         raise PluginError(f"plugin {name!r}: the name is already used by a loaded plugin")
@@ -116,7 +115,7 @@ def plugin_manager() -> pluggy.PluginManager:
 
 
 def _distinct(entries: list[importlib.metadata.EntryPoint]) -> list[importlib.metadata.EntryPoint]:
-    """Without exact repeats: a distribution that sits twice on sys.path is one distribution."""
+    """Entry points without duplicates: a distribution may be on sys.path twice."""
     unique = {(entry.name, entry.value, _distribution(entry)): entry for entry in entries}
     return list(unique.values())
 
@@ -137,7 +136,7 @@ def _distribution(entry: importlib.metadata.EntryPoint) -> str:
 
 
 def _name_and_version(entry: importlib.metadata.EntryPoint) -> tuple[str, ...]:
-    # The remains of a half-removed distribution have entry points but no metadata: its name is None, or raises.
+    # An incompletely removed distribution has entry points but no metadata: its name is None, or raises.
     try:
         found = (entry.dist.name, entry.dist.version) if entry.dist is not None else ()
     except Exception:
@@ -161,7 +160,7 @@ def _add(registry: Registry, plugin: Plugin, implementation: object) -> None:
 
 
 def _check_hooks(callers: Sequence[pluggy.HookCaller], implementation: object) -> None:
-    """What pluggy keeps silent about: a misspelt hook, and one that is not marked."""
+    """Raise for mistakes that pluggy ignores: a misspelt hook, and a hook without its mark."""
     hooks = [*(kind.hook for kind in Kind), COMMANDS_HOOK]
     for caller in callers:
         if not caller.has_spec() and not all(hook.optionalhook for hook in caller.get_hookimpls()):
@@ -177,18 +176,18 @@ def _check_hooks(callers: Sequence[pluggy.HookCaller], implementation: object) -
 def _offered(caller: pluggy.HookCaller) -> list[Any]:
     answers = caller()
     if caller.get_hookimpls() and not answers:  # pluggy drops None, so a forgotten `return` would go unnoticed
-        raise InputError("what it returns", "None", "an iterable of classes")
+        raise InputError("its return value", "None", "an iterable of classes")
     return [component for answer in answers for component in answer]
 
 
 @contextlib.contextmanager
 def _stage(stage: str, prefix: str = "") -> Iterator[None]:
-    """Turn whatever a plugin's code raises into `_Failed`."""
+    """Turn any exception of a plugin's code into `_Failed`."""
     try:
         yield
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a plugin may leave (SystemExit), and a panic in Rust is no Exception either
+    except BaseException as error:  # a plugin may raise SystemExit, and a panic in Rust is not an Exception either
         raise _Failed(stage, prefix + _one_line(error)) from error
 
 

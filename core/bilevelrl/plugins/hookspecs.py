@@ -1,7 +1,7 @@
 """The six hooks through which a plugin offers its components and commands.
 
-A plugin is a module or object that implements any of them, marked with `bilevelrl.hookimpl`, and that an entry point in
-the group `bilevelrl` names. A hook takes no arguments and returns an iterable of classes, or of click commands.
+A plugin is a module or object that implements some of them, marked with `bilevelrl.hookimpl`, and that an entry point
+in the group `bilevelrl` names. A hook takes no arguments and returns an iterable of classes, or of click commands.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Bilevel problems: a follower, an objective, a feasible set, and several contexts as one problem.
+"""Bilevel problems with a follower, an objective and a feasible set, their evaluation, and problems over several
+contexts.
 
-Ready-made problems belong to plugins.
+Concrete problems must not be here and belong to plugins.
 """
 
 import lazy_loader

@@ -25,12 +25,12 @@ class BilevelProblem:
     Args:
         lower: the follower: `SupportsModel` (say, a `ParametricMDP`), `SupportsSampling`, or both.
         objective: the leader's f: `PolicyObjective`, `TrajectoryObjective`, or both.
-        start: where runs begin: (n,), or a function of a `numpy.random.Generator`. Default: zero.
+        start: the starting point of runs: (n,), or a function of a `numpy.random.Generator`. Default: zero.
         feasible_set: X. Default: all of R^n.
-        name: what messages, tables and pictures call the problem.
+        name: the problem's name in messages, tables and pictures.
         measures: `(x, solution) ↦ {label: number}`, figures for reports, such as the follower's true return.
         picture: `(axes, x, solution) ↦ None`, draws the solution on matplotlib axes.
-        configuration: the options that made it, where it came from the registry; saved with every run.
+        configuration: the options that made it, if it came from the registry; saved with every run.
         judge: `(x, seed) ↦ Evaluation`, the objective at x as comparisons report it. Default: see `evaluate`.
     """
 
@@ -72,7 +72,7 @@ class BilevelProblem:
         return int(self.lower.dimension)
 
     def initial_point(self, rng: np.random.Generator) -> Array:
-        """Where a run begins, projected onto the feasible set."""
+        """The starting point of a run, projected onto the feasible set."""
         if self.start is None:
             start: Any = np.zeros(self.dimension)
         else:
@@ -86,16 +86,16 @@ class BilevelProblem:
     def evaluate(
         self, x: object, seed: int = 0, *, groups: int = GROUPS, follower: LowerLevelSolver | None = None
     ) -> Evaluation:
-        """The leader's objective at x: by the problem's `judge`, else exact where there is a model, else sampled.
+        """The leader's objective at x: by the problem's `judge`, else exact if there is a model, else sampled.
 
         Args:
             x: (n,).
-            seed: keys the random numbers; one seed draws the same ones at every x.
-            groups: losses drawn, where the objective is one over trajectories.
-            follower: learns the follower's policy where there is no model to solve.
+            seed: keys the random numbers, which are the same at every x for one seed.
+            groups: the number of losses drawn, if the objective is one over trajectories.
+            follower: a solver that learns the follower's policy if there is no model to solve.
 
         Raises:
-            InputError: where x is no finite vector of length n; where there is neither a model nor a follower.
+            InputError: if x is not a finite vector of length n, or there is neither a model nor a follower.
         """
         point = self.point(x)
         if self.judge is not None:

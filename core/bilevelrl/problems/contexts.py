@@ -1,11 +1,11 @@
 """Contexts: several followers' MDPs that share x, as one MDP.
 
-A leader who faces context c with probability w_c, each with an MDP `M_c(x)` of its own, faces their *direct sum*: the
-states of all contexts side by side, block-diagonal transitions, and the initial distribution `Σ_c w_c ρ_c`. No action
-leads from one context to another, so the direct sum's soft Bellman equation is all contexts' equations at once, its
-optimal policy is theirs side by side, and a draw of its first state draws the context. Whatever solves, differentiates
-or samples one MDP therefore averages over contexts, or samples them, as it is. Several followers who act at the same
-time, each in a world of its own, are the same with w_c their weights.
+If context c has probability w_c and an MDP `M_c(x)` of its own, the leader's problem has the *direct sum* of these MDPs
+as its follower: the states of all contexts side by side, block-diagonal transitions, and the initial distribution `Σ_c
+w_c ρ_c`. No action leads from one context to another. So the direct sum's soft Bellman equation consists of all
+contexts' equations, its optimal policy of theirs, and a draw of its first state draws the context. Therefore every
+component that solves, differentiates or samples one MDP works for contexts without changes. Several followers that act
+at the same time, each in an environment of its own, are the same problem with weights w_c.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ContextualMDP:
     """The direct sum of the followers of several contexts: `SupportsModel` and `SupportsSampling`.
 
     State s of context c is state `starts[c] + s` here. Transitions are stored as CSR, unless all contexts' are dense
-    and the whole is small. A context of weight zero is never drawn and counts nowhere.
+    and the whole is small. A context of weight zero is never drawn and has no effect.
 
     Args:
         contexts: the followers, each a `SupportsModel` of the same x, such as a `ParametricMDP`. They must agree on
@@ -62,7 +62,7 @@ class ContextualMDP:
             zero.
 
     Raises:
-        InputError: where there is no context, the contexts disagree, or the weights are not a distribution.
+        InputError: if there is no context, the contexts disagree, or the weights are not a distribution.
     """
 
     occupancy_forms: ClassVar[tuple[type, ...]] = (DenseOccupancy, SampledOccupancy)
@@ -109,7 +109,7 @@ class ContextualMDP:
         )
 
     def _point(self) -> Array:
-        """Where the contexts are first looked at."""
+        """The point at which the contexts are checked."""
         if self.example is not None:
             return as_array("example", self.example, (self.dimension,))
         own = (getattr(context, "example", None) for context in self.contexts)
@@ -123,7 +123,7 @@ class ContextualMDP:
         return slice(int(self.starts[context]), int(self.starts[context + 1]))
 
     def model(self, x: Array) -> SoftMDP:
-        """`M_τ(x)`, the direct sum; what no context changes with x is assembled once and kept."""
+        """`M_τ(x)`, the direct sum; the parts that do not depend on x are assembled once and kept."""
         models = [context.model(x) for context in self.contexts]
         fields: dict[str, Any] = {}
         if self._moved(models, "rewards"):
@@ -141,11 +141,11 @@ class ContextualMDP:
         return any(getattr(now, field) is not getattr(then, field) for now, then in pairs)
 
     def simulator(self, x: Array) -> TabularSimulator:
-        """A sampler of the direct sum, whose first states draw the context; groups of trajectories share one."""
+        """A sampler of the direct sum, whose first states draw the context; the trajectories of a group share one."""
         return TabularSimulator(self.model(x), contexts=self.starts)
 
     def pullback(self, x: Array, occupancy: Occupancy) -> Array:
-        """(n,) the sum of the contexts' pullbacks, each of its own rows of the occupancy."""
+        """(n,) the sum of the contexts' pullbacks, each applied to its own rows of the occupancy."""
         measure = occupancy.dense(self._base.states, self._base.actions)
         gradient = np.zeros(self.dimension)
         for index, context in enumerate(self.contexts):
@@ -159,9 +159,9 @@ class ContextualMDP:
         return gradient
 
     def restrict(self, x: Array, solution: Any, context: int) -> Any:
-        """A context's own part of a solution at x, as its method `restrict(lower, x, rows)` gives it.
+        """A context's own part of a solution at x, by the solution's method `restrict(lower, x, rows)`.
 
-        Status, residual and cost are those of the whole.
+        Status, residual and cost are those of the whole solution.
         """
         restrict = getattr(solution, "restrict", None)
         if restrict is None:
@@ -171,7 +171,7 @@ class ContextualMDP:
 
 
 def _references(models: Sequence[SoftMDP]) -> Array | None:
-    """μ of the direct sum: None where no context has one, ones for a context that has none beside others that do."""
+    """μ of the direct sum: None if no context has one; otherwise ones for the contexts without one."""
     if all(model.reference is None for model in models):
         return None
     return np.concatenate(

@@ -19,7 +19,7 @@ from bilevelrl.validation.errors import InputError, kind_words
 
 @attrs.frozen(eq=False, slots=False)
 class _ContextualParts:
-    """What objectives over contexts are made of."""
+    """The parts of objectives over contexts."""
 
     lower: ContextualMDP = attrs.field()
     objectives: tuple[Any, ...] = attrs.field(converter=tuple)
@@ -51,7 +51,7 @@ class ContextualObjective(_ContextualParts):
         self._check_objectives(PolicyObjective)
 
     def value_and_gradients(self, x: Array, policy: Array) -> tuple[float, Array, Array]:
-        """`f`, `Σ_c w_c ∂f_c/∂x`, and `w_c ∂f_c/∂π_c` in the rows of context c. What has no weight is not asked."""
+        """`f`, `Σ_c w_c ∂f_c/∂x`, and `w_c ∂f_c/∂π_c` in the rows of context c. Contexts of weight zero are skipped."""
         check_shape("the policy judged by ContextualObjective", policy, (int(self.lower.starts[-1]), policy.shape[1]))
         total, by_x, by_policy = 0.0, np.zeros_like(x), np.zeros_like(policy)
         for index, objective in enumerate(self.objectives):
@@ -69,7 +69,7 @@ class ContextualObjective(_ContextualParts):
 class ContextualTrajectoryObjective(_ContextualParts):
     """`f(x, π) = Σ_c w_c E_c[l_c(d_1, …, d_I; x)]`, where a group's trajectories share a context.
 
-    The weights enter through the draw of the context, not here.
+    The weights act through the draw of the context, and are not used here.
 
     Args:
         lower: the `ContextualMDP` whose rows these are.
@@ -86,18 +86,18 @@ class ContextualTrajectoryObjective(_ContextualParts):
 
     @property
     def horizon(self) -> int:
-        """H, steps in a trajectory."""
+        """H, the number of steps of a trajectory."""
         return int(self.objectives[0].horizon)
 
     @property
     def trajectories(self) -> int:
-        """I, trajectories that one loss takes."""
+        """I, the number of trajectories of one loss."""
         return int(self.objectives[0].trajectories)
 
     def loss_and_gradient(self, x: Array, trajectories: Trajectories, rng: np.random.Generator) -> tuple[Array, Array]:
         """The losses of all groups (G,), each by its own context's objective, and the mean of their `∂l/∂x` (n,).
 
-        Raises `InputError` where a group's trajectories come from several contexts.
+        Raises `InputError` if a group's trajectories come from several contexts.
         """
         contexts = self._contexts_of(trajectories.observations[:, 0])
         losses, gradient = np.empty(contexts.size), np.zeros_like(x)
@@ -122,7 +122,7 @@ class ContextualTrajectoryObjective(_ContextualParts):
 
 @attrs.frozen(eq=False, slots=False)
 class _ContextualBoth(ContextualObjective, ContextualTrajectoryObjective):
-    """Where every context's objective is one of the policy and one over trajectories, so is their sum."""
+    """The sum if every context's objective is both one of the policy and one over trajectories."""
 
     def __attrs_post_init__(self) -> None:
         ContextualObjective.__attrs_post_init__(self)
@@ -130,7 +130,7 @@ class _ContextualBoth(ContextualObjective, ContextualTrajectoryObjective):
 
 
 def _own_states(trajectories: Trajectories, rows: Any, first: int) -> Trajectories:
-    """Some of the trajectories, their states counted from the context's first."""
+    """Some of the trajectories, with states numbered from the context's first one."""
     part = trajectories.part(rows)
     return attrs.evolve(part, observations=part.observations - first)
 
@@ -146,22 +146,22 @@ def contextual_problem(
 ) -> BilevelProblem:
     """`minimise Σ_c w_c f_c(x, π*_c(x)) over x in X`: one problem of several that share x.
 
-    The contexts' followers become one `ContextualMDP`, so that every algorithm takes the problem as it is: exact ones
-    average over contexts, sampling ones draw the context with the first state. Measures that all problems have are
-    averaged by weight, and told for each context too.
+    The contexts' followers become one `ContextualMDP`, so that every algorithm accepts the problem: exact ones average
+    over contexts, sampling ones draw the context with the first state. Measures that all problems have are averaged by
+    weight, and reported for each context too.
 
     Args:
         problems: the contexts, each with a follower, an objective, and the same X.
         weights: w (C,), not negative, sum one. Default: uniform.
-        name: what messages, tables and pictures call the problem.
-        start: where runs begin. Default: as in the first of the problems.
+        name: the problem's name in messages, tables and pictures.
+        start: the starting point of runs. Default: that of the first problem.
         feasible_set: X. Default: the problems' own, which must then be the same.
         picture: draws the solution. Default: the first problem's picture of its own context.
 
     Raises:
-        InputError: where there is no problem; where they disagree on the dimension of x, on X, or on their followers'
-            discount, temperature or number of actions; where their objectives have no kind in common; where the weights
-            are not a distribution.
+        InputError: if there is no problem; if they disagree on the dimension of x, on X, or on their followers'
+            discount, temperature or number of actions; if their objectives have no kind in common; if the weights are
+            not a distribution.
     """
     parts = _problems(problems)
     lower = ContextualMDP(tuple(problem.lower for problem in parts), weights)
@@ -191,7 +191,7 @@ def _problems(value: Any) -> list[BilevelProblem]:
 
 
 def _objective(lower: ContextualMDP, objectives: list[Any]) -> Any:
-    """The sum, of every kind that all of the objectives are of."""
+    """The sum, with every kind that all of the objectives have."""
     of_policy = all(isinstance(objective, PolicyObjective) for objective in objectives)
     of_trajectories = all(isinstance(objective, TrajectoryObjective) for objective in objectives)
     if of_policy and of_trajectories:
@@ -215,7 +215,7 @@ def _common_set(problems: list[BilevelProblem]) -> FeasibleSet:
 
 
 def _same_set(one: FeasibleSet, other: FeasibleSet) -> bool:
-    """Whether two sets are the same object, or of one attrs class with equal fields."""
+    """Whether two sets are the same object, or instances of one attrs class with equal fields."""
     if one is other:
         return True
     kind: Any = type(one)

@@ -1,4 +1,4 @@
-"""The leader's objective at an x, whatever an algorithm reports: exact, or from a large independent sample."""
+"""The leader's objective at an x, independent of any algorithm: exact, or from a large independent sample."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bilevelrl.validation.arrays import Array
 from bilevelrl.validation.errors import InputError
 
 GROUPS = 20_000
-# Accurate far beyond what a table shows, and reached by Newton's method in a few steps.
+# Much more accurate than tables show, and reached by Newton's method in a few steps.
 TOLERANCE = 1e-10
 
 
@@ -29,8 +29,8 @@ class Evaluation:
     """The leader's objective at an x.
 
     Args:
-        objective: `f(x, π*(x))`; infinite where it cannot be computed.
-        standard_error: of the objective; 0 where it is exact.
+        objective: `f(x, π*(x))`; infinite if it cannot be computed.
+        standard_error: the objective's standard error; 0 if it is exact.
     """
 
     objective: float
@@ -40,17 +40,18 @@ class Evaluation:
 def evaluate(
     problem: Problem, x: Array, seed: int, *, groups: int = GROUPS, follower: LowerLevelSolver | None = None
 ) -> Evaluation:
-    """`f(x, π*(x))`: exact where there is a model and an objective of the policy, sampled elsewhere.
+    """`f(x, π*(x))`: exact if there is a model and an objective of the policy, otherwise sampled.
 
     Args:
-        problem: whose objective.
+        problem: the problem.
         x: (n,).
-        seed: keys the random numbers; one seed draws the same ones at every x, which sharpens differences.
-        groups: losses drawn, where the objective is one over trajectories.
-        follower: learns the follower's policy where there is no model to solve.
+        seed: keys the random numbers, which are the same at every x for one seed, so that differences have less
+            variance.
+        groups: the number of losses drawn, if the objective is one over trajectories.
+        follower: a solver that learns the follower's policy if there is no model to solve.
 
     Raises:
-        InputError: where there is no model, and no follower is given.
+        InputError: if there is no model, and no follower is given.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         solution: Any = answer(problem, x, seed, follower)
@@ -64,7 +65,7 @@ def evaluate(
 
 
 def answer(problem: Problem, x: Array, seed: int, follower: LowerLevelSolver | None) -> LowerLevelSolution:
-    """The follower's answer: solved where there is a model, else learnt by the solver given; see `evaluate`."""
+    """The follower's answer: solved if there is a model, else learnt by the given solver; see `evaluate`."""
     if isinstance(problem.lower, SupportsModel):
         return soft_policy_iteration(problem.lower.model(x), tolerance=TOLERANCE)
     if follower is None:

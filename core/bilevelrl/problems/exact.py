@@ -15,19 +15,19 @@ from bilevelrl.validation.arrays import Array, maximum_norm
 def implicit_gradient(
     problem: Problem, x: Array, solution: TabularSolution, *, tolerance: float = 1e-12
 ) -> HyperGradient:
-    """`∇φ(x) = ∂f/∂x + pullback(x, r̄)`, with r̄ of `solve_adjoint`: one linear solve, one pullback.
+    """`∇φ(x) = ∂f/∂x + pullback(x, r̄)`, with r̄ from `solve_adjoint`: one linear solve, one pullback.
 
     Exact at the follower's optimum; at an approximate answer its error is proportional to the answer's.
 
     Args:
-        problem: with a transition model (`SupportsModel`) and an objective of the policy (`PolicyObjective`).
+        problem: a problem with a transition model (`SupportsModel`) and an objective of the policy (`PolicyObjective`).
         x: (n,).
         solution: the follower's answer at x; its linearization's factorisation is reused.
-        tolerance: relative, in the Euclidean norm, to which the adjoint equation is solved where that is done by
-            iteration. A factorisation solves it to rounding.
+        tolerance: the relative accuracy, in the Euclidean norm, of an iterative solve of the adjoint equation. A
+            factorisation solves it to rounding.
 
     Returns:
-        The gradient, with the residual of the adjoint equation. Its status is `NON_FINITE` where the objective or its
+        The gradient, with the residual of the adjoint equation. Its status is `NON_FINITE` if the objective or its
         gradient is not finite.
     """
     policy, system = solution.policy, solution.linearization

@@ -1,4 +1,4 @@
-"""Where the leader's x may lie: closed convex sets with their Euclidean projections."""
+"""Feasible sets of the leader's x: closed convex sets with their Euclidean projections."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Ball:
     center: Array = attrs.field(default=0.0, converter=_center)
 
     def project(self, x: Array) -> Array:
-        """Pull a point outside back along its ray from the center."""
+        """Move a point outside the ball to the boundary, along the line to the center."""
         offset = x - self.center
         length = float(np.linalg.norm(offset))
         return x if length <= self.radius else np.asarray(self.center + offset * (self.radius / length))
@@ -88,7 +88,8 @@ class Simplex:
 
     def project(self, x: Array) -> Array:
         """Subtract the threshold at which the positive parts sum to `total` (Held, Wolfe and Crowder 1974)."""
-        # Adding a constant to x changes nothing; measured from the largest entry, the sums below keep their digits.
+        # Adding a constant to x does not change the result; relative to the largest entry, the sums below keep their
+        # digits.
         shifted = x - x.max()
         descending = np.sort(shifted)[::-1]
         thresholds = (np.cumsum(descending) - self.total) / np.arange(1, x.size + 1)
@@ -97,7 +98,7 @@ class Simplex:
 
 
 def stationarity(feasible_set: FeasibleSet, x: Array, gradient: Array) -> float:
-    """`‖x − Π_X(x − g)‖₂`: zero exactly at first-order stationary points of X, and `‖g‖₂` where X is all of R^n."""
+    """`‖x − Π_X(x − g)‖₂`: zero exactly at first-order stationary points of X, and `‖g‖₂` if X is all of R^n."""
     if isinstance(feasible_set, Free):
         return math.sqrt(gradient.dot(gradient))
     step = x - feasible_set.project(x - gradient)

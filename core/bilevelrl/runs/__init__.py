@@ -1,6 +1,6 @@
-"""Runs: the outer loop driven to its end, once or for several seeds, with callbacks, pictures and resumption.
+"""Complete runs of the outer loop, once or for several seeds, with callbacks, pictures and resumption.
 
-What one iteration does belongs to `outer_loop`; drivers only call it.
+The steps of an iteration must not be here and belong to `outer_loop`.
 """
 
 import lazy_loader

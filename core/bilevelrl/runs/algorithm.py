@@ -1,4 +1,4 @@
-"""Algorithm: an outer loop that is run to its end, once or for several seeds, and resumed."""
+"""Algorithms: an outer loop with methods that run it to its end, once or for several seeds, and resume it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Algorithm(OuterLoop):
-    """A lower-level solver, a hyper-gradient estimator and an upper-level optimizer, run in turn.
+    """A lower-level solver, a hyper-gradient estimator and an upper-level optimizer, which run in turn.
 
     Args:
-        lower: answers x with the follower's policy.
+        lower: computes the follower's answer to x.
         estimator: differentiates the leader's objective through that answer.
-        upper: moves x.
-        name: what tables and pictures call it.
+        upper: updates x.
+        name: its name in tables and pictures.
     """
 
     def run(
@@ -46,31 +46,31 @@ class Algorithm(OuterLoop):
         checkpoint_seconds: float = 30.0,
         jobs: Jobs | None = None,
     ) -> Run:
-        """Run the outer loop and return all it saw.
+        """Run the outer loop and return the run.
 
         Args:
             problem: what to solve.
             iterations: the largest number of updates of x.
             seed: keys every random stream of the run.
-            x: where to begin, instead of the problem's own starting point.
+            x: the starting point, instead of the problem's own.
             tolerance: stop once `‖x − Π_X(x − ∇φ)‖₂` and the residuals of solver and estimator are at most this.
-                0 never stops early.
-            callback: a `Callback`, a function that is called with every state (the first included), or several of
-                either. One that raises an error is left out with a `CallbackWarning`.
-            out: a directory to write the run to while it goes on, so that `resume` can go on with it. One that holds a
-                run which could go on, or the runs of several seeds, is refused.
-            checkpoint_every: iterations from one checkpoint to the next; None: only the time counts.
-            checkpoint_seconds: time from one checkpoint to the next.
-            jobs: who does the work of components that divide it, such as sample batches and contexts; see `use_jobs`.
-                It does not change the run.
+                0: never stop early.
+            callback: a `Callback`, a function that is called with every state (including the first), or several of
+                either. One that raises an error is removed with a `CallbackWarning`.
+            out: a directory to which the run in progress is written, so that `resume` can resume it. A directory is
+                refused if it holds a run that could be resumed, or the runs of several seeds.
+            checkpoint_every: iterations between two checkpoints; None: only the time counts.
+            checkpoint_seconds: seconds between two checkpoints.
+            jobs: the workers for components that divide their work, such as sample batches and contexts; see
+                `use_jobs`. It does not change the results.
 
         Returns:
-            A `Run`. A failure on the way (a value that is not finite, a diverging component) is told in its status,
-            with the last good state kept; Ctrl-C likewise.
+            A `Run`. Its status reports a failure (a value that is not finite, a diverging component) or Ctrl-C; the
+            last good state is kept.
 
         Raises:
             InputError: for a mistake of the caller.
-            StepFailed: where not even the starting point can be evaluated.
+            StepFailed: if the starting point cannot be evaluated.
         """
         directory = None if out is None else as_path("out", out)
         with use_jobs(jobs):
@@ -101,29 +101,29 @@ class Algorithm(OuterLoop):
         jobs: Jobs | None = None,
         progress: Progress | None = None,
     ) -> list[Run]:
-        """Run the outer loop once for each seed: the runs of `run`, bit for bit but for the seconds.
+        """Run the outer loop once for each seed: the runs of `run`, bit for bit except for the seconds.
 
         Args:
             problem: what to solve.
-            seeds: how many, from seed 0; or the seeds themselves.
+            seeds: the number of seeds, from seed 0; or the seeds themselves.
             iterations: the largest number of updates of x in each run.
-            x: see `run`; for all seeds.
+            x: see `run`; the same for all seeds.
             tolerance: see `run`.
-            out: a directory that gets one for each seed, such as `seed-0`, which `load_run` and `resume` take. One that
-                holds a single run, other seeds of another problem or algorithm, or one of the seeds with a run which
-                could go on, is refused, and nothing in it is changed.
+            out: a directory with a subdirectory for each seed, such as `seed-0`, which `load_run` and `resume` accept.
+                A directory is refused, and not changed, if it holds a single run, seeds of another problem or
+                algorithm, or a run of one of the seeds that could be resumed.
             checkpoint_every: see `run`.
             checkpoint_seconds: see `run`.
-            jobs: who does the runs, several at a time; see `use_jobs`. One run is done by one process.
-            progress: called with the number of runs that have ended and of all, each time one does.
+            jobs: the workers that do the runs, several at a time; see `use_jobs`. One process does one run.
+            progress: called with the number of finished runs and of all runs, each time a run finishes.
 
         Returns:
-            A run for each seed, in their order. Ctrl-C ends all that are under way, and those are in the list too; what
-            had not begun is missing. `last.hyper.occupancy` is None, as in a run that was loaded.
+            A run for each seed, in their order. Ctrl-C ends the runs in progress, which are in the list too; runs that
+            have not begun are missing. `last.hyper.occupancy` is None, as in a run that was loaded.
 
         Raises:
             InputError: for a mistake of the caller.
-            Exception: what a run raised, once the others are done; `out` has them.
+            Exception: the exception of a run, after the other runs have finished; they are saved in `out`.
         """
         driver.check_settings(iterations, 0, tolerance)
         driver.check_intervals(checkpoint_every, checkpoint_seconds)
@@ -143,20 +143,20 @@ class Algorithm(OuterLoop):
         checkpoint_seconds: float | None = None,
         jobs: Jobs | None = None,
     ) -> Run:
-        """Go on with the run in a directory: bit for bit as if it had never stopped, but for the seconds.
+        """Resume the run in a directory: bit for bit as if it had not been stopped, except for the seconds.
 
         Args:
             problem: the same as before.
-            directory: what `run(out=…)` wrote to.
-            iterations: the largest number of updates of x, those already made included; None: as before.
-            callback: see `run`; the state in the checkpoint is shown once more.
+            directory: the directory that `run(out=…)` wrote to.
+            iterations: the largest number of updates of x, including those already made; None: as before.
+            callback: see `run`; it receives the state of the checkpoint again.
             checkpoint_every: see `run`; None: as before.
             checkpoint_seconds: see `run`; None: as before.
             jobs: see `run`.
 
         Raises:
-            InputError: where there is no run to go on with, it is that of another problem or algorithm, or it has made
-                more iterations than asked for.
+            InputError: if there is no run to resume, it is that of another problem or algorithm, or it has made more
+                iterations than requested.
         """
         with use_jobs(jobs):
             return driver.resume(

@@ -1,4 +1,4 @@
-"""Callbacks: what watches a run, and what becomes of one that fails."""
+"""Callbacks, which observe a run, and the handling of those that fail."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ class StopRun(Exception):
 
 
 class CallbackWarning(Notice):
-    """A callback failed and was left out; the run went on."""
+    """A callback failed and was removed; the run continued."""
 
 
 @attrs.frozen(eq=False)
 class RunFacts:
-    """What a callback is told before the first state.
+    """The facts that a callback receives before the first state.
 
     Args:
-        problem: what is solved.
-        algorithm: with what.
+        problem: the problem.
+        algorithm: the algorithm.
         settings: iterations, seed and tolerance.
-        iteration: that of the first state that will be shown: 0 in a new run, more in one that goes on.
-        history: a row an iteration, those before that state included; it grows as the run goes.
-        directory: where the run is written; None: nowhere.
+        iteration: the iteration of the first state that will be shown: 0 in a new run, more in a resumed one.
+        history: one row for each iteration, including those before that state; it grows during the run.
+        directory: the directory to which the run is written; None if there is none.
     """
 
     problem: BilevelProblem
@@ -70,21 +70,20 @@ class RunFacts:
 
 
 class Callback:
-    """Watches runs: `begin`, then `see` for every state, then `end`. Each does nothing unless overridden.
+    """Observes runs: `begin`, then `see` for every state, then `end`. Each does nothing unless overridden.
 
-    A run that goes on begins anew here, and shows the state of its checkpoint once more. A callback that raises an
-    error is left out from then on, with a `CallbackWarning`, and the run continues. One that raises `StopRun` in `see`
-    stops the run.
+    A resumed run calls `begin` again, and shows the state of its checkpoint again. A callback that raises an error is
+    removed with a `CallbackWarning`, and the run continues. One that raises `StopRun` in `see` stops the run.
     """
 
     def begin(self, facts: RunFacts) -> None:
-        """A run begins or goes on; nothing has been shown yet."""
+        """A run begins or is resumed; no state has been shown yet."""
 
     def see(self, state: OuterState, row: Mapping[str, float]) -> None:
-        """One state, the first included, and its row of the history, by column."""
+        """One state, including the first, and its row of the history, by column."""
 
     def end(self, run: Run) -> None:
-        """The run ended: as it was asked to, by a failure, by Ctrl-C or by a component's error."""
+        """The run ended: as requested, by a failure, by Ctrl-C or by a component's error."""
 
 
 class _Function(Callback):
@@ -99,14 +98,14 @@ class _Function(Callback):
 
 Watching = Callback | Callable[[OuterState], object]
 Callbacks = Watching | Iterable[Watching] | None
-"""What `Algorithm.run` takes: one callback, one function of the state, several of either, or None."""
+"""The argument of `Algorithm.run`: one callback, one function of the state, several of either, or None."""
 
 
 class Watchers:
-    """The callbacks of one run, of which those that fail are left out.
+    """The callbacks of one run; those that fail are removed.
 
     Raises:
-        InputError: for anything but callbacks and functions.
+        InputError: if an item is neither a callback nor a function.
     """
 
     def __init__(self, callbacks: Callbacks) -> None:
@@ -114,24 +113,24 @@ class Watchers:
         self._errors = np.geterr()
 
     def begin(self, facts: RunFacts) -> None:
-        """Tell all that the run begins."""
+        """Call `begin` of all callbacks."""
         self._tell("as the run began", lambda callback: callback.begin(facts))
 
     def see(self, state: OuterState, history: History) -> None:
-        """Show all the newest state."""
+        """Show the newest state to all callbacks."""
         if self._watching:
             row = history.row(-1)
             self._tell(f"at iteration {state.iteration}", lambda callback: callback.see(state, row))
 
     def end(self, run: Run) -> None:
-        """Tell all that the run ended; a stop has no effect any more."""
+        """Call `end` of all callbacks; `StopRun` has no effect any more."""
         with contextlib.suppress(StopRun):
             self._tell("as the run ended", lambda callback: callback.end(run))
 
     def _tell(self, when: str, call: Callable[[Callback], None]) -> None:
         for callback in tuple(self._watching):
             try:
-                with np.errstate(**self._errors):  # as they were where the run was asked for
+                with np.errstate(**self._errors):  # NumPy's settings of the caller of the run
                     call(callback)
             except StopRun:
                 raise

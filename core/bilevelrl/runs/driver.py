@@ -1,4 +1,4 @@
-"""A whole run: begun or gone on with, iterated to its end, and kept whatever ends it."""
+"""The driver of a run: starts or resumes it, iterates to its end, and keeps its results in every case."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ def resume(
 
 
 class WholeRun:
-    """A run on its way.
+    """A run in progress.
 
     Args:
-        algorithm: who runs.
-        problem: what is solved.
+        algorithm: the algorithm.
+        problem: the problem.
         settings: iterations, seed and tolerance.
         watchers: the callbacks.
-        directory: where the run is written; None: nowhere.
+        directory: the directory to which the run is written; None if there is none.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class WholeRun:
         self.best = BestIterate.of(self.first)
 
     def _run(self) -> Run:
-        """Iterate to the end, and keep what was computed whatever ends it."""
+        """Iterate to the end, and keep the computed states in every case."""
         try:
             with quietly():
                 self._iterate()
@@ -143,7 +143,7 @@ class WholeRun:
             self.status, self.stopped_by = Status.STOPPED, str(stop)
         except KeyboardInterrupt:
             self._cut_off()
-        except BaseException as error:  # a component's own
+        except BaseException as error:  # an error of a component
             self._cut_off()
             if self.directory is not None:
                 self.directory.rescue(self.state, self.history, self.best, error)
@@ -207,7 +207,7 @@ def check_settings(iterations: object, seed: object, tolerance: object) -> None:
 
 
 def check_intervals(checkpoint_every: object, checkpoint_seconds: object) -> None:
-    """Raise `InputError` for an interval of nothing."""
+    """Raise `InputError` for an interval that is not positive."""
     if checkpoint_every is not None:
         check_count("checkpoint_every", checkpoint_every, at_least=1)
     if not as_float(checkpoint_seconds) > 0:
@@ -215,7 +215,7 @@ def check_intervals(checkpoint_every: object, checkpoint_seconds: object) -> Non
 
 
 def _has_converged(state: OuterState, distance: float, tolerance: float) -> bool:
-    # An inexact gradient can be small by accident: it counts only once the pieces it is made of are accurate too.
+    # An inexact gradient can be small by accident: it counts only if the residuals of its parts are small too.
     residual = state.hyper.residual
     return (
         distance <= tolerance and state.solution.residual <= tolerance and (residual is None or residual <= tolerance)

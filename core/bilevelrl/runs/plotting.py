@@ -1,4 +1,4 @@
-"""The picture of a run: the problem's own drawing beside the curves of objective and gradient."""
+"""The picture of a run: the problem's own picture beside the curves of objective and gradient."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from bilevelrl.validation.errors import InputError, value_words
 
 
 class Drawable(Protocol):
-    """What a picture shows of a run."""
+    """The data of a run that a picture shows."""
 
     @property
     def problem(self) -> BilevelProblem:
-        """What was solved; its own picture stands on the left."""
+        """The problem; its own picture is on the left."""
 
     @property
     def algorithm(self) -> OuterLoop:
-        """With what; its name stands in the title."""
+        """The algorithm; its name is in the title."""
 
     @property
     def x(self) -> Array:
@@ -40,14 +40,14 @@ class Drawable(Protocol):
         """The curves."""
 
 
-# Colours that stay apart for colour-blind readers (Okabe and Ito 2008).
+# Colours that colour-blind readers can distinguish (Okabe and Ito 2008).
 OBJECTIVE, DIRECT, IMPLICIT, TOTAL = "#000000", "#E69F00", "#0072B2", "#999999"
 
 
 def plot_run(run: Drawable, path: Path) -> Path:
     """Draw a run into `path`, in the format of its suffix.
 
-    Raises `InputError` where matplotlib is missing or does not know the format.
+    Raises `InputError` if matplotlib is missing or does not support the format.
     """
     figure_class = require_matplotlib()
     check_suffix(path, figure_class())
@@ -66,7 +66,7 @@ def plot_run(run: Drawable, path: Path) -> Path:
 
 
 def save_figure(figure: Any, path: Path, *, dpi: int) -> Path:
-    """Write a figure as a whole or not at all, in the format of the name's suffix."""
+    """Write a figure completely or not at all, in the format of the name's suffix."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=dpi, format=path.suffix.removeprefix(".").lower())
     write_atomically(path, buffer.getvalue())
@@ -83,7 +83,7 @@ def require_matplotlib() -> Any:
 
 
 def check_suffix(path: Path, figure: Any) -> None:
-    """Raise `InputError` for a name whose suffix is no format that matplotlib writes."""
+    """Raise `InputError` for a name whose suffix is not a format that matplotlib writes."""
     if path.suffix.removeprefix(".").lower() not in figure.canvas.get_supported_filetypes():
         raise InputError("the name of the picture", value_words(path.name), "one that ends in .png, .svg or .pdf")
 
@@ -114,11 +114,11 @@ def _draw_gradients(axes: Any, run: Drawable) -> None:
 
 
 def _positive(values: Array) -> Array:
-    # A part that is exactly zero has no place on a log scale: leave a gap instead of a cliff.
+    # A value of exactly zero cannot be shown on a log scale: leave a gap.
     return np.where(values > 0, values, np.nan)
 
 
 def tidy(axes: Any) -> None:
-    """Less ink: two sides of the frame, a faint grid."""
+    """Draw only two sides of the frame, and a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, lw=0.6)

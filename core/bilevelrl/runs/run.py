@@ -1,4 +1,4 @@
-"""Run: what a run saw and where it ended — printed, plotted, saved."""
+"""The result of a run: its states, history and status, which can be printed, plotted and saved."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bilevelrl.validation.arrays import Array
 from bilevelrl.validation.errors import as_path
 
 WORDS = {"backups": "Bellman backups", "passes": "other passes over P", "products": "products with P^π"}
-"""How reports call units of cost whose names do not say it all."""
+"""The names in reports of units of cost whose own names are unclear."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -31,18 +31,19 @@ class Run:
     """A finished run: `print` it, `plot` it, `save` it, or read its parts.
 
     Args:
-        problem: what was solved.
-        algorithm: with what.
-        iterations: the updates of x that were allowed.
+        problem: the problem.
+        algorithm: the algorithm.
+        iterations: the largest allowed number of updates of x.
         seed: the seed of its random streams.
-        tolerance: the stationarity it was asked for; 0 for none.
-        first: the state it began with.
+        tolerance: the requested stationarity; 0 for none.
+        first: the first state.
         last: the last good state.
-        best: the x with the smallest objective that can be trusted; None where every objective has an unknown error.
+        best: the x with the smallest objective, plus twice its standard error; None if every objective has an unknown
+            error.
         history: figures for every iteration.
         status: how it ended.
-        stopped_by: what failed, and when; empty where nothing did.
-        seconds: wall-clock time, everything included.
+        stopped_by: the component that failed and the iteration, or a callback's message; empty if nothing stopped it.
+        seconds: wall-clock time in total.
     """
 
     problem: BilevelProblem
@@ -62,7 +63,7 @@ class Run:
     def restored(
         cls, problem: BilevelProblem, algorithm: OuterLoop, settings: Mapping[str, Any], found: Checkpoint
     ) -> Run:
-        """The run that a checkpoint is of, with its settings: iterations, seed and tolerance."""
+        """The run of a checkpoint, with its settings: iterations, seed and tolerance."""
         return cls(
             problem=problem,
             algorithm=algorithm,
@@ -98,7 +99,7 @@ class Run:
 
     @property
     def cost(self) -> Cost:
-        """What the run cost."""
+        """The cost of the run."""
         return self.last.cost
 
     def comparison(self) -> list[tuple[str, float, float]]:
@@ -120,7 +121,7 @@ class Run:
         return rows
 
     def facts(self) -> list[tuple[str, str]]:
-        """What else a report tells, in words: iterations, status, cost, time."""
+        """The other lines of a report: iterations, status, cost, time."""
         spent = [f"{count:,} {WORDS.get(unit, unit.replace('_', ' '))}" for unit, count in self.cost.counts.items()]
         status = self.status.advice + (f" ({self.stopped_by})" if self.stopped_by else "")
         return [
@@ -132,7 +133,7 @@ class Run:
         ]
 
     def _reservations(self) -> list[tuple[str, str]]:
-        """What the last answers of the components say of themselves, where that is not that all went as asked."""
+        """The status of the last answers of the components, if it is not the expected one."""
         solution, hyper = self.last.solution, self.last.hyper
         told = []
         if not _is_as_asked(self.algorithm.lower, solution.status):
@@ -156,7 +157,7 @@ class Run:
         )
 
     def experiment(self) -> Experiment:
-        """What this run was asked to do; `bilevelrl.compose` builds it again."""
+        """The experiment of this run; `bilevelrl.compose` builds its components again."""
         return Experiment.describe(
             self.problem, self.algorithm, iterations=self.iterations, seed=self.seed, tolerance=self.tolerance
         )
@@ -172,16 +173,16 @@ class Run:
         return plot_run(self, as_path("path", path))
 
     def to_pandas(self) -> Any:
-        """The history as a `pandas.DataFrame`, a row an iteration (needs the extra `pandas`)."""
+        """The history as a `pandas.DataFrame`, one row for each iteration (needs the extra `pandas`)."""
         return self.history.to_pandas()
 
     def save(self, directory: str | Path, *, picture: bool = True) -> Path:
-        """Write the run to a directory, which is made where it does not exist.
+        """Write the run to a directory, which is made if it does not exist.
 
-        `experiment.toml` (`bilevelrl run` takes it), `history.jsonl` (one row an iteration), `summary.json`,
+        `experiment.toml` (`bilevelrl run` accepts it), `history.jsonl` (one row for each iteration), `summary.json`,
         `state.safetensors` (x, the gradient's parts, and the arrays of the follower's solution), `environment.json`
-        (what made it) and `checkpoint`, from which `load_run` and `resume` start; with `picture`, and where the extra
-        `plot` is installed, `run.png`.
+        (versions, plugins, machine) and `checkpoint`, which `load_run` and `resume` read; with `picture`, and if the
+        extra `plot` is installed, `run.png`.
         """
         settings = {"iterations": self.iterations, "seed": self.seed, "tolerance": self.tolerance}
         target = RunDirectory(as_path("directory", directory), self.problem, self.algorithm, settings)
@@ -198,7 +199,7 @@ class Run:
         return target.path
 
     def write_end(self, directory: RunDirectory) -> None:
-        """Write what is known at a run's end; where that fails, warn: the run itself is still good."""
+        """Write the files of a run's end; if that fails, warn, since the run itself is still good."""
         try:
             self._write(directory)
         except OSError as error:
@@ -206,7 +207,7 @@ class Run:
             warnings.warn(f"{text}; its last good checkpoint is kept", CheckpointWarning, stacklevel=2)
 
     def save_certificate(self, directory: str | Path, certificate: Certificate) -> None:
-        """Write a certificate of the run's end into the `summary.json` of a directory that the run is saved in."""
+        """Write a certificate of the run's end into the `summary.json` of a directory that holds the saved run."""
         path = as_path("directory", directory)
         with writable(path):
             self._write_summary(path, {"certificate": certificate.summary()})
@@ -240,5 +241,5 @@ class Run:
 
 
 def _is_as_asked(component: LowerLevelSolver | HyperGradientEstimator, status: Status) -> bool:
-    """Whether a component has done what it promises: the iterations of an exact one must not run out."""
+    """Whether a component kept its guarantee: an exact one must not stop at its limit of iterations."""
     return status is Status.CONVERGED or (status is Status.BUDGET_SPENT and not component.tags.exact)

@@ -1,4 +1,4 @@
-"""Several runs of one algorithm that differ in their seed: done by workers, back as complete runs."""
+"""Several runs of one algorithm with different seeds, done by workers and returned as complete runs."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ TABLE = "seeds.csv"
 
 @attrs.frozen(eq=False)
 class Plan:
-    """What all the runs have in common; see `Algorithm.run`.
+    """The settings that all the runs share; see `Algorithm.run`.
 
     Args:
-        iterations: the largest number of updates of x; None: as before, for runs that go on.
-        x: where to begin.
+        iterations: the largest number of updates of x; None: as before, for resumed runs.
+        x: the starting point.
         tolerance: the stationarity at which to stop.
         out: the directory of the seeds' directories.
-        checkpoint_every: iterations from one checkpoint to the next.
-        checkpoint_seconds: time from one checkpoint to the next; None: as before, for runs that go on.
-        begun: whether the runs have begun before, and go on.
+        checkpoint_every: iterations between two checkpoints.
+        checkpoint_seconds: seconds between two checkpoints; None: as before, for resumed runs.
+        begun: whether the runs are resumed.
     """
 
     iterations: int | None
@@ -66,12 +66,12 @@ class Plan:
     begun: bool = False
 
     def directory(self, seed: int) -> Path | None:
-        """That of one seed."""
+        """The directory of one seed."""
         return None if self.out is None else Path(self.out) / f"{SEED_PREFIX}{seed}"
 
 
 def as_seeds(given: int | Sequence[int]) -> tuple[int, ...]:
-    """The seeds meant by their number or by themselves; raises `InputError` for none, and for one twice."""
+    """The seeds, from their number or as given; raises `InputError` if there are none, or one occurs twice."""
     if isinstance(given, Sequence) and not isinstance(given, str):
         for seed in given:
             check_count("a seed", seed, at_least=0)
@@ -104,7 +104,7 @@ def run_seeds(
             _keep(run, plan)
             if progress is not None:
                 progress(len(runs), len(seeds))
-            if alone and run.status is Status.INTERRUPTED:  # it took the Ctrl-C that was meant for all
+            if alone and run.status is Status.INTERRUPTED:  # this run received the Ctrl-C, which is meant for all
                 break
     ended = [runs[index] for index in sorted(runs)]
     if plan.out is not None and ended:
@@ -115,7 +115,7 @@ def run_seeds(
 
 
 def figures(runs: Sequence[Run]) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-    """What reports tell of each run at its end, by label: the problem's measures, the objective, norms."""
+    """The figures of each run's end in reports, by label: the problem's measures, the objective, norms."""
     each = [{label: end for label, _, end in run.comparison()} for run in runs]
     return {label: np.array([figure[label] for figure in each]) for label in each[0]}
 
@@ -131,9 +131,9 @@ def table(runs: Sequence[Run]) -> list[list[str]]:
 
 
 def _take_directories(algorithm: OuterLoop, problem: BilevelProblem, seeds: Sequence[int], plan: Plan) -> None:
-    """Make all directories before the first run: one that cannot be written must not cost hours of computing.
+    """Make all directories before the first run: an error must not appear only after hours of computing.
 
-    All are looked at and taken before the first is changed: one that is refused must not cost what is in the others.
+    All are checked and locked before the first is changed: if one is refused, nothing in the others is lost.
     """
     if plan.out is None:
         return
@@ -149,7 +149,7 @@ def _take_directories(algorithm: OuterLoop, problem: BilevelProblem, seeds: Sequ
         each.append(RunDirectory(out / f"{SEED_PREFIX}{seed}", problem, algorithm, settings, **often))
     _check_others(each[0], [seed for seed in seeds_in(out) if seed not in seeds], out)
     with contextlib.ExitStack() as held:
-        # Those that are there first: where one of them is refused, no new one has been made.
+        # Existing directories come first: if one of them is refused, no new one has been made.
         for directory in sorted(each, key=lambda directory: not directory.path.exists()):
             directory.claim()
             held.callback(directory.close)
@@ -158,7 +158,7 @@ def _take_directories(algorithm: OuterLoop, problem: BilevelProblem, seeds: Sequ
 
 
 def _check_others(asked: RunDirectory, others: Sequence[int], out: Path) -> None:
-    """Raise `InputError` where seeds that stay in the directory are not those of the same problem and algorithm."""
+    """Raise `InputError` if other seeds in the directory are not of the same problem and algorithm."""
     tables = asked.experiment.comparable()
     for seed in others:
         path = out / f"{SEED_PREFIX}{seed}"
@@ -180,10 +180,10 @@ def _check_others(asked: RunDirectory, others: Sequence[int], out: Path) -> None
 def _check_enough(
     problem: BilevelProblem, algorithm: OuterLoop, seeds: Sequence[int], out: Path, iterations: int
 ) -> None:
-    """Raise `InputError` where one of the runs has made more iterations than that, before any goes on."""
+    """Raise `InputError` if one of the runs has made more iterations than that, before any is resumed."""
     for seed in seeds:
         path, found = out / f"{SEED_PREFIX}{seed}", None
-        with contextlib.suppress(InputError), warnings.catch_warnings():  # the run itself tells what is damaged
+        with contextlib.suppress(InputError), warnings.catch_warnings():  # the run itself reports what is damaged
             warnings.simplefilter("ignore", CheckpointWarning)
             found, _ = read_checkpoint(path, problem, algorithm.lower)
         if found is not None:
@@ -191,7 +191,7 @@ def _check_enough(
 
 
 def _run_one(shared: tuple[BilevelProblem, OuterLoop, Plan], seed: int) -> bytes:
-    """One run; where a worker died of it, it goes on from its last checkpoint."""
+    """One run; if its worker died, it is resumed from its last checkpoint."""
     problem, algorithm, plan = shared
     path = plan.directory(seed)
     often: dict[str, Any] = {"checkpoint_every": plan.checkpoint_every, "checkpoint_seconds": plan.checkpoint_seconds}
@@ -206,7 +206,7 @@ def _run_one(shared: tuple[BilevelProblem, OuterLoop, Plan], seed: int) -> bytes
 
 
 def _encoded(run: Run) -> bytes:
-    """The run as a checkpoint, without what its reader has."""
+    """The run as a checkpoint, without the data that its reader has."""
     settings = {"iterations": run.iterations, "seed": run.seed, "tolerance": run.tolerance}
     tables = {"problem": {"name": run.problem.name}}
     pieces = Checkpoint(
@@ -221,7 +221,7 @@ def _decoded(data: bytes, problem: BilevelProblem, algorithm: OuterLoop) -> Run:
 
 
 def _keep(run: Run, plan: Plan) -> None:
-    """Where a worker has written to a disk of its own, write the run here as well."""
+    """Write the run here as well if a worker has written it to a disk of its own."""
     path = plan.directory(run.seed)
     if path is not None and not (path / SUMMARY).exists():
         run.save(path)

@@ -1,6 +1,6 @@
-"""Followers that can only be simulated: simulators, trajectories, and occupancies estimated from samples.
+"""Sampling: simulators, policies, trajectories, and occupancies and hyper-gradients estimated from samples.
 
-Transition probabilities are used by the tabular simulator alone.
+Only the tabular simulator may use transition probabilities.
 """
 
 import lazy_loader

@@ -16,16 +16,16 @@ from bilevelrl.validation.arrays import (
 from bilevelrl.validation.errors import InputError
 
 ALIAS_ENTRY = np.dtype([("threshold", np.float64), ("labels", np.int64)])
-"""One of a row's n entries in an alias table (Vose 1991). Each is picked with probability 1/n, and then stands for the
-label in its lower 32 bits with probability `threshold`, for the one in its upper 32 bits otherwise."""
+"""One of a row's n entries in an alias table (Vose 1991), each drawn with probability 1/n. It gives the label in its
+lower 32 bits with probability `threshold`, otherwise the label in its upper 32 bits."""
 
 
 def alias_entries(starts: Indices, labels: Indices, weights: Array) -> npt.NDArray[np.void]:
-    """The alias table of rows given one after another, for draws in constant time.
+    """The alias tables of consecutive rows, for draws in constant time.
 
     Args:
         starts: (R + 1,) where each row's entries begin; no row is empty.
-        labels: (E,) what an entry stands for.
+        labels: (E,) the label of each entry.
         weights: (E,) not negative, in each row proportional to the probabilities. A zero is never drawn.
     """
     from bilevelrl.sampling.kernels import fill_alias_table
@@ -49,7 +49,7 @@ class SamplingTable:
 
     @classmethod
     def of(cls, transitions: Transitions) -> SamplingTable:
-        """The table of a kernel; entries of probability zero are left out."""
+        """The table of a kernel, without entries of probability zero."""
         rows, successors, probabilities = transitions.stored()
         kept = probabilities > 0
         if not kept.all():
@@ -61,7 +61,7 @@ class SamplingTable:
         return cls(starts, alias_entries(starts, successors.astype(np.int64), probabilities))
 
     def draw(self, rows: Indices, uniforms: Array) -> Indices:
-        """A successor for each row `s·A + a`; a uniform number each picks the entry and, by its fraction, the label."""
+        """A successor for each row `s·A + a` from one uniform number, which selects the entry, then the label."""
         low = self.starts[rows]
         scaled = uniforms * (self.starts[rows + 1] - low)
         slots = scaled.astype(np.int64)
@@ -75,7 +75,7 @@ _TABLES: weakref.WeakKeyDictionary[Transitions, SamplingTable] = weakref.WeakKey
 
 
 def sampling_table(transitions: Transitions) -> SamplingTable:
-    """The kernel's table, made once a kernel and kept as long as the kernel is."""
+    """The kernel's table, made once and kept as long as the kernel."""
     table = _TABLES.get(transitions)
     if table is None:
         _TABLES[transitions] = table = SamplingTable.of(transitions)

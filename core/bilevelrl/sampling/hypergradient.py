@@ -6,9 +6,10 @@ For `f(x, π) = E[l(d_1, …, d_I; x)]` over trajectories of H steps,
 
 and `∇Q − ∇V` at (s, a) is the pullback of `d_(s,a) − d_s` (Yang, Gao and Yuan, AISTATS 2025, section 4).
 
-The batch is cut into blocks, each with a random stream of its own, and each block is a task, twice: its trajectories
-are drawn and judged; then, with the baseline of all blocks, it is continued and pulled back. Where another process does
-the second, the trajectories do not travel: they are drawn again from the block's stream.
+The batch is divided into blocks, each with a random stream of its own. Each block is a task twice: first its
+trajectories are drawn and their losses computed; then, with the baseline of all blocks, they are continued and pulled
+back. If another process runs the second task, the trajectories are not sent: they are drawn again from the block's
+stream.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from bilevelrl.sampling.simulators import Simulator, SupportsRestart, Trajectori
 from bilevelrl.validation.arrays import Array
 from bilevelrl.validation.errors import IncompatibleError
 
-# The bytes of the weighted samples that an estimate keeps, at most; without them only their pullback is.
+# The most bytes of weighted samples that an estimate keeps; of more samples it keeps only the pullback.
 LARGEST_KEPT = 1 << 26
 
 
@@ -51,37 +52,37 @@ def trajectory_gradient(
 ) -> HyperGradient:
     """An estimate of `∇φ(x)` from `groups` groups of I trajectories, with a standard error.
 
-    The implicit part is one pullback a block: of a table (S, A), where the lower level takes one and the follower's
-    observations and actions are its indices; of the weighted visits elsewhere, up to `2·H·I·T` a group. Samples of more
-    than 64 MiB are pulled back and not kept: `occupancy` is then None.
+    The implicit part is one pullback per block: of a table (S, A), if the lower level accepts one and the follower's
+    observations and actions are its indices; otherwise of the weighted visits, up to `2·H·I·T` per group. Samples of
+    more than 64 MiB are pulled back and not kept: `occupancy` is then None.
 
     Args:
-        problem: its objective is a `TrajectoryObjective`, a `StepwiseObjective` for `reward_to_go`; only its simulator
-            and reward pullback are used.
+        problem: its objective is a `TrajectoryObjective`, or a `StepwiseObjective` for `reward_to_go`; only its
+            simulator and reward pullback are used.
         x: (n,).
         policy: the follower's answer: an array (S, A), or a `Policy`.
         rng: the generator.
-        groups: G ≥ 1, losses drawn.
+        groups: G ≥ 1, the number of losses drawn.
         truncation: T, steps of a continuation; None for a geometric random length.
-        restarts: True: two fresh continuations from each visit. False: remainders of other trajectories of the batch,
-            which needs observations that recur: those of a table.
+        restarts: True: two new continuations from each visit. False: remainders of other trajectories of the batch,
+            which requires observations that recur, as in a table.
         baseline: subtract from each loss the mean of the others: no bias, less variance.
         common_random_numbers: see `restarted_occupancy`.
-        blocks: the batch is cut into this many blocks, whose spread gives the standard error. Each is a task for the
-            workers in force (see `use_jobs`): for many workers, take more blocks than workers.
-        label: how messages call the estimator.
-        reward_to_go: weigh a visit with what its own step and the later ones add to the loss, and not with what came
-            before: no bias, less variance (Sutton et al. 2000). The baseline is then one for each step.
+        blocks: the number of blocks of the batch, whose spread gives the standard error. Each is a task for the current
+            workers (see `use_jobs`): for many workers, use more blocks than workers.
+        label: the estimator's name in messages.
+        reward_to_go: weight a visit with what its own step and the later steps add to the loss, without the earlier
+            steps: no bias, less variance (Sutton et al. 2000). There is then one baseline for each step.
 
     Raises:
-        IncompatibleError: where the simulator cannot be restarted and must, or the lower level takes no form of
+        IncompatibleError: if the simulator must be restarted and cannot, or the lower level accepts no form of
             occupancy that can be made of its observations.
     """
     horizon, size = int(problem.objective.horizon), int(problem.objective.trajectories)
     sampling = _Sampling(
         x, policy, horizon, size, groups, truncation, restarts, common_random_numbers, reward_to_go, label
     )
-    sampling.form(problem)  # raises before anything is drawn
+    sampling.form(problem)  # it may raise, so it comes before any draw
     edges = np.linspace(0, groups, min(blocks, groups) + 1).round().astype(int)
     counts = [int(high - low) for low, high in itertools.pairwise(edges)]
     keys = iter(split(rng, 2 * len(counts)))
@@ -114,7 +115,7 @@ def trajectory_gradient(
 
 @attrs.frozen(eq=False, slots=False)
 class _Sampling:
-    """What the blocks of an estimate share, besides the problem; see `trajectory_gradient`."""
+    """The data that the blocks of an estimate share, besides the problem; see `trajectory_gradient`."""
 
     x: Array
     policy: Array | Policy
@@ -129,10 +130,10 @@ class _Sampling:
     _made: dict[Any, Simulator] = attrs.field(init=False, factory=dict, repr=False)
 
     def simulator(self, problem: Problem) -> Simulator:
-        """The simulator at x; raises `IncompatibleError` where it cannot be restarted and must.
+        """The simulator at x; raises `IncompatibleError` if it must be restarted and cannot.
 
-        One that adds up visits keeps nothing between its calls, and is made once a process. Any other is made once a
-        thread, since its environments may be stepped.
+        A simulator that sums visits keeps no state between calls, and is made once per process. Any other is made once
+        per thread, since its environments may be stepped.
         """
         for key in ("shared", threading.get_ident()):
             if key in self._made:
@@ -147,14 +148,14 @@ class _Sampling:
         return made
 
     def form(self, problem: Problem) -> type:
-        """The form of occupancy to make; raises `IncompatibleError` where the lower level takes none that can be."""
+        """The form of occupancy to make; raises `IncompatibleError` if the lower level accepts no possible form."""
         taken, tabular = problem.lower.occupancy_forms, self.simulator(problem).spec.tabular
         if DenseOccupancy in taken and tabular:
             return DenseOccupancy
         if SampledOccupancy not in taken:
             raise IncompatibleError(
                 f"the lower level of problem {problem.name!r} takes its occupancy as a table (S, A), and its simulator "
-                f"shows observations or actions that are no indices of one. Use rewards that are functions of "
+                f"shows observations or actions that are not its indices. Use rewards that are functions of "
                 f"observations (ObservationReward)"
             )
         if not self.restarts:
@@ -169,14 +170,14 @@ class _Sampling:
         return {**self.__dict__, "_made": {}}
 
     def draw(self, problem: Problem, count: int, rng: np.random.Generator) -> Trajectories:
-        """`count` groups of trajectories, long enough for what is done with them."""
+        """`count` groups of trajectories, with the steps of their continuations if these are parts of them."""
         length = self.horizon if self.restarts or self.truncation is None else self.horizon + self.truncation
         return draw_groups(self.simulator(problem), self.policy, count, self.size, length, rng)
 
 
 @attrs.frozen
 class _Block:
-    """A part of the batch: its number of groups, and the keys of its streams: of trajectories, of continuations."""
+    """A part of the batch: its number of groups, and the keys of its streams, for trajectories and continuations."""
 
     groups: int
     trajectories: Key
@@ -185,10 +186,10 @@ class _Block:
 
 @attrs.frozen(eq=False, slots=False)
 class _Batch:
-    """A block's trajectories, which are left behind where they can be drawn again.
+    """A block's trajectories, which are not pickled if they can be drawn again.
 
     Args:
-        trajectories: None where another process drew them.
+        trajectories: None if another process drew them.
         travels: whether they are sent from one process to another.
     """
 
@@ -201,10 +202,10 @@ class _Batch:
 
 @attrs.frozen(eq=False)
 class _Drawn:
-    """A block's trajectories, judged.
+    """A block's trajectories with their losses.
 
     Args:
-        losses: of its groups (B,), or of their steps (B, H).
+        losses: the losses of its groups (B,), or of their steps (B, H).
         direct: (n,) the mean of `∂l/∂x`.
         samples: transitions drawn.
         batch: the trajectories.
@@ -218,9 +219,9 @@ class _Drawn:
 
 @attrs.frozen(eq=False)
 class _Part:
-    """A block's share of the implicit part: signed occupancy, its pullback (n,), transitions drawn for it.
+    """A block's share of the implicit part: signed occupancy, its pullback (n,), and the number of transitions drawn.
 
-    The occupancy is None where it is too large to be kept.
+    The occupancy is None if it is too large to be kept.
     """
 
     occupancy: Occupancy | None
@@ -229,7 +230,7 @@ class _Part:
 
 
 def _draw(shared: tuple[Problem, _Sampling], block: _Block) -> _Drawn:
-    """Draw a block's trajectories and judge them."""
+    """Draw a block's trajectories and compute their losses."""
     problem, sampling = shared
     rng = keyed(block.trajectories)
     trajectories = sampling.draw(problem, block.groups, rng)
@@ -240,7 +241,7 @@ def _draw(shared: tuple[Problem, _Sampling], block: _Block) -> _Drawn:
 
 
 def _continue(shared: tuple[Problem, _Sampling], task: tuple[_Block, _Batch, Array]) -> _Part:
-    """Continue a block's trajectories from every visit, weighed by what they turned out to be worth."""
+    """Continue a block's trajectories from every visit, weighted by their losses."""
     (problem, sampling), (block, batch, advantages) = shared, task
     drawn = batch.trajectories or sampling.draw(problem, block.groups, keyed(block.trajectories))
     simulator: Any = sampling.simulator(problem)
@@ -263,7 +264,7 @@ def _continue(shared: tuple[Problem, _Sampling], task: tuple[_Block, _Batch, Arr
 
 
 def _kept(measure: Occupancy, share: float) -> Occupancy | None:
-    """A block's occupancy, unless its samples take more than their share of `LARGEST_KEPT`."""
+    """A block's occupancy; None if its samples take more than their share of `LARGEST_KEPT`."""
     if not isinstance(measure, SampledOccupancy):
         return measure
     size = sum(array.nbytes for array in (measure.observations, measure.actions, measure.weights))
@@ -271,7 +272,7 @@ def _kept(measure: Occupancy, share: float) -> Occupancy | None:
 
 
 def _total(parts: list[Occupancy | None]) -> Occupancy | None:
-    """The sum of the blocks' occupancies, of one form; None where one was not kept."""
+    """The sum of the blocks' occupancies, of one form; None if one was not kept."""
     measures: list[Any] = [part for part in parts if part is not None]
     if len(measures) < len(parts):
         return None
@@ -299,7 +300,7 @@ def _compare_visits(
     advantages: Array,
     spans: list[slice],
 ) -> list[_Part]:
-    """Without restarts: the remainders of all blocks' trajectories serve every block, so this is done in one place."""
+    """Without restarts: every block uses the remainders of all blocks' trajectories, so this runs in one process."""
     batch = joined([part.batch.trajectories for part in drawn if part.batch.trajectories is not None])
     spec, parts = sampling.simulator(problem).spec, []
     weights = _per_visit(sampling, spec.temperature, advantages)
@@ -320,17 +321,17 @@ def _compare_visits(
 
 
 def _leave_one_out(losses: Array) -> Array:
-    """Each loss minus the mean of the others, in each column: independent of its own trajectories, so without bias."""
+    """Each loss minus the mean of the others, by column; the mean is independent of the loss, so there is no bias."""
     return np.asarray((losses - losses.mean(axis=0)) * (losses.shape[0] / (losses.shape[0] - 1)))
 
 
 def _mean_error(losses: Array) -> float:
-    """The standard error of a mean of independent losses; NaN of a single one."""
+    """The standard error of a mean of independent losses; NaN for a single one."""
     return float(losses.std(ddof=1)) / math.sqrt(losses.size) if losses.size > 1 else math.nan
 
 
 def _standard_error(estimates: Array, shares: Array) -> Array | None:
-    """Of the weighted mean of independent blocks; None where there is one block only."""
+    """The standard error of the weighted mean of independent blocks; None if there is only one block."""
     blocks = shares.size
     if blocks < 2:
         return None

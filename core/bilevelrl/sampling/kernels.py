@@ -1,7 +1,7 @@
-"""Compiled loops for sampling; numba is imported with this module, so import it where a kernel is called.
+"""Compiled loops for sampling. This module imports numba, so import it inside the functions that use it.
 
-Trajectories advance side by side, in lanes, one short loop over all of them for each stage of a step: what one stage
-will read from memory the stage before has asked for, so that the waits of all lanes pass at once.
+Trajectories advance side by side, in lanes, with one short loop over all lanes for each stage of a step. Each stage
+prefetches the memory that the next stage reads, so that the waits of all lanes overlap.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bilevelrl.validation.arrays import Array, Indices
 
 LANES = 64
 
-# Unsigned, since numba asks of a signed index whether it counts from the end.
+# Unsigned, since numba checks whether a signed index is negative.
 Word = np.uint64
 
 GOLDEN = Word(0x9E3779B97F4A7C15)
@@ -31,7 +31,7 @@ def fill_alias_table(starts: Indices, labels: Indices, weights: Array, entries: 
 
     Args:
         starts: (R + 1,) where each row's entries begin; no row is empty.
-        labels: (E,) what an entry stands for, below 2^31.
+        labels: (E,) the label of each entry, below 2^31.
         weights: (E,) not negative, in each row proportional to the probabilities. A zero is never chosen.
         entries: (E,) of `ALIAS_ENTRY`, written.
     """
@@ -45,7 +45,7 @@ def fill_alias_table(starts: Indices, labels: Indices, weights: Array, entries: 
         for e in range(low, high):
             total += weights[e]
         scale = (high - low) / total
-        # Entries with less than an even share wait at the front, those with more at the back.
+        # Entries with less than an equal share are listed at the front, those with more at the back.
         poor, rich = 0, high - low
         for e in range(low, high):
             entries[e].threshold = weights[e] * scale
@@ -65,7 +65,7 @@ def fill_alias_table(starts: Indices, labels: Indices, weights: Array, entries: 
                 rich += 1
                 waiting[poor] = giver
                 poor += 1
-        # What is left has an even share, up to rounding.
+        # The remaining entries have an equal share, up to rounding.
         for i in range(poor):
             entries[waiting[i]].threshold = 1.0
         for i in range(rich, high - low):
@@ -93,8 +93,8 @@ def rollout(
         entries: (nnz,) alias table of the next states.
         policy: (S·A,) alias table of the actions.
         rewards: (S, A).
-        key: (4,) 64-bit words that key all random streams; each takes two numbers a step.
-        first_index: which of these streams the first trajectory has; the others have the following ones.
+        key: (4,) 64-bit words that key all random streams; each stream gives two numbers per step.
+        first_index: the index of the first trajectory's stream; the other trajectories have the following ones.
         first_states: (N,).
         first_actions: (N,).
         visited: (N, H+1), written.
@@ -143,26 +143,27 @@ def signed_visits(
     together: bool,
     table: Array,
 ) -> int:
-    """Add up the visits of two continuations of each pair (s, a): those from (s, a), less those from s.
+    """Sum the visits of two continuations of each pair (s, a): those from (s, a) minus those from s.
 
-    A continuation that has ended makes room for the next one at once. Two that share their random numbers and meet are
-    one from there on, and cancel: they end where they meet, and do not begin where a is what the other one would do.
+    When a continuation ends, the next one takes its lane at once. Two continuations that share their random numbers are
+    equal from the point where they meet, and cancel: they end there, and do not begin if a is the action that the other
+    one would draw.
 
     Args:
         starts: (S·A + 1,) where each row's entries begin.
         entries: (nnz,) alias table of the next states.
         policy: (S·A,) alias table of the actions.
         action_count: A.
-        key: (5,) 64-bit words: four key all random streams, each of which takes two numbers a step; the fifth the
-            lengths.
-        first_pair: the index of the first pair, which says which streams are its.
-        observations: (N,) the s.
-        actions: (N,) the a.
-        weights: (N,) what a visit weighs.
+        key: (5,) 64-bit words: four key all random streams, each of which gives two numbers per step; the fifth keys
+            the lengths.
+        first_pair: the index of the first pair, which selects its streams.
+        observations: (N,) the states s.
+        actions: (N,) the actions a.
+        weights: (N,) the weights of the pairs' visits.
         discount: γ.
         truncation: T ≥ 1, steps of a continuation, discounted; 0 for a geometric random length, undiscounted.
         together: whether the two of a pair share their random numbers, and their length.
-        table: (S·A,), added to.
+        table: (S·A,), to which the visits are added.
 
     Returns:
         The number of transitions.
@@ -194,7 +195,7 @@ def signed_visits(
                     given[lane + 1], weight[lane + 1] = -1, -weights[pair]
                 lane += width
                 active = max(active, lane)
-            elif lane < active:  # none is waiting, and the last ones move up
+            elif lane < active:  # no pair is left, and the last lanes move to the free ones
                 active -= width
                 for j in range(width):
                     _copy(words, active + j, lane + j)
@@ -242,7 +243,7 @@ def discounted_visits(weights: Array, observations: Indices, actions: Indices, d
 
 @compiled
 def _lanes() -> Any:
-    """What a step needs for each lane: its stream and two draws, where it is, its row, its entry, a fraction."""
+    """Arrays for one step of each lane: its stream and two draws, its state, its row, its entry, a fraction."""
     words, here = np.zeros(6 * LANES, np.uint64), np.zeros(LANES, np.uint64)
     return words, here, np.zeros(LANES, np.uint64), np.zeros(LANES, np.uint64), np.zeros(LANES)
 
@@ -257,7 +258,7 @@ def _act(words: Any, policy: Any, actions: Any, starts: Indices, here: Any, rows
 
 @compiled
 def _action(word: Any, policy: Any, state: Any, actions: Any) -> Any:
-    """The action that a word stands for."""
+    """The action for a random word."""
     scaled = _unit(word) * np.int64(actions)
     slot = np.int64(scaled)
     return _label(policy[state * actions + Word(slot)], scaled - slot)
@@ -265,13 +266,13 @@ def _action(word: Any, policy: Any, state: Any, actions: Any) -> Any:
 
 @compiled
 def _first_action(words: Any, lane: int, policy: Any, state: Any, actions: Any) -> Any:
-    """The action that a stream which has just begun will draw."""
+    """The first action that a new stream will draw."""
     return _action(_output(words[lane], words[3 * LANES + lane]), policy, state, actions)
 
 
 @compiled
 def _leave(words: Any, starts: Indices, entries: Any, rows: Any, slots: Any, fractions: Array, active: int) -> None:
-    """Draw an entry of each lane's row, and the fraction that decides between its two labels."""
+    """Draw an entry of each lane's row, and the fraction that selects one of its two labels."""
     for j in range(active):
         low = starts[rows[j]]
         scaled = _unit(words[5 * LANES + j]) * (starts[rows[j] + Word(1)] - low)
@@ -282,7 +283,7 @@ def _leave(words: Any, starts: Indices, entries: Any, rows: Any, slots: Any, fra
 
 @compiled
 def _arrive(entries: Any, policy: Any, actions: Any, slots: Any, fractions: Array, here: Any, active: int) -> None:
-    """Move each lane to the state that its entry stands for."""
+    """Move each lane to the state that its entry gives."""
     for j in range(active):
         here[j] = _label(entries[slots[j]], fractions[j])
         _prefetch(policy, here[j] * actions)
@@ -307,14 +308,14 @@ def _rotated(word: Any, left: int) -> Any:
 
 @compiled
 def _seed(words: Any, lane: int, key: Any, index: int) -> None:
-    """Give a lane the stream of an index: four words, one from each key."""
+    """Set a lane's stream to that of an index: four words, one from each key."""
     for m in range(4):
         words[m * LANES + lane] = _word(key[m], index)
 
 
 @compiled
 def _word(key: Any, index: int) -> Any:
-    """The word of an index, SplitMix64 (Steele, Lea and Flood 2014): no two indices have the same."""
+    """The word of an index by SplitMix64 (Steele, Lea and Flood 2014): different indices have different words."""
     word = key + Word(index + 1) * GOLDEN
     word = (word ^ (word >> Word(30))) * Word(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> Word(27))) * Word(0x94D049BB133111EB)
@@ -323,13 +324,13 @@ def _word(key: Any, index: int) -> Any:
 
 @compiled
 def _geometric(word: Any, rate: float) -> int:
-    """A random length of at least 1, by its inverse: `P(length > t) = γ^t`, with `rate` = log γ."""
+    """A random length of at least 1, by inversion of `P(length > t) = γ^t`, with `rate` = log γ."""
     return 1 + int(math.log1p(-_unit(word)) / rate)
 
 
 @compiled
 def _copy(words: Any, origin: int, lane: int) -> None:
-    """Give a lane the stream of another."""
+    """Copy one lane's stream to another lane."""
     for m in range(4):
         words[m * LANES + lane] = words[m * LANES + origin]
 
@@ -343,7 +344,7 @@ def _output(a: Any, d: Any) -> Any:
 def _advance(words: Any) -> None:
     """The next two words of each lane's stream: xoshiro256++ (Blackman and Vigna 2021), period 2^256 − 1.
 
-    One array and a fixed number of lanes, so that the compiler works on several lanes with one instruction.
+    One array and a fixed number of lanes, so that the compiler processes several lanes with one instruction.
     """
     for j in range(LANES):
         a, b, c, d = words[j], words[LANES + j], words[2 * LANES + j], words[3 * LANES + j]
@@ -361,7 +362,7 @@ def _advance(words: Any) -> None:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
-    """Ask the memory for `array[index]`, and do not wait for it."""
+    """Prefetch `array[index]` from memory."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data

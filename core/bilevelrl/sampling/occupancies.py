@@ -19,7 +19,7 @@ from bilevelrl.validation.arrays import Array, Indices
 from bilevelrl.validation.errors import InputError
 from bilevelrl.validation.fields import check_count
 
-# Steps drawn at once: enough to be worth a call, few enough to be held.
+# Steps drawn in one call: enough to hide its overhead, few enough for the memory.
 LONGEST_SEGMENT = 64
 
 
@@ -65,28 +65,28 @@ def restarted_occupancy(
     common_random_numbers: bool = True,
     form: type = DenseOccupancy,
 ) -> tuple[Occupancy, int]:
-    """`Σ_j w_j (d̂_(o_j,a_j) − d̂_(o_j))` from two independent-of-the-weights continuations a pair.
+    """`Σ_j w_j (d̂_(o_j,a_j) − d̂_(o_j))` from two continuations per pair, independent of the weights.
 
     Args:
-        simulator: one that can be restarted at the states given.
+        simulator: a simulator that can be restarted at the given states.
         policy: an array (S, A), or a `Policy`.
-        states: (N, …) of `Trajectories.restart_states`, at the visits (o_j, a_j); for tables the o_j themselves.
-        actions: (N, …) the a_j.
-        weights: (N,) the w_j.
+        states: (N, …) from `Trajectories.restart_states`, at the visits (o_j, a_j); for tables the observations o_j.
+        actions: (N, …) the actions a_j.
+        weights: (N,) the weights w_j.
         rng: the generator.
         truncation: T: continuations have T steps, discounted; the bias is at most
             `2‖w‖₁ γ^T/(1−γ) · max‖∇r‖`. None: a geometric random length with success probability 1−γ, undiscounted;
-            no bias, and 1/(1−γ) steps in expectation, of those drawn; a simulator without `signed_visits` draws in
-            segments, and so some steps past the end, which count. An episode that terminates ends its continuation.
-        common_random_numbers: let the two continuations of a pair share their random numbers. Each keeps its
-            distribution, so the mean stays; where the two meet they cancel exactly.
-        form: `DenseOccupancy` for a table (S, A), where observations and actions are indices; `SampledOccupancy` for
-            the visits themselves, up to 2·N·T of them.
+            no bias, and 1/(1−γ) steps in expectation. A simulator without `signed_visits` draws in segments, and so
+            some steps past the end, which are counted too. An episode that terminates ends its continuation.
+        common_random_numbers: the two continuations of a pair share their random numbers. Each keeps its distribution,
+            so the mean does not change; from the point where they meet they cancel exactly.
+        form: `DenseOccupancy` for a table (S, A), if observations and actions are indices; `SampledOccupancy` for the
+            visits themselves, up to 2·N·T of them.
 
     Returns:
-        The signed occupancy, and the number of transitions drawn, those past a random end included.
+        The signed occupancy, and the number of transitions drawn, including those past a random end.
     """
-    # `isinstance(simulator, SupportsVisits)` would take as long as drawing a thousand steps.
+    # `isinstance(simulator, SupportsVisits)` takes as long as drawing a thousand steps.
     signed_visits = getattr(simulator, "signed_visits", None)
     if signed_visits is not None and form is DenseOccupancy:
         options = {"truncation": truncation, "common_random_numbers": common_random_numbers}
@@ -110,16 +110,16 @@ def _continue(
     rng: np.random.Generator,
     total: _TableSum | _SampleList,
 ) -> int:
-    """Add `Σ_j w_j d̂_j` from one continuation a j; the transitions drawn.
+    """Add `Σ_j w_j d̂_j` from one continuation for each j; returns the number of transitions drawn.
 
-    Drawn in segments, so that the short ones do not pay for the long ones.
+    Drawn in segments, so that short continuations do not take the time of long ones.
     """
     if truncation is not None:
         check_count("truncation", truncation)
     drawn, elapsed, discount = 0, 0, simulator.spec.discount
     # P(length > t) = γ^t: numpy's geometric counts trials up to the first success of probability 1−γ.
     lengths = np.full(weights.size, truncation) if truncation else rng.geometric(1.0 - discount, weights.size)
-    # Half the mean length: what is drawn past a random end, and thrown away, is then a quarter of the rest.
+    # Half the mean length: the unused steps past a random end are then a quarter of the used ones.
     segment = min(LONGEST_SEGMENT, truncation or math.ceil(0.5 / (1.0 - discount)))
     here, first, alive = np.asarray(states), actions, np.arange(weights.size)
     while alive.size:
@@ -150,11 +150,11 @@ def first_visit_occupancy(
 
     For the visit (s, a) at step h of trajectory i, `d̂_(s,a)` is the remainder of *another* trajectory, drawn uniformly
     among those that take a in s within the horizon, from its first time there on; `d̂_s` likewise from its first time
-    in s. First times are stopping times, so a remainder is distributed as a fresh start (strong Markov property), and
-    another trajectory's remainder knows nothing of the loss of i.
+    in s. First times are stopping times, so a remainder has the distribution of a new start (strong Markov property),
+    and another trajectory's remainder is independent of the loss of i.
 
-    Bias: T-step truncation, as with restarts; and visits to which no other trajectory comes are left out. Both vanish
-    as trajectories become longer and more.
+    Bias: T-step truncation, as with restarts; and visits that no other trajectory makes are left out. Both biases
+        vanish with the length and the number of the trajectories.
 
     Args:
         trajectories: N trajectories of H + T steps in a table.
@@ -173,7 +173,7 @@ def first_visit_occupancy(
     states = begun.observations[:, :-1]
     pairs = states * shape[1] + begun.actions
     visitor, step = np.nonzero(weights)
-    # What follows a termination is no visit: it gets a key that nothing asks for.
+    # Steps after a termination are no visits: they get a key that no query uses.
     by_pair, at_pair = _another_first_visit(np.where(alive, pairs, -1), visitor, pairs[visitor, step], rng)
     by_state, at_state = _another_first_visit(np.where(alive, states, -1), visitor, states[visitor, step], rng)
     met = (by_pair >= 0) & (by_state >= 0)
@@ -186,12 +186,12 @@ def first_visit_occupancy(
 def _another_first_visit(
     keys: Indices, visitors: Indices, wanted: Indices, rng: np.random.Generator
 ) -> tuple[Indices, Indices]:
-    """For each query (trajectory, key), another trajectory that meets the key, and its first step there; −1 for none.
+    """For each query (trajectory, key), another trajectory that visits the key, and its first step there; −1 for none.
 
     Args:
-        keys: (N, H), what each trajectory meets.
-        visitors: (M,), the asking trajectories.
-        wanted: (M,), the keys they ask for, which they meet themselves.
+        keys: (N, H), the keys that each trajectory visits.
+        visitors: (M,), the trajectories of the queries.
+        wanted: (M,), the keys of the queries, which these trajectories visit themselves.
     """
     count, horizon = keys.shape
     # One entry for each (key, trajectory), the first in time: sorted by key, then by trajectory.
@@ -200,7 +200,7 @@ def _another_first_visit(
     low = np.searchsorted(entries, wanted * count)
     size = np.searchsorted(entries, (wanted + 1) * count) - low
     own = np.searchsorted(entries, wanted * count + visitors) - low
-    # Uniform over the others: draw from one fewer, and step over oneself.
+    # Uniform over the others: draw from one fewer, and skip the trajectory itself.
     pick = (rng.random(wanted.size) * (size - 1)).astype(np.int64)
     pick += pick >= own
     alone = size < 2

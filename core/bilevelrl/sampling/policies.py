@@ -1,4 +1,4 @@
-"""Policies: any distribution over actions for each observation, and tables (S, A) as the special case."""
+"""Policies as tables (S, A), and the conversion of arrays to policies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bilevelrl.validation.errors import InputError, kind_words
 
 
 def cumulative_rows(probabilities: Array) -> Array:
-    """Running sums that end at one exactly, so that no draw falls behind the last positive entry."""
+    """Cumulative sums that end at exactly one, so that no draw is beyond the last positive entry."""
     sums = np.cumsum(probabilities, axis=-1)
     cumulative: Array = sums / sums[..., -1:]
     return cumulative
@@ -27,7 +27,7 @@ def _probabilities(value: object) -> Array:
 
 @attrs.frozen(eq=False, slots=False)
 class TabularPolicy:
-    """A table of probabilities as a `Policy`; observations and actions are its indices.
+    """A table of probabilities as a `Policy`; observations and actions are indices of the table.
 
     Args:
         probabilities: (S, A).
@@ -40,7 +40,7 @@ class TabularPolicy:
         return cumulative_rows(self.probabilities)
 
     def sample(self, observations: Values, rng: np.random.Generator) -> Values:
-        """(N,) actions; one uniform number each."""
+        """(N,) actions, each from one uniform number."""
         rows = self._cumulative[observations]
         return np.asarray((rows <= rng.random(len(rows))[:, None]).sum(axis=1))
 
@@ -54,7 +54,7 @@ def as_policy(value: Any) -> Policy:
     """`value` as a `Policy`: an array (S, A) becomes a `TabularPolicy`; a policy is returned as it is.
 
     Raises:
-        InputError: where it is neither.
+        InputError: if it is neither.
     """
     if isinstance(value, Policy):
         return value
@@ -64,7 +64,7 @@ def as_policy(value: Any) -> Policy:
 
 
 def as_table(policy: Array | Policy, states: int, actions: int) -> Array:
-    """(S, A) the probabilities of a policy whose observations and actions are indices; an array is checked only."""
+    """(S, A) the probabilities of a policy whose observations and actions are indices; an array is only checked."""
     if isinstance(policy, TabularPolicy):
         policy = policy.probabilities
     if isinstance(policy, Policy):

@@ -1,15 +1,16 @@
-"""Simulators: the follower's world, seen only by acting in it.
+"""Simulators: the follower's environment, used only by acting in it.
 
 The interface is close to Gymnasium's vector environments (`reset`, `step`, many environments at once), with two
-differences. All randomness comes from the generator passed in: the same generator gives the same trajectories, bit for
-bit. Under a table of probabilities `rollout` hands it out to trajectories by their index, so that the first ones do
-not depend on the number of the others; `reset` and `step` hand out one number an environment and call. And nothing
-resets by itself: an environment whose episode has ended is not asked again until the next `reset`.
+differences. First, all randomness comes from the generator that is passed in: the same generator gives the same
+trajectories, bit for bit. Under a table of probabilities `rollout` derives one stream per trajectory index, so that the
+first trajectories do not depend on the number of the others; `reset` and `step` draw one number per environment and
+call. Second, nothing resets automatically: an environment whose episode has ended is not stepped again until the next
+`reset`.
 
-Termination belongs to a transition, not to a state: the same observation may be the last one of an episode, or not.
-What follows a termination is padding, which repeats the last observation, pays nothing and counts nowhere. An episode
-that is cut off by a time limit is truncated, and that is no termination. The absorbing states of a table (`SoftMDP`)
-are states like others, with rewards and entropy of their own; a `TabularSimulator` ends no episode.
+Termination is a property of a transition, not of a state: the same observation may be the last one of an episode, or
+not. The steps after a termination are padding: they repeat the last observation, have reward zero and are not counted.
+A time limit truncates an episode, which is not a termination. The absorbing states of a table (`SoftMDP`) are ordinary
+states, with rewards and entropy of their own; a `TabularSimulator` ends no episode.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def _check_space(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> 
 
 @attrs.frozen(eq=False)
 class FollowerSpec:
-    """What a model-free component may know of the follower's MDP.
+    """What a model-free component may use of the follower's MDP.
 
     Args:
         observation_space: the space of observations: any object with Gymnasium's `contains`, `shape` and `dtype`;
@@ -47,8 +48,8 @@ class FollowerSpec:
         action_space: the space of actions, likewise; `Discrete(A)` for a table.
         discount: γ.
         temperature: τ.
-        reference: μ: an array (S, A) for a table, a `Policy` whose `log_probabilities` are log μ elsewhere, or None
-            for μ = 1.
+        reference: μ: an array (S, A) for a table; otherwise a `Policy` whose `log_probabilities` are log μ; or None for
+            μ = 1.
     """
 
     observation_space: Any = attrs.field(validator=_check_space)
@@ -64,12 +65,12 @@ class FollowerSpec:
 
     @property
     def states(self) -> int:
-        """S, the number of observations; raises `InputError` where they are not the indices of a table."""
+        """S, the number of observations; raises `InputError` if they are not the indices of a table."""
         return _size("observation_space", self.observation_space)
 
     @property
     def actions(self) -> int:
-        """A; raises `InputError` where actions are not the indices of a table."""
+        """A, the number of actions; raises `InputError` if they are not the indices of a table."""
         return _size("action_space", self.action_space)
 
 
@@ -83,15 +84,15 @@ def _size(name: str, space: Any) -> int:
 
 @attrs.frozen(eq=False)
 class Step:
-    """What `count` environments answer to one action each.
+    """The answers of `count` environments to one action each.
 
     Args:
-        observations: (count, …) where they are now.
-        rewards: (count,) the follower's rewards at x for the observation before and the action; zero where the episode
+        observations: (count, …) the new observations.
+        rewards: (count,) the follower's rewards at x for the previous observation and the action; zero if the episode
             had ended before.
-        terminated: (count,) whose episode this transition ended, or one before it.
-        environment_rewards: (count,) what the environment itself paid; None where the simulator has no reward but the
-            follower's.
+        terminated: (count,) whether this transition or an earlier one ended the episode.
+        environment_rewards: (count,) the environment's own rewards; None if the simulator has only the follower's
+            rewards.
     """
 
     observations: Values
@@ -105,15 +106,15 @@ class Trajectories:
     """N trajectories of H steps.
 
     Args:
-        observations: (N, H + 1, …), the one after the last action included; of any type and shape.
+        observations: (N, H + 1, …), including the one after the last action; of any type and shape.
         actions: (N, H, …), likewise.
         rewards: (N, H), the follower's rewards at x.
-        environment_rewards: (N, H), what the environment itself paid, for a labeller to judge by; None where the
-            simulator has no reward but the follower's.
-        terminated: (N, H), True from the transition that ended the episode on; what follows that transition is padding.
-            None where no episode ends.
-        states: (N, H + 1, …) what `SupportsRestart.rollout_from` takes to continue from each visit, such as the clones
-            of an emulator (an array of objects); None where the observations themselves are that, as in tables.
+        environment_rewards: (N, H), the environment's own rewards, which a labeller may use; None if the simulator has
+            only the follower's rewards.
+        terminated: (N, H), True from the transition that ended the episode on; the steps after that transition are
+            padding. None if no episode ends.
+        states: (N, H + 1, …) the states from which `SupportsRestart.rollout_from` continues each visit, such as the
+            clones of an emulator (an array of objects); None if the observations are these states, as in tables.
     """
 
     observations: Values
@@ -135,11 +136,11 @@ class Trajectories:
 
     @property
     def samples(self) -> int:
-        """Transitions drawn: N·H, less the padding."""
+        """The number of transitions drawn: N·H minus the padding."""
         return self.count * self.horizon if self.terminated is None else int(self.alive().sum())
 
     def alive(self) -> Mask:
-        """(N, H) which transitions took place; False for the padding after a termination."""
+        """(N, H) True for transitions that took place, False for the padding after a termination."""
         alive = np.ones((self.count, self.horizon), dtype=bool)
         if self.terminated is not None:
             alive[:, 1:] = ~np.logical_or.accumulate(self.terminated, axis=1)[:, :-1]
@@ -152,7 +153,7 @@ class Trajectories:
 
     @property
     def restart_states(self) -> Values:
-        """(N, H + 1, …) what `SupportsRestart.rollout_from` takes: `states`, or else the observations."""
+        """(N, H + 1, …) the argument of `SupportsRestart.rollout_from`: `states`, or else the observations."""
         return self.observations if self.states is None else self.states
 
     def part(self, rows: slice) -> Trajectories:
@@ -171,7 +172,7 @@ class Trajectories:
         return Trajectories(**arrays)
 
     def visits(self, weights: Array, shape: tuple[int, ...]) -> Array:
-        """(S, A) the sum of `weights` (N, H) over the visits to each state and action of a table; padding is none."""
+        """(S, A) the sum of `weights` (N, H) over the visits to each state and action of a table, without padding."""
         flat = self.observations[:, :-1] * shape[1] + self.actions
         weights = self.lived(weights)
         sums: Any = np.bincount(flat.reshape(-1), weights=weights.reshape(-1), minlength=shape[0] * shape[1])
@@ -180,7 +181,7 @@ class Trajectories:
 
 
 def joined(batches: list[Trajectories]) -> Trajectories:
-    """The trajectories of several batches of one horizon, one batch after another; what a batch lacks is left out."""
+    """The trajectories of several batches of one horizon, in order; an array that one batch lacks is left out."""
     arrays: dict[str, Any] = {}
     for field in attrs.fields(Trajectories):
         parts = [getattr(batch, field.name) for batch in batches]
@@ -190,33 +191,33 @@ def joined(batches: list[Trajectories]) -> Trajectories:
 
 @runtime_checkable
 class Simulator(Protocol):
-    """The follower's MDP at one x, seen through `reset` and `step` only."""
+    """The follower's MDP at one x, through `reset` and `step` only."""
 
     @property
     def spec(self) -> FollowerSpec:
-        """What may be known of it."""
+        """What components may use of it."""
 
     def reset(self, count: int, rng: np.random.Generator) -> Values:
         """Start `count` environments from the initial distribution; their observations (count, …)."""
 
     def step(self, actions: Values, rng: np.random.Generator) -> Step:
-        """Act once in each environment, (count, …)."""
+        """Take one action in each environment, (count, …)."""
 
     def rollout(self, policy: Array | Policy, count: int, horizon: int, rng: np.random.Generator) -> Trajectories:
         """`count` trajectories of `horizon` steps under a policy, from the initial distribution.
 
-        `rollout_by_steps` is an implementation by `reset` and `step`.
+        `rollout_by_steps` implements it by `reset` and `step`.
         """
 
 
 @runtime_checkable
 class SupportsRestart(Simulator, Protocol):
-    """A simulator whose environments can be put into a state that was visited before.
+    """A simulator whose environments can be restored to a state that was visited before.
 
-    The states are those that its trajectories hold (`Trajectories.restart_states`): the observations, where they say
-    all, as in tables; else what the simulator captures at each visit, such as the clone of an emulator or the positions
-    and velocities of a mechanism. What is captured must not hold the environment's random numbers: those of the
-    continuation come from `rng`, and are independent of the trajectory's.
+    The states are those of its trajectories (`Trajectories.restart_states`): the observations, if they are the complete
+    state, as in tables; otherwise what the simulator captures at each visit, such as the clone of an emulator or the
+    positions and velocities of a mechanism. A captured state must not include the environment's random numbers: those
+    of the continuation come from `rng`, and are independent of the trajectory's.
     """
 
     def rollout_from(
@@ -232,7 +233,7 @@ class SupportsRestart(Simulator, Protocol):
 
 @runtime_checkable
 class SupportsVisits(SupportsRestart, Protocol):
-    """A simulator of a table that adds up the visits of continuations without recording them."""
+    """A simulator of a table that sums the visits of continuations without recording them."""
 
     def signed_visits(
         self,
@@ -248,21 +249,21 @@ class SupportsVisits(SupportsRestart, Protocol):
         """`Σ_j w_j (d̂_(s_j,a_j) − d̂_(s_j))` (S, A), and the number of transitions drawn for it.
 
         Each `d̂` counts the visits of one continuation: of T steps, discounted, or of a geometric random length
-        (`truncation` None), undiscounted. In distribution it is what `rollout_from` would give; see
-        `restarted_occupancy`, which uses it.
+        (`truncation` None), undiscounted. It has the distribution of the same sums from `rollout_from`;
+        `restarted_occupancy` uses it.
         """
 
 
 @runtime_checkable
 class SupportsGroups(Simulator, Protocol):
-    """A simulator in which something is drawn once for a group of trajectories: its context."""
+    """A simulator that draws a context once for each group of trajectories."""
 
     def rollout_groups(
         self, policy: Array | Policy, groups: int, size: int, horizon: int, rng: np.random.Generator
     ) -> Trajectories:
-        """`groups · size` trajectories of `horizon` steps, of which `size` consecutive ones share a context.
+        """`groups · size` trajectories of `horizon` steps; `size` consecutive ones share a context.
 
-        Given the context they are independent; each alone is distributed as one of `rollout`.
+        Given the context they are independent; each alone has the distribution of one from `rollout`.
         """
 
 
@@ -283,12 +284,12 @@ def recorded(
     rng: np.random.Generator,
     capture: Any = None,
 ) -> Trajectories:
-    """Trajectories of environments that have been put where they start, by `step`; one call of the policy a step.
+    """Trajectories of environments that are in their starting states, by `step`, with one call of the policy per step.
 
     Args:
-        simulator: its environments show `observations`.
-        policy: acts.
-        observations: (N, …) where the trajectories start.
+        simulator: a simulator whose environments are at `observations`.
+        policy: the policy that acts.
+        observations: (N, …) the first observations.
         actions: (N, …) the first actions, or None to draw them.
         horizon: H.
         rng: the generator.
@@ -317,14 +318,14 @@ def recorded(
 def draw_groups(
     simulator: Simulator, policy: Array | Policy, groups: int, size: int, horizon: int, rng: np.random.Generator
 ) -> Trajectories:
-    """`groups · size` trajectories; those of a group share a context where the simulator knows of any."""
+    """`groups · size` trajectories; those of a group share a context if the simulator has contexts."""
     if isinstance(simulator, SupportsGroups):
         return simulator.rollout_groups(policy, groups, size, horizon, rng)
     return simulator.rollout(policy, groups * size, horizon, rng)
 
 
 def check_batch(count: int, horizon: int) -> None:
-    """Raise `InputError` where so many trajectories of so many steps are none, or more than fit into memory."""
+    """Raise `InputError` if the number of trajectories or steps is below one, or they do not fit into memory."""
     check_count("count", count)
     check_count("horizon", horizon)
     check_fits("a batch of trajectories", (count, horizon, ARRAYS_OF_A_TABLE))
@@ -338,7 +339,7 @@ def checked_indices(field: str, value: object, count: int, size: int) -> npt.NDA
     if array.dtype.kind not in "iu" and array.size:
         raise InputError(field, f"an array of {array.dtype}", "integers")
     indices = np.ascontiguousarray(array, dtype=np.int64)
-    # As an unsigned number what is negative is far too large.
+    # As an unsigned number a negative value is far too large.
     if indices.size and indices.view(np.uint64).max() >= size:
         index = int(((array < 0) | (array >= size)).argmax())
         raise InputError(f"{field}[{index}]", str(array[index]), f"an index from 0 to {size - 1}")

@@ -1,4 +1,4 @@
-"""The follower's answer learnt from samples, and the lower level that can be simulated."""
+"""The follower's solution learnt from samples, and the protocol of lower levels that can be simulated."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from bilevelrl.validation.errors import InputError, kind_words
 from bilevelrl.validation.saved import check_table, saved_array, saved_policy
 
 CARRIED = "carry."
-"""What the names of carried arrays begin with among a solution's `arrays()`."""
+"""The prefix of the names of carried arrays among a solution's `arrays()`."""
 
 
 @attrs.frozen(eq=False, slots=False)
 class SampledSolution:
-    """The follower's answer learnt from samples, in tables.
+    """The follower's tabular solution learnt from samples.
 
     Args:
-        simulator: the simulator at x that it was learnt from; a handle, never saved, rebuilt from x.
+        simulator: the simulator at x that it was learnt from; a handle, which is not saved but rebuilt from x.
         policy: (S, A).
-        action_values: (S, A), the estimate of Q that the policy is the softmax of.
+        action_values: (S, A), the estimate of Q; the policy is its softmax.
         residual: the mean absolute temporal difference over the last samples; zero only for an exact answer in a
-            deterministic world.
+            deterministic environment.
         status: how the solver ended.
-        cost: the samples it drew, among others.
+        cost: its cost, with the samples drawn.
         carry: arrays that the next call warm-starts from, by name.
     """
 
@@ -55,7 +55,7 @@ class SampledSolution:
         return {"policy": self.policy, "action_values": self.action_values, **carried}
 
     def figures(self) -> dict[str, Any]:
-        """None but those that the framework saves."""
+        """Empty: there are no figures besides those that the framework saves."""
         return {}
 
     @classmethod
@@ -64,10 +64,10 @@ class SampledSolution:
     ) -> SampledSolution:
         """The solution at x from its `arrays()` and `figures()`, both tables checked; see `LowerLevelSolver.restore`.
 
-        What the carry holds only its solver knows, which must check it.
+        The solver must check the arrays of the carry itself, since only the solver knows them.
 
         Raises:
-            InputError: where the problem has no simulator, or the tables are not those of such a solution.
+            InputError: if the problem has no simulator, or the tables are not those of such a solution.
         """
         lower = problem.lower
         if not isinstance(lower, SupportsSampling):
@@ -83,7 +83,7 @@ class SampledSolution:
         )
 
     def check(self) -> None:
-        """Raise `InputError` where a table does not fit the simulator."""
+        """Raise `InputError` if a table does not fit the simulator."""
         check_table("the follower's policy", self.policy, self._shape)
         check_table("the follower's action values", self.action_values, self._shape)
 

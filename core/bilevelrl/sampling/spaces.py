@@ -1,4 +1,4 @@
-"""Spaces of observations and actions: anything with Gymnasium's `contains`, `shape` and `dtype`, and one of our own."""
+"""Spaces of observations and actions: any object with Gymnasium's `contains`, `shape` and `dtype`, and `Discrete`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bilevelrl.validation.fields import is_integer
 
 @runtime_checkable
 class Space(Protocol):
-    """What a space must offer; Gymnasium's spaces of arrays (Box, Discrete, MultiBinary, MultiDiscrete) do."""
+    """What a space must offer. Gymnasium's spaces of arrays (Box, Discrete, MultiBinary, MultiDiscrete) offer it."""
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -43,7 +43,7 @@ class Discrete:
 
 
 def is_space(field: str, value: Any) -> Any:
-    """`value` where it is a space of arrays, or an `InputError`."""
+    """`value` if it is a space of arrays; otherwise raises `InputError`."""
     if not isinstance(value, Space) or value.shape is None or value.dtype is None:
         expected = "a space of arrays: an object with contains, shape and dtype, such as Gymnasium's Box or Discrete"
         raise InputError(field, value_words(value), expected)
@@ -51,7 +51,7 @@ def is_space(field: str, value: Any) -> Any:
 
 
 def table_size(space: Any) -> int | None:
-    """n of a `Discrete(n)` that starts at zero, ours or Gymnasium's; None for any other space."""
+    """n of a `Discrete(n)` that starts at zero, of this module or of Gymnasium; None for any other space."""
     size = getattr(space, "n", None)
     whole = isinstance(size, numbers.Integral) and tuple(space.shape or ()) == () and getattr(space, "start", 0) == 0
     return int(size) if whole and size is not None else None

@@ -24,27 +24,27 @@ from bilevelrl.sampling.spaces import Discrete
 from bilevelrl.validation.arrays import Array, Indices, check_shape
 from bilevelrl.validation.fields import check_count
 
-# Fewer steps than this are drawn before a second thread has started.
+# Fewer steps than this are drawn before a second thread could start.
 STEPS_WORTH_A_THREAD = 50_000
-# Visits are added up in parts with a table each, and there are so many parts whatever the number of threads: at most
-# this many, whose tables have at most so many numbers.
+# Visits are summed in parts with a table each. The number of parts does not depend on the number of threads: at most
+# this many parts, whose tables have at most this many numbers.
 MOST_PARTS, LARGEST_TABLES = 64, 1 << 24
 
 
 class TabularSimulator:
     """Samples a `SoftMDP`, dense or sparse, from alias tables: a step takes the same time for any number of successors.
 
-    It acts by an array (S, A), or by any `Policy` of indices, which is evaluated once for each state and action.
+    The policy is an array (S, A), or any `Policy` of indices, which is evaluated once for each state and action.
 
-    A trajectory has a random stream of its own, keyed by its index and a few words of the generator, so the first
-    trajectories do not depend on how many others there are, nor the first steps on the horizon.
+    Each trajectory has a random stream of its own, keyed by its index and a few words of the generator, so the first
+    trajectories do not depend on the number of the others, and the first steps do not depend on the horizon.
 
     Args:
         mdp: the follower's MDP at x.
-        threads: at most so many threads draw trajectories, which do not depend on it. None: as many as the process
-            has processors.
-        contexts: where the MDP is a direct sum of several (see `ContextualMDP`), (C + 1,) the first state of each and
-            the number of all states. None: one context.
+        threads: the largest number of threads, which does not change the trajectories. None: as many as the process has
+            processors.
+        contexts: if the MDP is a direct sum of several (see `ContextualMDP`), (C + 1,) the first state of each and the
+            number of all states. None: one context.
     """
 
     def __init__(self, mdp: SoftMDP, *, threads: int | None = None, contexts: Indices | None = None) -> None:
@@ -59,19 +59,19 @@ class TabularSimulator:
 
     @functools.cached_property
     def spec(self) -> FollowerSpec:
-        """What may be known of it."""
+        """What components may use of it."""
         mdp = self._mdp
         spaces = Discrete(mdp.states), Discrete(mdp.actions)
         return FollowerSpec(*spaces, mdp.discount, mdp.temperature, mdp.reference)
 
     def reset(self, count: int, rng: np.random.Generator) -> Indices:
-        """See `Simulator.reset`; one uniform number an environment."""
+        """See `Simulator.reset`; one uniform number per environment."""
         check_count("count", count)
         self._here = np.searchsorted(self._initial, rng.random(count), side="right")
         return self._here.copy()
 
     def step(self, actions: Indices, rng: np.random.Generator) -> Step:
-        """See `Simulator.step`; one uniform number an environment. No step terminates: absorbing states pay on."""
+        """See `Simulator.step`; one uniform number per environment. No step terminates, also in absorbing states."""
         before, table = self._here, sampling_table(self._mdp.transitions)
         chosen = checked_indices("actions", actions, before.size, self._mdp.actions)
         after = table.draw(before * self._mdp.actions + chosen, rng.random(chosen.size))
@@ -88,10 +88,10 @@ class TabularSimulator:
     def rollout_groups(
         self, policy: Array | Policy, groups: int, size: int, horizon: int, rng: np.random.Generator
     ) -> Trajectories:
-        """See `SupportsGroups.rollout_groups`; the same trajectories as of `rollout` where there is one context.
+        """See `SupportsGroups.rollout_groups`; the same trajectories as of `rollout` if there is one context.
 
-        The first of a group draws its state, and with it the context; the others' uniform numbers are mapped into the
-        interval of the cumulative distribution that belongs to this context.
+        The first trajectory of a group draws its state, and so the context; the uniform numbers of the others are
+        mapped into the interval of the cumulative distribution of this context.
         """
         check_count("groups", groups)
         check_count("size", size)
@@ -103,7 +103,7 @@ class TabularSimulator:
         ends = np.append(0.0, self._initial)[self._contexts]
         low, high = ends[context][:, None], ends[context + 1][:, None]
         inside = low + uniforms[:, 1:] * (high - low)
-        # Rounding must not carry a number beyond its context.
+        # Rounding must not move a number beyond its context.
         uniforms[:, 1:] = np.minimum(inside, np.nextafter(high, low))
         starts = np.searchsorted(self._initial, uniforms.reshape(-1), side="right")
         return self._rollout(starts, None, policy, horizon, key)
@@ -156,8 +156,8 @@ class TabularSimulator:
     ) -> tuple[Array, int]:
         """See `SupportsVisits.signed_visits`; compiled.
 
-        With common random numbers the two continuations of a pair are one from where they meet: what would cancel is
-        not drawn.
+        With common random numbers the two continuations of a pair are equal from the point where they meet: steps that
+        would cancel are not drawn.
         """
         from bilevelrl.sampling.kernels import signed_visits
 
@@ -165,7 +165,7 @@ class TabularSimulator:
         states = checked_indices("observations", observations, count, shape[0])
         chosen = checked_indices("actions", actions, count, shape[1])
         check_shape("weights", weights, (count,))
-        paid = np.ascontiguousarray(weights, dtype=np.float64)  # a loss that is not finite shows in the sums
+        paid = np.ascontiguousarray(weights, dtype=np.float64)  # a loss that is not finite makes the sums not finite
         if truncation is not None:
             check_count("truncation", truncation)
         key, discount, size = _key(rng), self._mdp.discount, shape[0] * shape[1]
@@ -191,7 +191,7 @@ class TabularSimulator:
 
     @functools.cached_property
     def _action_rows(self) -> tuple[Indices, Indices]:
-        """Where each state's actions begin in one flat list of them, and that list."""
+        """The positions where each state's actions begin in one flat list of actions, and that list."""
         states, actions = self._mdp.states, self._mdp.actions
         return np.arange(states + 1) * actions, np.tile(np.arange(actions), states)
 
@@ -204,5 +204,5 @@ def _spans(count: int, parts: float) -> list[slice]:
 
 
 def _key(rng: np.random.Generator) -> npt.NDArray[np.uint64]:
-    """(5,) words that key the random streams of one call's trajectories, and their lengths where they are random."""
+    """(5,) words that key the random streams of one call's trajectories, and their lengths if these are random."""
     return rng.bit_generator.random_raw(5)

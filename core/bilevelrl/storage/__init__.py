@@ -1,6 +1,6 @@
-"""Files: experiments, histories, checkpoints, and the directory of a run.
+"""Files of runs: experiments, histories, checkpoints, datasets, and the directory of a run.
 
-Files are not trusted: sizes and types are checked before anything is allocated or used.
+No file may be trusted: sizes and types must be checked before anything is allocated or used.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Arrays by name in the safetensors format: a bounded header, no pickle, and no array longer than its bytes."""
+"""Arrays by name in the safetensors format: a header of limited size, no pickle, and no array longer than its bytes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ KINDS = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "
 """The types of array that are saved: booleans, integers and floats of up to 64 bits."""
 EXPECTED = "a safetensors file of arrays of numbers"
 COPIES = 16
-"""What reading a file may take, in its own size: itself, its arrays, and their numbers in 64 bits."""
+"""The memory for reading a file, as a multiple of its size: itself, its arrays, and their numbers in 64 bits."""
 HEADER_BLOAT = 40
-"""Bytes of memory that a byte of the header can take: an entry of 50 bytes makes a table of its own."""
+"""Bytes of memory that a byte of the header can take: an entry of 50 bytes makes a dictionary of its own."""
 
 
 def checked_arrays(pairs: Mapping[str, Any] | Iterable[tuple[str, Any]], owner: str) -> Arrays:
-    """Arrays by name, as they can be saved, from a mapping or from pairs.
+    """Arrays by name in a form that can be saved, from a mapping or from pairs.
 
     Raises:
-        InputError: where a name is no string of Unicode or there twice, or an array is not of numbers or flags.
+        InputError: if a name is not a valid string or occurs twice, or an array is not of numbers or flags.
     """
     arrays: Arrays = {}
     for name, array in pairs.items() if isinstance(pairs, Mapping) else pairs:
@@ -48,12 +48,12 @@ def pack_arrays(arrays: Arrays) -> bytes:
     """Checked arrays as the bytes of a safetensors file; every array is stored row by row."""
     from safetensors.numpy import save
 
-    # NumPy has scalars that are no arrays, and safetensors writes the memory of an array as it lies.
+    # NumPy's scalars are not arrays, and safetensors writes an array's memory in its own order.
     return save({name: np.asarray(array, order="C") for name, array in arrays.items()})
 
 
 def unpack_arrays(data: bytes | memoryview) -> Arrays:
-    """The arrays in the bytes of a safetensors file, free to be written to; raises `ValueError` for any other bytes."""
+    """The arrays in the bytes of a safetensors file, as writable arrays; raises `ValueError` for any other bytes."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -70,15 +70,15 @@ def unpack_arrays(data: bytes | memoryview) -> Arrays:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write arrays by name, as a whole or not at all."""
+    """Write arrays by name, completely or not at all."""
     write_atomically(path, pack_arrays(checked_arrays(arrays, value_words(str(path)))))
 
 
 def read_arrays(path: Path, names: Iterable[str]) -> Arrays:
-    """The arrays of these names; others in the file are left alone.
+    """The arrays of these names; other arrays in the file are ignored.
 
     Raises:
-        InputError: where the file cannot be read, is no safetensors file, or lacks a name.
+        InputError: if the file cannot be read, is not a safetensors file, or lacks a name.
     """
     label = value_words(str(path))
     try:
@@ -93,7 +93,7 @@ def named_arrays(data: bytes, label: str, names: Iterable[str]) -> Arrays:
     try:
         arrays = unpack_arrays(data)
     except ValueError:
-        raise InputError(label, "no safetensors file, or a damaged one", EXPECTED) from None
+        raise InputError(label, "not a safetensors file, or damaged", EXPECTED) from None
     missing = next((name for name in names if name not in arrays), None)
     if missing is not None:
         raise InputError(label, f"without an array {missing!r}", EXPECTED)

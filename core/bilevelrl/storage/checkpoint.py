@@ -1,7 +1,7 @@
-"""A run in the middle, as bytes that can be trusted no more than any file: all is checked before it is used; no pickle.
+"""Checkpoints of runs as bytes. They are not trusted: everything is checked before it is used, and pickle is not used.
 
-Handles (the model, the simulator, factorisations) are never saved: solvers rebuild them from the problem and x. The
-layout of the bytes is in `container`.
+Handles (the model, the simulator, factorisations) are not saved: solvers rebuild them from the problem and x.
+`container` defines the layout of the bytes.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from bilevelrl.validation.saved import saved_count
 
 
 class CheckpointWarning(Notice):
-    """A checkpoint was passed over, could not be written, or was written by other versions."""
+    """A checkpoint was skipped, could not be written, or was written by other versions."""
 
 
 class UnsaveableError(InputError):
-    """A run's state has something that no checkpoint can hold, such as an array of objects."""
+    """A run's state has a part that no checkpoint can hold, such as an array of objects."""
 
 
 @attrs.frozen(eq=False)
 class Checkpoint:
-    """All that a run needs to go on, and to be reported on.
+    """The data that a run needs to be resumed and reported.
 
     Args:
-        first: the state it began with.
+        first: the run's first state.
         last: the last good state.
         history: figures for every iteration so far.
         best: see `Run.best`.
         settings: iterations, seed and tolerance.
-        tables: the tables of its experiment: who runs, with which options.
-        versions: what made it, by name.
-        status: how it ended; `Status.INTERRUPTED` for a run that is still going.
-        stopped_by: what failed, and when.
+        tables: the tables of its experiment: its components with their options.
+        versions: the versions of libraries and plugins that made it, by name.
+        status: how it ended; `Status.INTERRUPTED` for a run in progress.
+        stopped_by: the component that failed, and the iteration.
         seconds: wall-clock time so far.
     """
 
@@ -66,11 +66,11 @@ def encode(checkpoint: Checkpoint, lower: LowerLevelSolver) -> bytes:
     """The checkpoint as bytes.
 
     Args:
-        checkpoint: what to save.
+        checkpoint: the checkpoint.
         lower: the solver of its solutions, for messages.
 
     Raises:
-        InputError: for a state that cannot be saved, such as a `carry` that is not made of numbers.
+        InputError: if a state cannot be saved, such as a `carry` that is not made of numbers.
     """
     history = checkpoint.history
     arrays: Arrays = {"history": history.table()}
@@ -96,9 +96,9 @@ def decode(data: bytes, name: str, problem: BilevelProblem, lower: LowerLevelSol
     """The checkpoint that `encode` wrote, with its solutions restored by their solver.
 
     Raises:
-        DamagedError: where the bytes are not what was written.
-        InputError: for another format, for another problem than the one it was written for, and for solutions that the
-            solver does not restore as they were.
+        DamagedError: if the bytes are not those that were written.
+        InputError: if the format or the problem is another one, or the solver does not restore the solutions as they
+            were.
     """
     content, arrays = unpack(data, name)
     # A run that diverges may be saved at an x whose square overflows.
@@ -124,7 +124,7 @@ def decode(data: bytes, name: str, problem: BilevelProblem, lower: LowerLevelSol
 
 
 def check_saveable(state: OuterState, lower: LowerLevelSolver) -> None:
-    """Raise `UnsaveableError` where a state cannot be saved, before a long run ends with one that cannot."""
+    """Raise `UnsaveableError` if a state cannot be saved, so that a run fails at its beginning, not at its end."""
     try:
         _describe_state(state, "first", {}, lower)
     except InputError as error:
@@ -203,7 +203,7 @@ def _restore_best(saved: Any, arrays: Arrays, problem: BilevelProblem) -> BestIt
 
 
 def _numbers(arrays: Arrays, name: str) -> Array:
-    """An array that is computed with: with flags, arithmetic would mean something else."""
+    """An array for arithmetic: raises for flags, whose arithmetic is different."""
     array: Array = arrays[name]
     if array.dtype.kind not in "fiu":
         raise ValueError("type")

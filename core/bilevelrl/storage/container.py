@@ -3,11 +3,10 @@
     bilevelrl checkpoint 2\\n            the format and its version
     <sha256 of all that follows>\\n      64 hexadecimal digits
     <length of the JSON>\\n              decimal
-    <JSON>                              numbers and words
-    <safetensors>                       the arrays
+    <JSON>                              numbers and strings <safetensors>                       the arrays
 
-The document and the arrays are one file, so that they are always of the same moment, whatever a crash interrupts. JSON
-is read where its values fit into memory, however small they are written; see `array_files` for the arrays.
+The document and the arrays are in one file, so that they always belong to the same state, even after a crash. JSON is
+read only if its values fit into memory, which may be larger than its text; see `array_files` for the arrays.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ MAGIC = b"bilevelrl checkpoint "
 FORMAT = 2
 
 JSON_BLOAT = 40
-"""Bytes of memory that a byte of JSON can take: `[[],[],…]` is 3 bytes a list of 56, and its place in a list."""
+"""Bytes of memory that a byte of JSON can take: in `[[],[],…]` 3 bytes make a list of 56 bytes and a pointer."""
 
 
 class DamagedError(InputError):
-    """Bytes that are no checkpoint, or no longer the ones that were written."""
+    """Bytes that are not a checkpoint, or have changed since they were written."""
 
 
 def pack(content: Mapping[str, Any], arrays: Arrays) -> bytes:
-    """JSON and checked arrays in the layout above; raises `InputError` for content that is no JSON."""
-    # The order in memory is part of what makes sums of floats what they are: what lies column by column is stored as
-    # its transpose, which lies row by row.
+    """JSON and checked arrays in the layout above; raises `InputError` for content that is not valid JSON."""
+    # The order in memory affects the last bits of sums: a column-major array is stored as its transpose, which is
+    # row-major.
     by_columns = [name for name, array in arrays.items() if array.flags.f_contiguous and not array.flags.c_contiguous]
     stored = arrays | {name: arrays[name].T for name in by_columns}
     document = exact_json({"content": content, "by_columns": by_columns}).encode()
@@ -46,18 +45,18 @@ def pack(content: Mapping[str, Any], arrays: Arrays) -> bytes:
 
 
 def unpack(data: bytes, name: str) -> tuple[dict[str, Any], Arrays]:
-    """What `pack` put together; raises `DamagedError` for anything else, `InputError` for another format."""
+    """The content that `pack` packed; raises `DamagedError` for other bytes, `InputError` for another format."""
     first, _, rest = data[:4096].partition(b"\n")
     version = first.removeprefix(MAGIC)
     if not first.startswith(MAGIC) or not version.isdigit() or len(version) > 9:
-        raise DamagedError(name, "no checkpoint, or a damaged one", "a file that bilevelrl wrote")
+        raise DamagedError(name, "not a checkpoint, or damaged", "a file that bilevelrl wrote")
     if int(version) != FORMAT:
         expected = f"format {FORMAT}; read it with the version of bilevelrl that wrote it"
         raise InputError(name, f"of format {int(version)}", expected)
     digest, _, _ = rest.partition(b"\n")
     payload = memoryview(data)[len(first) + len(digest) + 2 :]
     if hashlib.sha256(payload).hexdigest().encode() != digest:
-        raise DamagedError(name, "damaged (its checksum does not fit)", "a file as it was written")
+        raise DamagedError(name, "damaged (its checksum does not match)", "a file as it was written")
     with damage(name, "malformed"):
         length, _, _ = bytes(payload[:32]).partition(b"\n")
         begin = len(length) + 1
@@ -73,7 +72,7 @@ def unpack(data: bytes, name: str) -> tuple[dict[str, Any], Arrays]:
 
 @contextlib.contextmanager
 def damage(name: str, how: str) -> Iterator[None]:
-    """Turns what reading forged content raises into a `DamagedError`."""
+    """A block whose errors, from reading forged content, become a `DamagedError`."""
     try:
         yield
     except InputError:

@@ -1,4 +1,4 @@
-"""One process a directory: a lock that the system releases when its owner ends, whatever ends it."""
+"""A lock that allows one process per directory. The system releases it when its owner ends, in any way."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ LOCK = "lock"
 
 
 def directory_words(path: Path) -> str:
-    """A directory as messages call it."""
+    """A directory's name in messages."""
     return f"the directory {str(path)!r}"
 
 
 class DirectoryLock:
-    """Keeps a directory for one process, by `filelock`; the file `lock` holds the owner's number, for messages."""
+    """Locks a directory for one process, with `filelock`; the file `lock` holds the process number, for messages."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / LOCK
         self._lock: Any = None
 
     def acquire(self) -> None:
-        """Take the directory; raises `InputError` where another process, or another run of this one, has it.
+        """Lock the directory; raises `InputError` if another process, or another run of this process, has locked it.
 
-        A file `lock` that a killed process left behind is no obstacle; a link in its place raises `OSError`.
+        A file `lock` that a killed process left behind does not block; a link in its place raises `OSError`.
         """
-        import filelock  # which takes its time to load
+        import filelock  # imported here, since it is slow to load
 
         while self._lock is None:
             os.close(open_own(self._path))
@@ -39,17 +39,17 @@ class DirectoryLock:
                 lock.acquire()
             except filelock.Timeout:
                 self._refuse()
-            except (OSError, NotImplementedError):  # no locks here: the directory is the user's own care
+            except (OSError, NotImplementedError):  # this file system has no locks: the user must keep other runs away
                 return
             else:
                 self._lock = lock
-        # The number is for messages; the lock holds without it.
+        # The number is only for messages; the lock works without it.
         with contextlib.suppress(OSError), open(open_own(self._path), "r+b") as file:
             file.truncate(0)
             file.write(f"{os.getpid()}\n".encode())
 
     def _refuse(self) -> None:
-        """Raise `InputError` with the owner's number; return where the owner has just released the directory."""
+        """Raise `InputError` with the owner's number; return if the owner has just released the directory."""
         try:
             owner = read(self._path, at_most=20).decode("ascii", "replace").strip() or "unknown"
         except OSError:
@@ -63,7 +63,7 @@ class DirectoryLock:
         if lock is None:
             return
         try:
-            with contextlib.suppress(OSError):  # a directory that has become read-only: the next owner takes the file
+            with contextlib.suppress(OSError):  # the directory has become read-only: the next owner reuses the file
                 self._path.unlink(missing_ok=True)
         finally:
             lock.release()

@@ -1,4 +1,4 @@
-"""What makes a run besides its experiment: versions, plugins, the machine."""
+"""The environment of a run besides its experiment: versions, plugins, the machine."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from bilevelrl.problems.bilevel_problem import BilevelProblem
 from bilevelrl.storage.experiment import ROLES
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_CORETYPE")
-"""Variables that change how sums are split, and so their last bits."""
+"""Environment variables that change how sums are divided, and so their last bits."""
 
 
 def environment_of(problem: BilevelProblem, algorithm: OuterLoop, seed: int) -> dict[str, Any]:
-    """Versions, plugins, seed and machine, of JSON's own types; no path and no name of a person or a host."""
+    """Versions, plugins, seed and machine, in JSON's own types, without paths or names of a person or a host."""
     return {
         "versions": versions_of(problem, algorithm),
         "plugins": {plugin.name: plugin.distribution for plugin in registry().plugins},
@@ -35,7 +35,7 @@ def environment_of(problem: BilevelProblem, algorithm: OuterLoop, seed: int) -> 
 
 
 def versions_of(problem: BilevelProblem, algorithm: OuterLoop) -> dict[str, str]:
-    """What the numbers of a run depend on, by name: libraries, the plugin of each component, the processor."""
+    """What the results of a run depend on, by name: libraries, the plugin of each component, the processor."""
     made = {
         "bilevelrl": _version("bilevelrl"),
         "numpy": np.__version__,
@@ -56,7 +56,7 @@ def versions_of(problem: BilevelProblem, algorithm: OuterLoop) -> dict[str, str]
 
 
 def host_facts() -> dict[str, Any]:
-    """When and on what."""
+    """The time and the machine."""
     return {
         "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -69,12 +69,12 @@ def host_facts() -> dict[str, Any]:
 
 
 _version = functools.cache(importlib.metadata.version)
-"""Reading it costs two milliseconds."""
+"""The version of a library, cached since reading it takes two milliseconds."""
 
 
 def _blas() -> str:
     """The library behind NumPy's matrix products, such as `scipy-openblas 0.3.30`."""
-    with contextlib.suppress(Exception):  # its form is NumPy's own affair
+    with contextlib.suppress(Exception):  # NumPy does not guarantee its form
         found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
         return f"{found['name']} {found['version']}"
     return "unknown"
@@ -82,7 +82,7 @@ def _blas() -> str:
 
 @functools.cache
 def _processor() -> str:
-    """The processor's model: matrix products choose their kernel by it."""
+    """The processor's model, which determines the kernels of matrix products."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""Experiment: what a run is asked to do, as a table of names and options, in TOML and back."""
+"""Experiments: the components, options and settings of a run, as tables that are written to and read from TOML."""
 
 from __future__ import annotations
 
@@ -32,33 +32,35 @@ SETTINGS: dict[str, tuple[type, str]] = {
     "seed": (int, "an integer of at least 0"),
     "tolerance": (float, "a number of at least 0"),
 }
-"""What decides where a run goes, and so must not change when it goes on, but for its length."""
+"""The settings that determine a run's results; when it is resumed, only the number of iterations may change."""
 INTERVALS: dict[str, tuple[type, str]] = {
     "checkpoint_every": (int, "an integer of at least 1"),
     "checkpoint_seconds": (float, "a number above 0"),
 }
-"""How often it is saved."""
+"""The intervals of its checkpoints."""
 LARGEST_FILE = 1 << 20
-"""Bytes of an experiment's file; one that is written by hand has a few hundred."""
+"""The most bytes of an experiment's file; one that is written by hand has a few hundred."""
 
 LONGEST_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){17}""")
-"""More parts than the key of any experiment has (`[algorithm.lower]` has two): tomllib takes their number squared."""
+"""Keys with more parts than any experiment has (`[algorithm.lower]` has two): tomllib's time is quadratic in them."""
 
 
 @attrs.frozen
 class Experiment:
-    """A run to be done: tables `problem`, `algorithm`, `lower`, `estimator`, `upper`, and the loop's settings.
+    """The specification of a run: tables `problem`, `algorithm`, `lower`, `estimator`, `upper`, and the loop's
+    settings.
 
-    Each table has the component's `name` and its options. `algorithm` names a recipe; a table of a role changes
-    options of the recipe's component, or, with a `name`, replaces it. Without a recipe all three roles are named.
+    Each table has the component's `name` and its options. `algorithm` names a recipe. A table `lower`, `estimator` or
+    `upper` changes options of the recipe's component, or, with a `name`, replaces it. Without a recipe all three must
+    be named.
 
     Args:
         tables: table name to its entries.
         iterations: the largest number of updates of x.
         seed: keys the random streams.
-        tolerance: the stationarity at which to stop; 0 for never.
-        checkpoint_every: iterations from one checkpoint to the next; None: only the time counts.
-        checkpoint_seconds: time from one checkpoint to the next.
+        tolerance: the stationarity at which to stop; 0: never.
+        checkpoint_every: iterations between two checkpoints; None: only the time counts.
+        checkpoint_seconds: seconds between two checkpoints.
     """
 
     tables: Mapping[str, Mapping[str, Any]]
@@ -80,7 +82,7 @@ class Experiment:
 
     @classmethod
     def read(cls, path: Path) -> Experiment:
-        """Read a TOML file; raises `InputError` for one that is malformed or has an unknown key or a wrong type."""
+        """Read a TOML file; raises `InputError` if it is malformed or has an unknown key or a wrong type."""
         try:
             data = read(path, at_most=LARGEST_FILE)
         except OSError as error:
@@ -125,13 +127,13 @@ class Experiment:
 
     @classmethod
     def describe(cls, problem: BilevelProblem, algorithm: OuterLoop, **settings: Any) -> Experiment:
-        """The experiment that would do this again: every component with all its options.
+        """The experiment that repeats this run: every component with all its options.
 
-        A problem that was composed in Python has only its name here, which `compose` then does not find.
+        For a problem that was composed in Python it has only the name, which `compose` cannot find.
         """
         tables: dict[str, Mapping[str, Any]] = {"problem": {"name": problem.name, **(problem.configuration or {})}}
         if any(entry.name == algorithm.name for entry in registry().of_kind(Kind.ALGORITHM)):
-            tables["algorithm"] = {"name": algorithm.name}  # only for its name: every component is spelt out below
+            tables["algorithm"] = {"name": algorithm.name}  # only its name: the components follow with all options
         for role in ROLES:
             component = getattr(algorithm, role)
             tables[role] = {"name": component.name, **options_of(component)}
@@ -148,17 +150,17 @@ class Experiment:
     def write(self, path: Path) -> None:
         """Write the experiment as TOML."""
         text = self.to_toml().encode()
-        if len(text) > LARGEST_FILE:  # before a run is made that could not be read again
+        if len(text) > LARGEST_FILE:  # raised before a run that could not be read again
             raise InputError(str(path), f"of {size_words(len(text))}", f"at most {size_words(LARGEST_FILE)} of options")
         write_atomically(path, text)
 
     def entries(self, table: str) -> tuple[str | None, dict[str, Any]]:
-        """A table's name (None where it has none) and its options."""
+        """A table's name (None if it has none) and its options."""
         options = dict(self.tables.get(table, {}))
         return options.pop("name", None), options
 
     def comparable(self) -> dict[str, dict[str, Any]]:
-        """The tables without the options that are code, which no file can tell apart: functions, objects."""
+        """The tables without options that are code (functions, objects), which a file cannot represent."""
         return {
             name: {key: _plain(value) for key, value in table.items() if _is_plain(value)}
             for name, table in self.tables.items()
@@ -166,7 +168,7 @@ class Experiment:
 
 
 def check_setting(key: str, value: Any) -> Any:
-    """A setting of the outer loop with its type checked; its range is the loop's to check."""
+    """A setting of the outer loop with its type checked; the loop checks its range."""
     kind, expected = (SETTINGS | INTERVALS)[key]
     accepted = (int, float) if kind is float else (int,)
     if isinstance(value, bool) or not isinstance(value, accepted):

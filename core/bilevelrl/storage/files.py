@@ -1,7 +1,7 @@
-"""Files that are there as a whole or not at all, and that are what they seem: no link, device or pipe in their place.
+"""Atomic writes, and safe reads: links, devices and pipes in place of a file are refused.
 
-A directory that came from somewhere else may hold links to anywhere. Nothing here writes through one, and nothing is
-read but regular files of a size that was looked at before.
+An untrusted directory may contain links to any file. These functions do not write through links, and read only regular
+files whose size was checked.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ NO_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def write_atomically(path: Path, data: bytes, *, previous: Path | None = None) -> None:
-    """Write a file so that after a crash it is there as a whole: the old one or the new one, never a part.
+    """Write a file atomically: after a crash there is the complete old file or the complete new one.
 
-    A link at its place is replaced; what it points to is left alone.
+    A link in its place is replaced; the link's target is not changed.
 
     Args:
         path: the file.
         data: its content.
-        previous: where the old one goes, once the new one is safely on the disk; None: nowhere.
+        previous: the new path of the old file, once the new one is on the disk; None: the old file is not kept.
 
     Raises:
-        OSError: where it cannot be written; what was there before is then still there, and nothing else.
+        OSError: if it cannot be written; the directory is then as before.
     """
     partial = path.with_name(path.name + ".partial")
     try:
         partial.unlink(missing_ok=True)
-        with partial.open("xb") as file:  # a file of our own: never through a link that lay there
+        with partial.open("xb") as file:  # a new file, so that no existing link is followed
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -43,14 +43,14 @@ def write_atomically(path: Path, data: bytes, *, previous: Path | None = None) -
             path.replace(previous)
         partial.replace(path)
     except BaseException:
-        with contextlib.suppress(OSError):  # a disk that is full should not hold what nobody will read
+        with contextlib.suppress(OSError):  # an incomplete file must not take space on a full disk
             partial.unlink(missing_ok=True)
         raise
     _sync_directory(path.parent)
 
 
 def check_directory(path: Path) -> None:
-    """Raise `OSError` where a directory cannot be written to, or not be made; leaves nothing behind."""
+    """Raise `OSError` if a directory cannot be made or written to; leaves no files behind."""
     nearest = path.absolute()
     while not os.path.lexists(nearest):
         nearest = nearest.parent
@@ -64,7 +64,7 @@ def check_directory(path: Path) -> None:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Append to a file that is there, and make it last; raises `OSError` where it is a link or no regular file."""
+    """Append to an existing file and flush it to the disk; raises `OSError` if it is a link or not a regular file."""
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | NO_LINK | NO_WAITING)
     with open(handle, "ab") as file:
         _check_regular(handle, path)
@@ -74,7 +74,7 @@ def append(path: Path, data: bytes) -> None:
 
 
 def read(path: Path, *, at_most: int) -> bytes:
-    """The bytes of a file as it is now; raises `OSError` where it is no regular file, or larger than that."""
+    """The current bytes of a file; raises `OSError` if it is not a regular file, or larger than `at_most`."""
     try:
         handle = os.open(path, os.O_RDONLY | NO_WAITING)
     except ValueError:  # a null byte
@@ -84,14 +84,14 @@ def read(path: Path, *, at_most: int) -> bytes:
         size = os.fstat(handle).st_size
         if size > at_most:
             raise OSError(errno.EFBIG, f"larger than {size_words(at_most)}", str(path))
-        return file.read(size)  # what is appended meanwhile is left for the next time
+        return file.read(size)  # bytes that are appended meanwhile are not read
 
 
 def open_own(path: Path) -> int:
-    """A handle to read and write a small file that belongs to this directory alone, made where it is missing.
+    """A handle to read and write a small file of this directory, which is made if it is missing.
 
-    Raises `OSError` where there is a link, by name or by number, or no regular file: what is written must not end up
-    in somebody else's file.
+    Raises `OSError` if it is a symbolic link, has hard links, or is not a regular file: nothing may be written to a
+    file outside the directory.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINK | NO_WAITING, 0o644)
     try:
@@ -113,7 +113,7 @@ def _check_regular(handle: int, path: Path) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Make renames in a directory survive a loss of power, where the system can."""
+    """Make renames in a directory survive a loss of power, if the system supports it."""
     with contextlib.suppress(OSError):  # some systems cannot open a directory
         handle = os.open(directory, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""The figures of a run, a row an iteration: in memory, and as JSON lines that other programs read too."""
+"""The figures of a run, one row for each iteration: in memory, and as JSON lines that other programs can read."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ COLUMNS = (
     "standard_error",
     "seconds",
 )
-"""The columns that every history has: figures at x_k, and the time of the run so far."""
+"""The columns that every history has: figures at x_k, and the run's time so far."""
 
 MOST_COLUMNS, LONGEST_COLUMN = 256, 100
-"""What a file may have of columns, and of characters in the name of one: a table is as large as their product."""
+"""The most columns of a file, and the most characters of a column's name, since the memory grows with both."""
 
 BLOAT = 60
-"""Bytes of memory that a byte of a file can take: a line of 17 bytes makes a table of its own, and a row of ten."""
+"""Bytes of memory that a byte of a file can take: a line of 17 bytes makes a dictionary, and a row of ten numbers."""
 
 NON_FINITE = {non_finite_words(value): value for value in (math.nan, math.inf, -math.inf)}
 EXPECTED = "a history.jsonl"
 
 
 class History:
-    """One row an iteration, by column: `history["objective"]` is an array.
+    """One row for each iteration, by column: `history["objective"]` is an array.
 
-    Beside the columns of every history there is one for each unit of cost that occurs, summed over the run so far. A
-    figure that a row does not have is NaN.
+    Besides the columns of every history there is one for each unit of cost that occurs, summed over the run so far. A
+    missing figure is NaN.
     """
 
     def __init__(self) -> None:
@@ -62,10 +62,10 @@ class History:
 
     @classmethod
     def of(cls, columns: Sequence[str], table: Array) -> History:
-        """A history from its columns and its rows (K, C), such as `table` gives them; a unit of NaN does not occur.
+        """A history from its columns and its rows (K, C), as in `table`; NaN for a unit of cost that does not occur.
 
         Raises:
-            ValueError: where they do not fit together, or are not those of a history.
+            ValueError: if they do not fit together, or are not those of a history.
         """
         if table.ndim != 2 or not len(table) or table.shape[1] != len(columns) or len(set(columns)) < len(columns):
             raise ValueError("table")
@@ -77,12 +77,12 @@ class History:
 
     @classmethod
     def read(cls, path: str | Path) -> History:
-        """The history in a run's `history.jsonl`, of a run that still goes on too.
+        """The history in a run's `history.jsonl`, also of a run in progress.
 
-        A last line without its end is left out: it is being written, or was cut off.
+        An incomplete last line is left out: it is being written, or was cut off.
 
         Raises:
-            InputError: where the file cannot be read, or is no history; the message names the line and the column.
+            InputError: if the file cannot be read, or is not a history; the message gives the line and the column.
         """
         label = value_words(str(path))
         try:
@@ -102,7 +102,7 @@ class History:
         return history
 
     def _add(self, cells: Mapping[str, Any], number: int, where: str) -> None:
-        """Append a row that was read, checked; what it lacks of the columns of every history is NaN."""
+        """Check and append a row that was read; missing columns of every history are NaN."""
         row = dict.fromkeys(COLUMNS, math.nan)
         for column, cell in cells.items():
             value = _cell(column, cell, where)
@@ -148,7 +148,7 @@ class History:
         return {column: self._rows[index].get(column, math.nan) for column in self.columns}
 
     def keep(self, rows: int) -> None:
-        """Forget all rows but the first ones: those of an iteration that was cut off."""
+        """Remove all rows but the first ones, after an iteration that was cut off."""
         del self._rows[rows:]
 
     def table(self) -> Array:
@@ -158,12 +158,12 @@ class History:
         return np.array(rows, dtype=np.float64).reshape(-1, len(columns))
 
     def lines(self, begin: int = 0) -> str:
-        """The rows from `begin` on as JSON lines: numbers with all their digits, NaN as null, ±∞ as a string."""
+        """The rows from `begin` on as JSON lines: numbers with all digits, NaN as null, ±∞ as a string."""
         rows = ({name: value if value == value else None for name, value in row.items()} for row in self._rows[begin:])
         return "".join(json_text(row) + "\n" for row in rows)
 
     def to_pandas(self) -> Any:
-        """The history as a `pandas.DataFrame`, a row an iteration (needs the extra `pandas`)."""
+        """The history as a `pandas.DataFrame`, one row for each iteration (needs the extra `pandas`)."""
         try:
             import pandas
         except ImportError:
@@ -175,7 +175,7 @@ class History:
         return values.astype(np.int64) if _is_count(column) and not np.isnan(values).any() else values
 
     def to_csv(self, path: str | Path) -> None:
-        """Write all rows with a header line, for spreadsheets; a figure that a row does not have is empty."""
+        """Write all rows with a header line, for spreadsheets; a missing figure is empty."""
         with as_path("path", path).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)
@@ -195,12 +195,12 @@ def _parsed(line: bytes, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError):  # ValueError: also an integer of thousands of digits, and bytes beyond UTF-8
         row = None
     if not isinstance(row, dict):
-        raise InputError(where, "no JSON object", "a row of a history, from column to number")
+        raise InputError(where, "not a JSON object", "a row of a history, from column to number")
     return row
 
 
 def _cell(column: str, cell: Any, where: str) -> float:
-    """A number of a row that was read; NaN where there is none."""
+    """A number of a row that was read; NaN if there is none."""
     if len(column) > LONGEST_COLUMN or printable(column) != column:
         raise InputError(f"a column in {where}", value_words(column), "the name of a figure")
     value = NON_FINITE.get(cell, cell) if isinstance(cell, str) else cell
@@ -219,5 +219,5 @@ def _cell(column: str, cell: Any, where: str) -> float:
 
 
 def _norm(vector: Array) -> float:
-    # `dot`, unlike `@`, does not warn where the square overflows, and takes half the time.
+    # `dot`, unlike `@`, does not warn if the square overflows, and takes half the time.
     return math.sqrt(vector.dot(vector))

@@ -1,4 +1,4 @@
-"""JSON that every reader accepts: no NaN and no Infinity, nothing but JSON's own types."""
+"""JSON that every reader accepts: no NaN, no Infinity, and only JSON's own types."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ import numpy as np
 from bilevelrl.validation.errors import InputError, value_words
 
 NON_FINITE = "non-finite"
-"""The key of a float that JSON has no number for, in documents that are read back exactly."""
+"""The key for a float that is not finite, in documents that are read back exactly."""
 
 
 def json_text(content: Any, *, indent: int | None = None) -> str:
-    """Content for other programs: a float that is not finite is the string "NaN", "Infinity" or "-Infinity"."""
+    """Content for other programs: a float that is not finite becomes the string "NaN", "Infinity" or "-Infinity"."""
     return _dump(content, non_finite_words, indent)
 
 
 def exact_json(content: Any) -> str:
-    """Content that `read_exact_json` reads back as it was: a float that is not finite is `{"non-finite": "nan"}`."""
+    """Content that `read_exact_json` reads back exactly: a float that is not finite becomes `{"non-finite": "nan"}`."""
     return _dump(content, lambda value: {NON_FINITE: repr(value)}, None)
 
 
 def read_exact_json(data: bytes) -> Any:
-    """What `exact_json` wrote; raises `ValueError` or `RecursionError` for anything that it cannot have written."""
+    """The content that `exact_json` wrote; raises `ValueError` or `RecursionError` for any other bytes."""
     return json.loads(data, parse_constant=no_constant, object_hook=_non_finite)
 
 
 def non_finite_words(value: float) -> str:
-    """A float that is not finite, as JavaScript and Python's `float` read it."""
+    """A float that is not finite, in the form that JavaScript and Python's `float` read."""
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def plain(value: Any, non_finite: Callable[[float], Any] = float) -> Any:
-    """A value in JSON's own types, arrays and NumPy's numbers included.
+    """A value in JSON's own types, from arrays and NumPy's numbers too.
 
     Raises:
-        InputError: for anything that is no number, flag, string, None, or list or table of these.
+        InputError: if it is not a number, flag, string, None, or a list or table of these.
     """
     if isinstance(value, Mapping):
         return {str(key): plain(entry, non_finite) for key, entry in value.items()}
@@ -59,7 +59,7 @@ def _dump(content: Any, non_finite: Callable[[float], Any], indent: int | None) 
 
 
 def no_constant(word: str) -> Any:
-    """Refuses NaN and Infinity, which Python's parser takes although JSON does not have them."""
+    """Refuses NaN and Infinity, which Python's parser accepts although JSON does not have them."""
     raise ValueError(word)
 
 

@@ -1,4 +1,4 @@
-"""A run's directory while the run goes on: held by one process, written so that a crash at any moment costs little."""
+"""The directory of a run in progress: locked by one process, and written so that a crash loses little."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ SEED_PREFIX = "seed-"
 OWN_START, GIVEN_START = "the problem's own", "given"
 
 COPIES = 3
-"""What reading a checkpoint takes, in its own size: the bytes, their part of arrays, and the arrays made of it."""
+"""The memory for reading a checkpoint, as a multiple of its size: the bytes, a copy of their arrays, the arrays."""
 
 LARGEST_NOTE = 1 << 20
-"""Bytes of `summary.json` and `environment.json`, which have a few hundred."""
+"""The most bytes of `summary.json` and `environment.json`, which have a few hundred."""
 
 
 class RunDirectory:
-    """Writes a run while it goes on.
+    """Writes a run in progress.
 
     Args:
-        path: the directory; made where it does not exist.
-        problem: what is solved.
-        algorithm: with what.
+        path: the directory; made if it does not exist.
+        problem: the problem.
+        algorithm: the algorithm.
         settings: iterations, seed and tolerance.
-        every: iterations from one checkpoint to the next; None: only `seconds` counts.
-        seconds: time from one checkpoint to the next.
+        every: iterations between two checkpoints; None: only `seconds` counts.
+        seconds: seconds between two checkpoints.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class RunDirectory:
 
     @property
     def experiment(self) -> Experiment:
-        """What the run was asked to do."""
+        """The run's experiment."""
         intervals = {"checkpoint_every": self.every, "checkpoint_seconds": self.seconds}
         return Experiment.describe(self.problem, self.algorithm, **self.settings, **intervals)
 
@@ -86,18 +86,18 @@ class RunDirectory:
 
     @property
     def elapsed(self) -> float:
-        """Seconds spent on the run, in this process and those before it."""
+        """Seconds spent on the run, in this process and the processes before it."""
         return self.spent + time.monotonic() - self._began
 
     def claim(self, *, replacing: bool = False) -> None:
-        """Take the directory for a new run, and change nothing in it yet.
+        """Lock the directory for a new run, without changing it.
 
         Args:
-            replacing: also one with a run that could go on.
+            replacing: whether a run that could be resumed may be replaced.
 
         Raises:
-            InputError: where the directory cannot be written, is in use, or holds a run that could go on, or several
-                seeds' runs.
+            InputError: if the directory cannot be written, is in use, or holds a run that could be resumed, or the runs
+                of several seeds.
         """
         if any((self.path / f"{SEED_PREFIX}{seed}" / EXPERIMENT).exists() for seed in seeds_in(self.path)):
             expected = "another one for a single run, which would hide them"
@@ -114,11 +114,11 @@ class RunDirectory:
             raise
 
     def create(self, *, begins_elsewhere: bool = False, replacing: bool = False) -> None:
-        """Take the directory for a new run, and write what it is asked to do.
+        """Lock the directory for a new run, and write the run's experiment.
 
         Args:
-            begins_elsewhere: whether the run begins at an x of its caller's.
-            replacing: write over a run that could go on.
+            begins_elsewhere: whether the run begins at an x that the caller gave.
+            replacing: whether a run that could be resumed may be replaced.
 
         Raises:
             InputError: see `claim`.
@@ -126,8 +126,8 @@ class RunDirectory:
         self.claim(replacing=replacing)
         try:
             with writable(self.path):
-                # What another run left goes first, and the experiment, without which there is no run, comes last: a
-                # crash in between must not leave a mixture of the two, nor half of the new one.
+                # The files of another run are removed first. The experiment, without which there is no run, is written
+                # last: a crash in between must not leave a mixture of the two runs, or half of the new one.
                 for name in (EXPERIMENT, PREVIOUS, NEWEST, SUMMARY, PICTURE, ARRAYS):
                     (self.path / name).unlink(missing_ok=True)
                 self._write_environment(begins_elsewhere)
@@ -139,10 +139,10 @@ class RunDirectory:
             raise
 
     def reopen(self) -> Checkpoint | None:
-        """Take the directory of a run that is to go on; its last good checkpoint, or None where it has none yet.
+        """Lock the directory of a run to be resumed; returns its last good checkpoint, or None if it has none yet.
 
         Raises:
-            InputError: where there is no run, it is another one, its checkpoints are damaged, or it is in use.
+            InputError: if there is no run, it is another one, its checkpoints are damaged, or it is in use.
         """
         if not self.path.is_dir():
             raise InputError(directory_words(self.path), "missing", "one that a run was saved to")
@@ -152,7 +152,7 @@ class RunDirectory:
             found, self._newest_is_good = read_checkpoint(self.path, self.problem, self.algorithm.lower)
             facts = _read_json(self.path / ENVIRONMENT)
             if found is None:
-                # It can begin anew, unless it began where only its caller knew.
+                # It can start again, unless only its caller knew the starting point.
                 if facts.get("start") != OWN_START:
                     raise InputError(directory_words(self.path), "without a checkpoint", "one that a run was saved to")
             else:
@@ -173,28 +173,28 @@ class RunDirectory:
         return found
 
     def withdraw(self) -> None:
-        """Remove what `create` wrote: the run cannot be saved, and nothing of it should seem so."""
+        """Remove the files that `create` wrote, since the run cannot be saved."""
         for name in (EXPERIMENT, ENVIRONMENT, HISTORY):
             (self.path / name).unlink(missing_ok=True)
 
     def begin(self, first: OuterState, state: OuterState, history: History, best: BestIterate | None) -> None:
-        """Write a checkpoint where there is none; raises `InputError` where it cannot be written."""
+        """Write a checkpoint if there is none; raises `InputError` if it cannot be written."""
         self.first = first
         if not self._newest_is_good:
             with writable(self.path):
                 self._save(state, history, best, Status.INTERRUPTED, "")
 
     def see(self, state: OuterState, history: History, best: BestIterate | None) -> None:
-        """Write a checkpoint where one is due; where that fails, warn and keep the last good one."""
+        """Write a checkpoint if one is due; if that fails, warn and keep the last good one."""
         now = time.monotonic()
         due = self.every is not None and state.iteration % self.every == 0
         if not (due or now - self._saved_at >= self.seconds):
             return
-        self._saved_at = now  # also where writing fails: a full disk must not be asked at every iteration
+        self._saved_at = now  # also if writing fails, so that a full disk is not tried at every iteration
         try:
             self._save(state, history, best, Status.INTERRUPTED, "")
         except OSError as error:
-            if not self._failing:  # one warning for a disk that stays full
+            if not self._failing:  # one warning while the disk stays full
                 text = (
                     f"iteration {state.iteration} could not be saved to {directory_words(self.path)} ({error.strerror})"
                 )
@@ -207,12 +207,12 @@ class RunDirectory:
     def finish(
         self, state: OuterState, history: History, best: BestIterate | None, status: Status, stopped_by: str
     ) -> None:
-        """Write the last checkpoint and the whole history; raises `OSError` where that fails."""
+        """Write the last checkpoint and the whole history; raises `OSError` if that fails."""
         self._rows = None
         self._save(state, history, best, status, stopped_by)
 
     def rescue(self, state: OuterState, history: History, best: BestIterate | None, error: BaseException) -> None:
-        """Save what there is while an error goes on its way, and note on it what is kept and how to go on."""
+        """Save the run while an error is raised, and add a note to the error: what is kept, and how to resume."""
         kept = f"its {state.iteration:,} complete iterations are kept"
         try:
             self.finish(state, history, best, Status.INTERRUPTED, "")
@@ -224,7 +224,7 @@ class RunDirectory:
         error.add_note(f"This error stopped the run; {kept}: resume with {how}")
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """Unlock the directory."""
         self._lock.release()
 
     def _save(
@@ -243,9 +243,9 @@ class RunDirectory:
             stopped_by=stopped_by,
             seconds=self.elapsed,
         )
-        # The history is in the checkpoint too, so that a file which falls behind it can be written anew.
+        # The history is in the checkpoint too, so that an outdated file can be rewritten from it.
         newest, good = self.path / NEWEST, self._newest_is_good
-        data = encode(checkpoint, self.algorithm.lower)  # before anything changes: it may be refused
+        data = encode(checkpoint, self.algorithm.lower)  # may be refused
         try:
             write_atomically(newest, data, previous=self.path / PREVIOUS if good else None)
         except BaseException:
@@ -255,8 +255,8 @@ class RunDirectory:
         self.write_history(history)
 
     def write_history(self, history: History) -> None:
-        """Bring the file up to date: append what is new, or write it anew where it may be damaged."""
-        rows, self._rows = self._rows, None  # None until all is written: whatever stops it, the next time begins anew
+        """Update the file: append the new rows, or rewrite it if it may be damaged."""
+        rows, self._rows = self._rows, None  # None until all is written: after a failure the next call rewrites it
         if rows is None:
             write_atomically(self.path / HISTORY, history.lines().encode())
         else:
@@ -268,14 +268,14 @@ class RunDirectory:
         write_json(self.path / ENVIRONMENT, facts | {"start": GIVEN_START if begins_elsewhere else OWN_START})
 
     def _note_return(self, facts: dict[str, Any], iteration: int) -> None:
-        """A run that goes on may do so on another machine, with other versions."""
+        """Write `environment.json` again: a run may be resumed on another machine, with other versions."""
         before = facts.get("resumed")
         resumed = before if isinstance(before, list) else []
         here = {"iteration": iteration, "versions": self.versions, **host_facts()}
         write_json(self.path / ENVIRONMENT, facts | {"resumed": [*resumed, here]})
 
     def _check_same(self, found: Checkpoint) -> None:
-        """The run must be the one in the directory; other versions only deserve a warning."""
+        """Raise `InputError` unless the run is the one in the directory; warn of other versions."""
         for key in ("seed", "tolerance"):
             if self.settings[key] != found.settings.get(key):
                 expected = f"{value_words(found.settings.get(key))}, as in the checkpoint"
@@ -293,10 +293,10 @@ class RunDirectory:
 
 
 def read_checkpoint(path: Path, problem: BilevelProblem, lower: LowerLevelSolver) -> tuple[Checkpoint | None, bool]:
-    """The last good checkpoint, None where there is none, and whether it is the newest.
+    """The last good checkpoint, None if there is none, and whether it is the newest.
 
     Raises:
-        InputError: where all there are are damaged, or of a newer format, or of another problem.
+        InputError: if all checkpoints are damaged, or of a newer format, or of another problem.
     """
     complaint: InputError | None = None
     for name in (NEWEST, PREVIOUS):
@@ -326,7 +326,7 @@ def read_checkpoint(path: Path, problem: BilevelProblem, lower: LowerLevelSolver
 
 
 def read_experiment(path: Path) -> Experiment:
-    """What the run in a directory was asked to do; raises `InputError` where there is none."""
+    """The experiment of the run in a directory; raises `InputError` if there is none."""
     if not (path / EXPERIMENT).exists():
         raise InputError(
             directory_words(path), "without a run", "one that a run was saved to (it has an experiment.toml)"
@@ -335,7 +335,7 @@ def read_experiment(path: Path) -> Experiment:
 
 
 def check_enough(path: Path, iterations: int, found: Checkpoint) -> None:
-    """Raise `InputError` where a run is to end before the iterations that it has made."""
+    """Raise `InputError` if a run has already made more than `iterations` iterations."""
     made = found.last.iteration
     if iterations < made:
         expected = f"at least the {made:,} that the run in {directory_words(path)} has made"
@@ -343,7 +343,7 @@ def check_enough(path: Path, iterations: int, found: Checkpoint) -> None:
 
 
 def differences(here: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """What two experiments' tables have differently: the option, its value in the first, in the second."""
+    """A difference of two experiments' tables: the option, its value in the first, and in the second."""
     for table, entries in here.items():
         others = saved.get(table)
         others = others if isinstance(others, Mapping) else {}
@@ -364,7 +364,7 @@ def holds_run(path: Path) -> bool:
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a directory holds a run that was cut off, and could go on."""
+    """Whether a directory holds an unfinished run that could be resumed."""
     if not holds_run(path):
         return False
     ended = _read_json(path / SUMMARY).get("status", Status.INTERRUPTED.name)
@@ -373,7 +373,7 @@ def is_unfinished(path: Path) -> bool:
 
 @contextlib.contextmanager
 def writable(path: Path) -> Iterator[None]:
-    """Turns an `OSError` in its block into an `InputError` that names the directory."""
+    """A block whose `OSError` becomes an `InputError` that names the directory."""
     try:
         yield
     except OSError as error:
@@ -395,5 +395,5 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    same: bool = bool(one == other) or bool(one != one and other != other)  # NaN is the same option as NaN
+    same: bool = bool(one == other) or bool(one != one and other != other)  # NaN equals NaN
     return same

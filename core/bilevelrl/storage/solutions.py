@@ -1,4 +1,4 @@
-"""A follower's solution as arrays and figures, of whatever kind it is, and back through its solver's `restore`."""
+"""A follower's solution of any kind as arrays and figures, and its restoration by its solver's `restore`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def saved_solution(solution: LowerLevelSolution, label: str) -> tuple[Arrays, di
     """The arrays and the figures of a solution, with its status, residual and cost among the figures.
 
     Args:
-        solution: what a solver answered.
-        label: which solver's, as messages call it.
+        solution: a solver's answer.
+        label: the solver's name in messages.
 
     Raises:
-        InputError: where it cannot be saved: an array of objects, two arrays of one name, a figure that is no number.
+        InputError: if it cannot be saved: an array of objects, two arrays of one name, a figure of another type.
     """
     owner = f"the solution of {label}"
     arrays = checked_arrays(solution.arrays(), owner)
@@ -54,10 +54,10 @@ def _check_figure(owner: str, name: object, value: Any) -> None:
 def restored_solution(
     lower: LowerLevelSolver, problem: BilevelProblem, x: Array, arrays: Arrays, figures: dict[str, Any]
 ) -> LowerLevelSolution:
-    """The solution that its solver makes of arrays and figures, which it must have as they were read.
+    """The solution that its solver restores from arrays and figures; it must have the same ones.
 
     Raises:
-        InputError: where the solver refuses them, or answers anything but a solution that has them.
+        InputError: if the solver refuses them, or does not return a solution that has them.
     """
     label = f"lower-level solver {lower.name!r}"
     field = f"the solution restored by {label}"
@@ -65,7 +65,7 @@ def restored_solution(
         solution = lower.restore(problem, x, dict(arrays), dict(figures))
     except InputError:
         raise
-    except Exception as error:  # what a solver raises for content that it does not expect is not foreseen
+    except Exception as error:  # a solver may raise any exception for unexpected content
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(field, f"missing, since `restore` raised {reason}", "a solution or an InputError") from error
     if isinstance(solution, type) or not isinstance(solution, LowerLevelSolution):
@@ -78,7 +78,7 @@ def restored_solution(
 
 
 def _difference(here: Arrays, saved: Arrays) -> str:
-    """Which array differs, in words; empty where none does."""
+    """The array or figure that differs, in words; empty if none does."""
     for name in here.keys() | saved.keys():
         one, other = here.get(name), saved.get(name)
         if one is None or other is None:
@@ -92,7 +92,7 @@ def _difference(here: Arrays, saved: Arrays) -> str:
 
 def _changed(here: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
     for name in here.keys() | saved.keys():
-        # As text, where NaN is NaN, and 1 neither 1.0 nor True.
+        # As text, so that NaN equals NaN, and 1 differs from 1.0 and True.
         if name not in here or name not in saved or repr(here[name]) != repr(saved[name]):
             return f"figure {name!r} differs"
     return ""

@@ -1,6 +1,6 @@
-"""Checks of input, and the errors they raise: one sentence with the field, the value and what was expected.
+"""Checks of input, and their errors: one sentence with the field, the value and what was expected.
 
-Nothing here knows any other package.
+This package must not import any other package of core.
 """
 
 import lazy_loader

@@ -18,14 +18,14 @@ Mask = npt.NDArray[np.bool_]
 
 
 def all_finite(vector: Array) -> bool:
-    """Whether a vector has no NaN or infinity: one product in the common case, since either would show in it."""
+    """Whether a vector has no NaN or infinity: in the common case one product, which would not be finite either."""
     return math.isfinite(vector.dot(vector)) or bool(np.isfinite(vector).all())
 
 
 def maximum_norm(array: Array) -> float:
-    """`max |a_i|`, NaN where an entry is."""
+    """`max |a_i|`; NaN if an entry is NaN."""
     sizes = np.abs(array)
-    return float(sizes.item(sizes.argmax()))  # for few entries, quicker than a reduction
+    return float(sizes.item(sizes.argmax()))  # faster than a reduction for few entries
 
 
 def as_array(field: str, value: object, shape: Sequence[int | None]) -> Array:
@@ -50,14 +50,14 @@ def _matches(have: Sequence[int], want: Sequence[int | None]) -> bool:
 
 
 def as_real_array(field: str, value: object) -> Array:
-    """`value` as a float64 array of any shape, or an `InputError`; nothing that is not a number is taken for one."""
+    """`value` as a float64 array of any shape, or an `InputError`; only numbers are accepted, without conversion."""
     if type(value) is np.ndarray and value.dtype == np.float64:
         return value
     try:
         array = np.asarray(value)
-        if array.dtype.kind not in "biufO":  # NumPy makes strings of all entries where one is a string
+        if array.dtype.kind not in "biufO":  # NumPy converts all entries to strings if one is a string
             array = np.array(value.tolist() if isinstance(value, np.ndarray) else value, dtype=object)
-    except (TypeError, ValueError):  # what cannot be one array, such as rows of unequal lengths
+    except (TypeError, ValueError):  # not a single array, such as rows of unequal lengths
         array = np.array(None, dtype=object)
     if isinstance(value, np.ma.MaskedArray) and value.mask.any():
         index = tuple(int(i) for i in np.argwhere(value.mask)[0])
@@ -83,7 +83,7 @@ def _entry(field: str, index: Sequence[int]) -> str:
 
 
 def check_shape(field: str, array: Array, shape: Sequence[int]) -> None:
-    """Raise `InputError` where an array has another shape."""
+    """Raise `InputError` if an array has another shape."""
     if array.shape != tuple(shape):
         raise InputError(f"the shape of {field}", shape_words(array.shape), shape_words(shape))
 
@@ -104,14 +104,14 @@ def as_distribution(field: str, value: object, size: int | None) -> Array:
     return array
 
 
-# Tables written with eight or more digits pass; a missing or doubled entry does not.
+# Tables with eight or more digits are accepted; a missing or doubled entry is not.
 PROBABILITY_TOLERANCE = 1e-8
 
 
 def rounded_sums(given: object, sums: Any, terms: int) -> Array | None:
-    """What to divide the rows of a table of probabilities by, where it was given in float32 or less; None for float64.
+    """The divisors that normalise the rows of a table of probabilities in float32 or less; None for float64.
 
-    Sums of `terms` rounded numbers miss one by that rounding, which is no mistake of the caller; a larger miss stays.
+    Sums of `terms` rounded numbers differ from one by rounding, which is corrected; a larger error is kept.
     """
     dtype = np.asarray(given).dtype if hasattr(given, "dtype") else np.dtype(np.float64)
     if dtype.kind != "f" or dtype.itemsize >= 8:
@@ -120,7 +120,7 @@ def rounded_sums(given: object, sums: Any, terms: int) -> Array | None:
 
 
 def read_only(array: Array) -> Array:
-    """A view that refuses writes: components share arrays, and none may change another's."""
+    """A read-only view: components share arrays, and must not change them."""
     view = array.view()
     view.flags.writeable = False
     return view

@@ -1,4 +1,4 @@
-"""Checks at the edge: every rejected input is told in one sentence — field, value, what was expected."""
+"""The errors of rejected input: each message is one sentence with the field, the value and what was expected."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 
 class TravellingError(Exception):
-    """An exception that another process can send: as it was made, whatever its constructor takes."""
+    """An exception that can be pickled, with any constructor."""
 
     def __reduce__(self) -> Any:
         return _exception, (type(self), self.args, self.__dict__.copy())
@@ -26,7 +26,7 @@ def _exception(kind: type[BaseException], arguments: tuple[Any, ...], members: d
 
 
 class InputError(TravellingError, ValueError):
-    """An input was rejected; the message names the field, the value and what was expected."""
+    """An input was rejected; the message gives the field, the value and what was expected."""
 
     def __init__(self, field: str, value: str, expected: str) -> None:
         self.field = field
@@ -36,7 +36,7 @@ class InputError(TravellingError, ValueError):
 
 
 class UnknownNameError(InputError):
-    """A name that nothing is registered under; the message suggests the close matches."""
+    """An unknown name; the message suggests the close matches."""
 
     def __init__(self, field: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
@@ -59,10 +59,10 @@ class IncompatibleError(InputError):
 
 
 class WorkerLost(TravellingError, RuntimeError):
-    """The workers could not do a task: they died of it again and again, or none could be started.
+    """The workers could not complete a task: it killed several of them, or none could be started.
 
     Attributes:
-        task: its index; None where no worker could be started.
+        task: its index; None if no worker could be started.
     """
 
     def __init__(self, message: str, task: int | None = None) -> None:
@@ -75,24 +75,24 @@ NUMPY_SCALAR = re.compile(r"np\.\w+\(([^()]*)\)|np\.(True|False)_")
 
 
 def value_words(value: object) -> str:
-    """A value as a message shows it, in one short line: `0.5` for `np.float64(0.5)`, an array by its shape."""
+    """A value for a message, in one short line: `0.5` for `np.float64(0.5)`, an array by its shape."""
     if isinstance(value, np.ndarray):
         return f"an array of shape {shape_words(value.shape)}"
     if isinstance(value, np.generic):
         value = value.item()
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # an integer of more digits than Python prints, or an object that cannot tell itself
+    except Exception:  # an integer with more digits than Python prints, or an object whose `repr` raises
         return f"an integer of {value.bit_length():,} bits" if isinstance(value, int) else kind_words(value)
     text = NUMPY_SCALAR.sub(r"\1\2", text)
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 20]}…"
 
 
 def printable(text: object) -> str:
-    """A word from a file as it may be shown: one line, without what would move a terminal's cursor.
+    """A string from a file that is safe to print: one line, without control characters.
 
     Raises:
-        TypeError: for anything but a string.
+        TypeError: if it is not a string.
     """
     if not isinstance(text, str):
         raise TypeError
@@ -100,7 +100,7 @@ def printable(text: object) -> str:
 
 
 def kind_words(value: object) -> str:
-    """What kind of object a value is: `a SoftMDP`, `an int`, `None`."""
+    """The kind of a value: `a SoftMDP`, `an int`, `None`."""
     if value is None:
         return "None"
     name = type(value).__name__
@@ -108,7 +108,7 @@ def kind_words(value: object) -> str:
 
 
 def shape_words(shape: Sequence[int | None]) -> str:
-    """A shape as a reader writes it: `(3, any)`."""
+    """A shape for a message: `(3, any)`."""
     inside = ", ".join("any" if size is None else str(size) for size in shape)
     return f"({inside},)" if len(shape) == 1 else f"({inside})"
 

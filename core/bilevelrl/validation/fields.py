@@ -24,7 +24,7 @@ def is_real(
     at_most: float | None = None,
     optional: bool = False,
 ) -> Validator:
-    """An attrs validator for a finite real number within bounds (`optional` lets None through)."""
+    """An attrs validator for a finite real number within bounds (`optional` also accepts None)."""
     limits: list[tuple[str, float, Callable[[float, float], bool]]] = [
         (words, limit, holds)
         for words, limit, holds in (
@@ -48,7 +48,7 @@ def is_real(
 
 
 def as_float(value: object) -> float:
-    """A real number as a float, NaN for anything else: a flag, a string, an integer beyond the floats."""
+    """A real number as a float; NaN for anything else: a flag, a string, an integer beyond the range of floats."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool | np.bool_):
         return math.nan
     try:
@@ -58,7 +58,7 @@ def as_float(value: object) -> float:
 
 
 def is_integer(*, at_least: int | None = None, optional: bool = False) -> Validator:
-    """An attrs validator for an integer with a lower bound (`optional` lets None through)."""
+    """An attrs validator for an integer with a lower bound (`optional` also accepts None)."""
     expected = "an integer" + (f" of at least {at_least}" if at_least is not None else "")
 
     def validate(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -71,7 +71,7 @@ def is_integer(*, at_least: int | None = None, optional: bool = False) -> Valida
 
 
 def is_choice(*choices: str) -> Validator:
-    """An attrs validator for one of a few words; a near miss gets a suggestion."""
+    """An attrs validator for one of a few strings; for a similar string the message has a suggestion."""
 
     def validate(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if value not in choices:
@@ -99,13 +99,13 @@ def check_positive(field: str, value: object) -> None:
 
 
 def check_count(field: str, value: object, *, at_least: int = 1) -> None:
-    """Raise `InputError` unless `value` is an integer of at least so many; True and False are none."""
+    """Raise `InputError` unless `value` is an integer of at least `at_least`; True and False are not integers."""
     if not _is_count(value, at_least):
         raise InputError(field, value_words(value), _size_words(f"an integer of at least {at_least}", value))
 
 
 def _size_words(expected: str, value: object, *, optional: bool = False) -> str:
-    """What was expected, with the upper limit where it is that which the value missed."""
+    """The expected value, with the upper limit if the value exceeds it."""
     too_large = isinstance(value, numbers.Integral) and not math.isfinite(as_float(value)) and not _is_flag(value)
     return expected + (" and within the range of float64" if too_large else "") + (" or None" if optional else "")
 
@@ -115,6 +115,6 @@ def _is_flag(value: object) -> bool:
 
 
 def _is_count(value: Any, at_least: int | None) -> bool:
-    """An integer within the floats: none beyond has a meaning as a size, and Python does not even print the longest."""
+    """An integer within the range of floats: larger ones have no use as sizes, and Python cannot print the longest."""
     is_whole = isinstance(value, numbers.Integral) and not _is_flag(value)
     return is_whole and math.isfinite(as_float(value)) and (at_least is None or int(value) >= at_least)

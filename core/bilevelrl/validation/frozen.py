@@ -1,4 +1,4 @@
-"""Frozen attrs classes: converters that read other fields, and copies on the path that runs once an iteration."""
+"""Frozen attrs classes: converters that read other fields, and fast copies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import attrs
 def depending(convert: Callable[[Any, Any], Any]) -> Any:
     """An attrs converter `(value, instance) ↦ value` that may read the fields declared before its own.
 
-    mypy knows no such converter: a field that has one needs `# type: ignore[misc]`.
+    mypy does not support such converters: a field that has one needs `# type: ignore[misc]`.
     """
     return attrs.Converter(convert, takes_self=True)
 
@@ -20,13 +20,14 @@ Instance = TypeVar("Instance")
 
 
 def unchecked_copy(instance: Instance, fields: Mapping[str, Any]) -> Instance:
-    """A copy of a frozen attrs object with some fields replaced, neither converted nor validated again.
+    """A copy of a frozen attrs object with some fields replaced, without converting or validating them.
 
-    For the path that runs once an iteration, where values are valid by construction: `attrs.evolve` would check all
-    fields anew. The class has a `__dict__` (`slots=False`), and none of the fields replaced decides another's value.
+    For code that runs once an iteration, with values that are valid by construction: `attrs.evolve` would check all
+    fields again. The class must have a `__dict__` (`slots=False`), and no replaced field may determine another field's
+    value.
 
     Args:
-        instance: what to copy.
+        instance: the object to copy.
         fields: their new values, and those of the cached properties that depend on them.
     """
     copy = object.__new__(type(instance))

@@ -1,4 +1,4 @@
-"""How much memory there is, asked before it is taken: a size in a file or an option is nobody's promise."""
+"""Checks of the available memory before an allocation: sizes in files and options are not trusted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONTROL_GROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/
 
 
 def memory_limit() -> int:
-    """The bytes that this process may ever have: the machine's, a container's, or its own limit, whichever is least."""
+    """The most bytes that this process can have: the least of the machine's, the container's and its own limit."""
     limit = machine_limit()
     with contextlib.suppress(ImportError):
         import resource
@@ -28,22 +28,22 @@ def memory_limit() -> int:
 
 @functools.cache
 def machine_limit() -> int:
-    """The bytes of the machine, or of the container: asked once, since simulators ask at every call."""
+    """The bytes of the machine or the container, read once, since simulators check at every call."""
     return min(_limits(), default=2**63)
 
 
 SPARSE_KERNEL = "a scipy.sparse array (S·A, S), which stores what is not zero"
-"""What to give where a dense table of transitions does not fit."""
+"""The alternative to a dense table of transitions that does not fit."""
 
 
 def check_fits(what: str, shape: Sequence[int], *, itemsize: int = 8, instead: str = "") -> None:
-    """Raise `InputError` where an array of this shape alone is larger than the memory there is.
+    """Raise `InputError` if a single array of this shape is larger than the memory.
 
     Args:
-        what: how the message calls it.
-        shape: its lengths.
-        itemsize: bytes an entry.
-        instead: what would do as well, and take less.
+        what: its name in the message.
+        shape: its shape.
+        itemsize: bytes per entry.
+        instead: an alternative that takes less memory.
     """
     needed, limit = math.prod(int(length) for length in shape) * itemsize, memory_limit()
     if needed > limit:
@@ -53,7 +53,7 @@ def check_fits(what: str, shape: Sequence[int], *, itemsize: int = 8, instead: s
 
 
 def size_words(count: int) -> str:
-    """Bytes as a reader writes them: `1.5 GiB`."""
+    """A number of bytes for a message: `1.5 GiB`."""
     power = min(max(count.bit_length() - 1, 0) // 10, 6)
     unit = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")[power]
     whole = count >> (10 * power)
@@ -63,7 +63,7 @@ def size_words(count: int) -> str:
 
 
 def _limits() -> Iterator[int]:
-    with contextlib.suppress(AttributeError, ValueError, OSError):  # a system that does not tell
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # a system that does not report it
         yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for file in CONTROL_GROUP_LIMITS:
         with contextlib.suppress(OSError, ValueError):  # no such group, or "max"

@@ -1,11 +1,11 @@
-"""Warnings for whoever runs a command, as opposed to whoever writes the code."""
+"""Warnings for users of a command, as opposed to authors of code."""
 
 from __future__ import annotations
 
 
 class Notice(UserWarning):
-    """A warning in a sentence of its own: the command line shows it each time, without the class and the line."""
+    """A warning for users: the command line shows it each time, without the class and the source line."""
 
 
 class AccuracyWarning(Notice):
-    """An answer is less accurate than was asked for, and says so beside its numbers."""
+    """An answer is less accurate than requested."""

@@ -1,4 +1,4 @@
-"""Checks of what a checkpoint gives back: a file is not trusted, so a solver uses these before it computes with it."""
+"""Checks of data from a checkpoint: files are not trusted, so a solver uses these before it computes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def saved_array(
     Floats are finite, unless `finite` is False: a run that diverges may carry others, which its status reports.
 
     Raises:
-        InputError: where it is missing, or is not such an array.
+        InputError: if it is missing, or is not such an array.
     """
     field = f"the saved array {name!r}"
     if name not in arrays:
@@ -49,10 +49,10 @@ def saved_array(
 
 
 def saved_policy(arrays: Mapping[str, npt.NDArray[Any]], name: str, shape: tuple[int, int]) -> Array:
-    """The array of that name as a policy (S, A): probabilities, each row with the sum one within 1e-8.
+    """The array of that name as a policy (S, A): probabilities whose rows sum to one within 1e-8.
 
     Raises:
-        InputError: where it is missing, or is no such policy.
+        InputError: if it is missing, or is not such a policy.
     """
     policy = saved_array(arrays, name, shape, at_least=0.0, at_most=1.0 + PROBABILITY_TOLERANCE)
     missed = float(np.abs(policy.sum(axis=1) - 1.0).max(initial=0.0))
@@ -62,7 +62,7 @@ def saved_policy(arrays: Mapping[str, npt.NDArray[Any]], name: str, shape: tuple
 
 
 def saved_count(figures: Mapping[str, Any], name: str) -> int:
-    """The figure of that name, a whole number of at least 0 that fits into 64 bits; raises `InputError` otherwise."""
+    """The figure of that name, an integer of at least 0 that fits into 64 bits; raises `InputError` otherwise."""
     value = figures.get(name)
     if type(value) is not int or not 0 <= value <= LARGEST_COUNT:
         raise InputError(f"the saved figure {name!r}", value_words(value), "a whole number of at least 0")
@@ -70,7 +70,7 @@ def saved_count(figures: Mapping[str, Any], name: str) -> int:
 
 
 def check_table(field: str, value: object, shape: tuple[int, ...]) -> None:
-    """Raise `InputError` where a part of a solution is no array, or not of that shape."""
+    """Raise `InputError` if a part of a solution is not an array of that shape."""
     if not isinstance(value, np.ndarray):
         raise InputError(field, kind_words(value), f"an array of shape {shape}")
     if value.shape != shape:

@@ -1,4 +1,4 @@
-"""Sparse arrays from elsewhere, looked through before compiled loops follow their indices."""
+"""Checks of sparse arrays from users, before compiled loops use their indices."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from bilevelrl.validation.errors import InputError, shape_words
 def as_csr(field: str, value: Any) -> Any:
     """A scipy sparse array or matrix of real numbers as a float64 CSR array, which may share its memory.
 
-    scipy's own loops and ours take an index for what it says: one that points beyond the array, as damage or a slip may
-    leave it, would read somebody else's memory.
+    Neither scipy's loops nor the loops here check bounds: an index beyond the array, from damage or a mistake, would
+    read other memory.
 
     Raises:
-        InputError: for entries that are not real numbers, and for indices or pointers that do not fit the shape.
+        InputError: if entries are not real numbers, or indices or pointers do not fit the shape.
     """
     if value.dtype.kind not in "biuf":
         raise InputError(field, f"a sparse array of {value.dtype}", "real numbers")
@@ -36,7 +36,7 @@ def as_csr(field: str, value: Any) -> Any:
 
 
 def _check_compressed(value: Any) -> None:
-    """Pointers and indices; scipy's own `check_format` looks no further where the last pointer is zero."""
+    """Check pointers and indices; scipy's own `check_format` stops if the last pointer is zero."""
     lines, length = value.shape[::-1] if value.format == "csc" else value.shape
     if value.format == "bsr":
         lines, length = lines // value.blocksize[0], length // value.blocksize[1]

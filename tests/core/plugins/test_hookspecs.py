@@ -75,7 +75,7 @@ def test_a_hook_is_used_by_a_first_party_plugin_and_by_the_example_for_strangers
 
 def test_the_page_names_every_stage_at_which_a_plugin_can_fail():
     stages = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    documented = re.search(r"stage: what failed: (.*)\.", inspect.getdoc(PluginFailure)).group(1)
+    documented = re.search(r"stage: the step that failed: (.*)\.", inspect.getdoc(PluginFailure)).group(1)
     assert stages == re.findall(r'"(\w+)"', documented)
 
 

@@ -194,7 +194,7 @@ def test_a_forgotten_return_is_told():
     """pluggy drops None from its results, so the components would be missing without a word."""
     failure = discovered_beside_a_good_one(entry("bad", module(bilevelrl_problems=lambda: None)))
     assert failure.stage == "hooks"
-    assert failure.error == "bilevelrl_problems: what it returns is None; expected an iterable of classes"
+    assert failure.error == "bilevelrl_problems: its return value is None; expected an iterable of classes"
 
 
 def test_a_hook_that_returns_one_class_instead_of_a_list_is_left_out():

@@ -326,20 +326,20 @@ def entry(shape: list[Any], dtype: str = "I64", end: int = 8) -> dict[str, Any]:
 
 
 BOMBS = {
-    "a shape of a terabyte": (packed(entry([10**6, 10**6]), bytes(8)), "no safetensors file, or a damaged one"),
-    "a shape beyond all integers": (packed(entry([10**40]), bytes(8)), "no safetensors file"),
-    "a negative shape": (packed(entry([-1, 8]), bytes(8)), "no safetensors file"),
-    "an array that ends beyond the file": (packed(entry([10**9], end=8 * 10**9), bytes(8)), "no safetensors file"),
-    "an array of a type that is none": (packed(entry([1], "OBJECT"), bytes(8)), "no safetensors file"),
-    "a header that is an expression": (packed(b"__import__('os').abort()"), "no safetensors file"),
-    "a header nested deeply": (packed(b"[" * 100_000), "no safetensors file"),
-    "a header longer than the file": ((2**62).to_bytes(8, "little") + b"{}", "no safetensors file"),
-    "a pickle": (b"\x80\x04cos\nsystem\n", "no safetensors file"),
+    "a shape of a terabyte": (packed(entry([10**6, 10**6]), bytes(8)), "not a safetensors file, or damaged"),
+    "a shape beyond all integers": (packed(entry([10**40]), bytes(8)), "not a safetensors file"),
+    "a negative shape": (packed(entry([-1, 8]), bytes(8)), "not a safetensors file"),
+    "an array that ends beyond the file": (packed(entry([10**9], end=8 * 10**9), bytes(8)), "not a safetensors file"),
+    "an array of a type that is none": (packed(entry([1], "OBJECT"), bytes(8)), "not a safetensors file"),
+    "a header that is an expression": (packed(b"__import__('os').abort()"), "not a safetensors file"),
+    "a header nested deeply": (packed(b"[" * 100_000), "not a safetensors file"),
+    "a header longer than the file": ((2**62).to_bytes(8, "little") + b"{}", "not a safetensors file"),
+    "a pickle": (b"\x80\x04cos\nsystem\n", "not a safetensors file"),
     "without its arrays": (
         packed({"labels": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}, bytes(8)),
         "without an array 'first_observations'",
     ),
-    "nothing": (b"", "no safetensors file"),
+    "nothing": (b"", "not a safetensors file"),
 }
 
 
@@ -497,7 +497,7 @@ LINES = (
 @pytest.mark.parametrize("line", LINES, ids=range(len(LINES)))
 def test_line_of_something_else_is_no_history(tmp_path: Path, line: str) -> None:
     (tmp_path / "history.jsonl").write_bytes(line.encode("latin-1") + b"\n")
-    with pytest.raises(bl.InputError, match=r"line 1 of .* is no JSON object; expected a row of a history"):
+    with pytest.raises(bl.InputError, match=r"line 1 of .* is not a JSON object; expected a row of a history"):
         bl.storage.History.read(tmp_path / "history.jsonl")
 
 
