@@ -38,7 +38,9 @@ ONE_PERCENT = 0.01
 RESOLUTION = 1.2e-3  # a bias of 1 % is then more than eight standard errors
 SECONDS_TO_RESOLVE, SECONDS_ELSEWHERE = 15.0, 4.0
 CALLS_FOR_SPREAD = 400
-CALLS_TO_RESOLVE = 20_000
+CALLS_TO_RESOLVE = 6_000
+# Transitions drawn for one mean: more than the seconds allow on a quiet machine.
+MOST_DRAWN = 200_000_000
 
 
 def of_trajectories(subject: Any) -> str:
@@ -93,16 +95,18 @@ def _one(subject: Any, problem: BilevelProblem, x: Array, solution: Any, key: in
 def _sampled(
     subject: Any, exact: Enumeration, *, calls: int, seconds: float, resolution: float = 0.0, bias: float = math.inf
 ) -> Sample:
-    """Calls until their number, the time, or the resolution (a share of each part's largest entry) is reached.
+    """Calls until their number, the transitions drawn, the time, or the resolution (a share of each part's largest entry) is reached.
 
     The means are also compared each time the number of calls has doubled, which detects large errors early. Repeated
     comparisons make a false alarm a few times as likely, hence the wider margin.
     """
     problem = attrs.evolve(exact.problem, lower=OnlySampling(exact.problem.lower))
     solution = given_answer(subject, exact.problem, exact.x)
-    sample, began, next_look = Sample(), time.monotonic(), FEWEST_CALLS
-    while sample.calls < calls:
-        sample.add(_one(subject, problem, exact.x, solution, sample.calls))
+    sample, began, next_look, drawn = Sample(), time.monotonic(), FEWEST_CALLS, 0
+    while sample.calls < calls and drawn < MOST_DRAWN:
+        hyper = _one(subject, problem, exact.x, solution, sample.calls)
+        drawn += hyper.cost.samples
+        sample.add(hyper)
         if sample.calls < FEWEST_CALLS:
             continue
         if sample.calls >= next_look and math.isfinite(bias):
