@@ -37,8 +37,8 @@ class Status(enum.Enum):
     )
     BUDGET_SPENT = "stopped at the requested number of iterations; increase it for a more accurate answer"
     STAGNATED = (
-        "stopped improving before it reached its tolerance, because of rounding or of an inaccurate solution of the "
-        "follower; increase the tolerance, or solve the follower more accurately"
+        "stopped improving before it reached its tolerance, because of rounding at this discount or of an inaccurate "
+        "solution of the follower; increase the tolerance, or solve the follower more accurately"
     )
     DIVERGED = "moved away from the solution; use a smaller step size"
     NON_FINITE = (

@@ -240,7 +240,9 @@ def test_preferences_on_the_point_mass_have_the_gradient_of_their_loss():
     value, fixed, _ = bl.objectives.PreferenceDatasetObjective(REWARDS, pairs, 0.9).value_and_gradients(X, np.ones(1))
     assert value == pytest.approx(losses.mean())
     assert fixed == pytest.approx(gradient)
-    with pytest.raises(bl.InputError, match="is of episodes that terminate; expected trajectories without an end"):
+    with pytest.raises(
+        bl.InputError, match="is of episodes that terminate; expected trajectories without terminations"
+    ):
         pairs.arrays()
 
 
