@@ -161,11 +161,11 @@ class Cost:
     """Unit to count, without those that are 0."""
 
     def __init__(self, **counts: int) -> None:
-        for unit, count in counts.items():
-            if type(count) is not int or count < 0:
-                check_count(f"the cost in {unit}", count, at_least=0)
-                counts[unit] = int(count)
-        self.counts = {unit: count for unit, count in counts.items() if count}
+        for count in counts.values():
+            if type(count) is not int or count <= 0:
+                counts = _checked_counts(counts)
+                break
+        self.counts = counts
 
     def __getattr__(self, unit: str) -> int:
         if unit.startswith("_") or unit == "counts":
@@ -184,7 +184,7 @@ class Cost:
         for other in others:
             for unit, count in other.counts.items():
                 total[unit] = total.get(unit, 0) + count
-        made = Cost()
+        made = Cost.__new__(Cost)  # sums of checked counts
         made.counts = total
         return made
 
@@ -199,6 +199,13 @@ class Cost:
 
     def __reduce__(self) -> Any:
         return _cost, (dict(self.counts),)
+
+
+def _checked_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    """The counts as integers of at least 0, without those that are 0; raises `InputError` for any other."""
+    for unit, count in counts.items():
+        check_count(f"the cost in {unit}", count, at_least=0)
+    return {unit: int(count) for unit, count in counts.items() if count}
 
 
 def _cost(counts: dict[str, int]) -> Cost:

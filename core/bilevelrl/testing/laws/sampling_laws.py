@@ -95,7 +95,7 @@ def _one(subject: Any, problem: BilevelProblem, x: Array, solution: Any, key: in
 def _sampled(
     subject: Any, exact: Enumeration, *, calls: int, seconds: float, resolution: float = 0.0, bias: float = math.inf
 ) -> Sample:
-    """Calls until their number, the transitions drawn, the time, or the resolution (a share of each part's largest entry) is reached.
+    """Calls until their number, the draws, the time or the resolution (a share of a part's largest entry) is reached.
 
     The means are also compared each time the number of calls has doubled, which detects large errors early. Repeated
     comparisons make a false alarm a few times as likely, hence the wider margin.
