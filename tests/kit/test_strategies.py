@@ -352,7 +352,10 @@ def test_drawn_values_behave_as_their_base_classes(simplest_problem):
     assert isinstance(problem.lower, bl.mdp.SupportsModel)
     assert isinstance(problem.lower, bl.sampling.SupportsSampling)
     assert attrs.evolve(problem, name="other").name == "other"
-    assert isinstance(mdp.replace(rewards=np.ones((1, 1))), bl.SoftMDP)
+    other = mdp.replace(rewards=np.ones((1, 1)))
+    assert isinstance(other, bl.SoftMDP)
+    assert type(other) is type(mdp)
+    assert other.rewards.tolist() == [[1.0]]
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         problem.name = "other"
     with pytest.raises(attrs.exceptions.FrozenInstanceError):

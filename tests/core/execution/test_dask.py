@@ -15,6 +15,7 @@ import pytest
 
 import bilevelrl as bl
 import worker_tasks as tasks
+from child_processes import wait_until
 from slowness import slow_unless
 from worker_tasks import Counted
 
@@ -92,8 +93,12 @@ def test_a_task_that_kills_every_worker_is_named(client: distributed.Client, mon
 def test_what_is_shared_is_read_by_each_worker_once(client: distributed.Client, tmp_path: Path) -> None:
     workers, shared = processes_of(client), Counted(tmp_path / "log")
     with bl.use_jobs("dask"):
-        while set(shared.deliveries()) != workers:
+
+        def all_have_read() -> bool:
             bl.execution.parallel_map(tasks.process_of, shared, [0.05] * 8)
+            return set(shared.deliveries()) == workers
+
+        wait_until(all_have_read)
         bl.execution.parallel_map(tasks.process_of, (shared, 1), [0.0] * 8)
     assert Counter(shared.deliveries()) == dict.fromkeys(workers, 1)
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 import bilevelrl as bl
 import worker_tasks as tasks
 from bilevelrl.execution.workers import completed
+from child_processes import HANGING, start, wait_until
 from worker_tasks import Counted, Lock
 
 MATRIX = np.random.default_rng(0).standard_normal((300, 257))
@@ -117,8 +117,12 @@ def test_what_is_shared_comes_to_each_worker_once(tmp_path: Path) -> None:
     shared = Counted(tmp_path / "log")
     with bl.use_jobs(2):
         used: set[int] = set()
-        while len(used) < 2:
-            used |= set(bl.execution.parallel_map(tasks.process_of, shared, [0.05] * 8))
+
+        def both_have_taken_part() -> bool:
+            used.update(bl.execution.parallel_map(tasks.process_of, shared, [0.05] * 8))
+            return len(used) == 2
+
+        wait_until(both_have_taken_part)
         for extra in range(3):  # a tuple's items are sent one by one: only the small new one is
             bl.execution.parallel_map(tasks.process_of, (shared, extra), [0.0] * 4)
     assert Counter(shared.deliveries()) == dict.fromkeys(used, 1)
@@ -257,17 +261,16 @@ with bl.use_jobs(2):
 """
 
 
-def run_script(path: Path, text: str, **options: Any) -> subprocess.Popen[str]:
+def run_script(path: Path, text: str) -> subprocess.Popen[str]:
     path.write_text(text)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(path.parent)}
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, str(path)], env=environment, **pipes, **options)
+    return start(sys.executable, path, env=environment)
 
 
 def test_a_script_needs_no_guard(tmp_path: Path) -> None:
     """New processes do not import it; its functions are sent by value."""
-    with run_script(tmp_path / "script.py", SCRIPT) as script:
-        assert script.communicate() == ("0 3 12 27\n", "")
+    script = run_script(tmp_path / "script.py", SCRIPT)
+    assert script.communicate(timeout=HANGING) == ("0 3 12 27\n", "")
 
 
 ORPHANS = """
@@ -282,19 +285,18 @@ with bl.use_jobs(2):
 
 
 def test_workers_and_files_do_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> None:
-    with run_script(tmp_path / "script.py", ORPHANS) as parent:
-        assert parent.stdout is not None
-        workers = [int(word) for word in parent.stdout.readline().split()]
-        assert workers
-        assert list(tmp_path.glob("bilevelrl-*"))
-        parent.send_signal(signal.SIGKILL)
-    while any(map(is_alive, workers)) or list(tmp_path.glob("bilevelrl-*")):
-        time.sleep(0.05)
+    parent = run_script(tmp_path / "script.py", ORPHANS)
+    assert parent.stdout is not None
+    workers = [int(word) for word in parent.stdout.readline().split()]
+    assert workers
+    assert list(tmp_path.glob("bilevelrl-*"))
+    parent.send_signal(signal.SIGKILL)
+    parent.wait(timeout=HANGING)
+    wait_until(lambda: not any(map(is_alive, workers)) and not list(tmp_path.glob("bilevelrl-*")))
 
 
 INTERRUPTED = """
-import signal, time
-signal.signal(signal.SIGINT, signal.default_int_handler)
+import time
 import bilevelrl as bl
 from bilevelrl.execution.workers import completed
 
@@ -325,15 +327,10 @@ def test_ctrl_c_has_the_tasks_under_way_save_what_they_have(tmp_path: Path, ever
     In the first case the next tasks may begin before the parent knows of it; they are interrupted too.
     """
     text = INTERRUPTED.replace("DIRECTORY", repr(str(tmp_path)))
-    with run_script(tmp_path / "script.py", text, start_new_session=True) as script:
-        try:
-            while len(list(tmp_path.glob("begun-*"))) < 2:
-                assert script.poll() is None
-                time.sleep(0.02)
-            (os.killpg if everyone else os.kill)(script.pid, signal.SIGINT)
-            out, errors = script.communicate()
-        finally:
-            script.kill()
+    script = run_script(tmp_path / "script.py", text)
+    wait_until(lambda: len(list(tmp_path.glob("begun-*"))) >= 2, script)
+    (os.killpg if everyone else os.kill)(script.pid, signal.SIGINT)
+    out, errors = script.communicate(timeout=HANGING)
     *results, end = out.splitlines()
     saved = [f"{task} saved" for task in range(4 if everyone else 2)]
     assert (errors, end) == ("", "interrupted")

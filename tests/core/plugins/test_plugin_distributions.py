@@ -14,13 +14,14 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
+from subprocess import DEVNULL
 
 import attrs
 import pytest
 
 import bilevelrl as bl
+import child_processes
 from bilevelrl.plugins.discovery import LIMIT_VARIABLE
 from bilevelrl.storage.container import unpack
 from child_processes import run
@@ -49,6 +50,11 @@ LEFT_OUT = {
 DISTRIBUTIONS = {name: f"bilevelrl-{name} 0.1.0" for name in LEFT_OUT} | {"twin": "bilevelrl-twin-two 0.1.0"}
 
 
+def inherited():
+    """The variables of these tests, without those that would decide what is found."""
+    return {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
+
+
 @attrs.frozen
 class Environment:
     """A virtual environment."""
@@ -58,8 +64,7 @@ class Environment:
 
     def bilevelrl(self, *arguments, status=0, **settings):
         """Run the command line there, outside of the source tree; the exit status is checked."""
-        inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
-        settings = inherited | {"COLUMNS": "200", "PYTHONUTF8": "1"} | settings
+        settings = inherited() | {"COLUMNS": "200", "PYTHONUTF8": "1"} | settings
         done = run(self.python, "-m", "bilevelrl", *arguments, cwd=self.directory, env=settings)
         assert done.returncode == status, done.stdout + done.stderr
         assert "Traceback" not in done.stderr, done.stderr
@@ -67,10 +72,8 @@ class Environment:
 
     def start(self, *arguments):
         """Start the command line there, to be killed."""
-        inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
-        command = [self.python, "-m", "bilevelrl", *arguments]
-        nothing = subprocess.DEVNULL
-        return subprocess.Popen(command, cwd=self.directory, env=inherited, stdout=nothing, stderr=nothing)
+        command = (self.python, "-m", "bilevelrl", *arguments)
+        return child_processes.start(*command, cwd=self.directory, env=inherited(), stdout=DEVNULL, stderr=DEVNULL)
 
 
 def checked(*command):
@@ -293,8 +296,7 @@ def test_a_strangers_kind_of_solution_is_killed_and_resumed_bit_for_bit(environm
     whole, cut = environment.directory / "observed", environment.directory / "killed"
     process = environment.start(*OBSERVATORY, "--iterations", "1000000", "--out", str(cut))
     history = cut / "history.jsonl"
-    while process.poll() is None and not (history.exists() and history.read_bytes().count(b"\n") > 3):
-        time.sleep(0.01)
+    child_processes.wait_until(lambda: history.exists() and history.read_bytes().count(b"\n") > 3, process)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     reached = history.read_bytes().count(b"\n")
