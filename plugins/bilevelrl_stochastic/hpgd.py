@@ -9,6 +9,7 @@ import attrs
 import numpy as np
 
 import bilevelrl as bl
+from bilevelrl_stochastic.guarantees import truncation_tags
 
 
 @attrs.frozen
@@ -56,12 +57,7 @@ class HyperPolicyGradient:
     @functools.cached_property
     def tags(self) -> bl.Tags:
         """Unbiased with geometric lengths, biased with a truncation."""
-        exactness = "unbiased" if self.truncation is None else "biased"
-        return bl.Tags(exactness, deterministic=False, bias_bound=self._bias_bound)
-
-    def _bias_bound(self, discount: float) -> float:
-        """`γ^T` of an implicit part's largest size; zero for geometric lengths."""
-        return 0.0 if self.truncation is None else discount**self.truncation
+        return truncation_tags(self.truncation)
 
     def estimate(
         self,
