@@ -59,7 +59,7 @@ class GridworldPreferences:
         labeller = bl.objectives.RewardLabeller(hidden, noisy=self.noisy, steepness=self.steepness)
 
         def measures(x: bl.Array, solution: Any) -> dict[str, float]:
-            return preference_measures(true_mdp, x, solution.policy, self.horizon)
+            return preference_measures(true_mdp, x, solution.policy)
 
         def picture(axes: Any, x: bl.Array, solution: Any) -> None:
             draw_grid_policy(axes, letters, x - x.mean(), solution.policy)
@@ -122,7 +122,7 @@ class GymnasiumPreferences:
         )
 
 
-def preference_measures(mdp: bl.SoftMDP, x: bl.Array, policy: bl.Array, horizon: int) -> dict[str, float]:
+def preference_measures(mdp: bl.SoftMDP, x: bl.Array, policy: bl.Array) -> dict[str, float]:
     """Measures of the learnt reward: the follower's true return, the correlation with the hidden reward, coverage.
 
     Coverage is the exponential of the entropy of the discounted state visits, as a share of all states: 1 if all states

@@ -79,13 +79,13 @@ class ValuePenalty:
         if previous is not None:
             logits = bl.validation.saved_array(previous.carry, "logits", logits.shape, finite=False)
         for _ in range(self.steps):
-            logits = logits + self.step_size * self._step(problem, x, self._level(model, logits, initial))
+            logits = logits + self.step_size * self._step(problem, x, self._level(model, logits, initial))[1]
             if not np.isfinite(logits).all():  # values that are not finite are not factorised
                 return self._not_finite(x)
         level = self._level(model, logits, initial)
-        residual = bl.validation.maximum_norm(self._step(problem, x, level))
+        by_x, ahead = self._step(problem, x, level)
+        residual = bl.validation.maximum_norm(ahead)
         objective, direct, _ = problem.objective.value_and_gradients(x, solution.policy)
-        _, by_x, _ = problem.objective.value_and_gradients(x, level.policy)
         best = LowerLevel.at(model, solution.linearization, initial)
         penalty = self.penalty * (self._value_gradient(problem, x, best) - self._value_gradient(problem, x, level))
         implicit = penalty + (by_x - direct)
@@ -110,15 +110,15 @@ class ValuePenalty:
         policy /= policy.sum(axis=1, keepdims=True)
         return LowerLevel.at(model, bl.mdp.Linearization(model.transitions, model.discount, policy), initial)
 
-    def _step(self, problem: bl.Problem, x: bl.Array, level: LowerLevel) -> bl.Array:
-        """`A/τ − (G − Σ_a πG)/(στ d)` (S, A); where d is zero, A/τ alone."""
-        _, _, by_policy = problem.objective.value_and_gradients(x, level.policy)
+    def _step(self, problem: bl.Problem, x: bl.Array, level: LowerLevel) -> tuple[bl.Array, bl.Array]:
+        """`∂f/∂x` (n,) at the level's policy, and `A/τ − (G − Σ_a πG)/(στ d)` (S, A); where d is zero, A/τ alone."""
+        _, by_x, by_policy = problem.objective.value_and_gradients(x, level.policy)
         centred = by_policy - (level.policy * by_policy).sum(axis=1, keepdims=True)
         visits = level.visits[:, None]
         direction = level.advantage - np.divide(
             centred, self.penalty * visits, out=np.zeros_like(centred), where=visits > 0
         )
-        return np.asarray(direction / level.model.temperature)
+        return by_x, np.asarray(direction / level.model.temperature)
 
     def _value_gradient(self, problem: bl.Problem, x: bl.Array, level: LowerLevel) -> bl.Array:
         """`∇_x V^π_x(ρ)` at a fixed π; ρ's own dependence on x counts if it is the follower's."""
