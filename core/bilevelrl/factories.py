@@ -22,6 +22,7 @@ from bilevelrl.protocols import HyperGradientEstimator, LowerLevelSolver, Status
 from bilevelrl.runs.algorithm import Algorithm
 from bilevelrl.runs.run import Run
 from bilevelrl.runs.seeds import Plan, run_seeds
+from bilevelrl.storage.directory_lock import directory_words
 from bilevelrl.storage.experiment import ROLES, Experiment
 from bilevelrl.storage.run_directory import SEED_PREFIX, read_checkpoint, read_experiment, seeds_in
 from bilevelrl.validation.arrays import Array, all_finite
@@ -55,7 +56,7 @@ def load_run(
     problem, algorithm = _rebuilt(experiment, problem, algorithm)
     found, _ = read_checkpoint(path, problem, algorithm.lower)
     if found is None:
-        raise InputError(f"the directory {str(path)!r}", "without a checkpoint", "one that a run was saved to")
+        raise InputError(directory_words(path), "without a checkpoint", "one that a run was saved to")
     return Run.restored(problem, algorithm, experiment.settings, found)
 
 
@@ -97,7 +98,7 @@ def resume_seeds(
     path = as_path("directory", directory)
     seeds = seeds_in(path)
     if not seeds:
-        raise InputError(f"the directory {str(path)!r}", "without runs", "one that several seeds were saved to")
+        raise InputError(directory_words(path), "without runs", "one that several seeds were saved to")
     plan = Plan(iterations, None, 0.0, path, checkpoint_every, checkpoint_seconds, begun=True)
     problem, algorithm = _rebuilt(read_experiment(path / f"{SEED_PREFIX}{seeds[0]}"), None, None)
     return run_seeds(algorithm, problem, seeds, plan, jobs, progress)

@@ -273,7 +273,7 @@ class OuterLoop:
         state, streams = self.start(problem, seed=seed, x=x), Streams(seed)
         with quietly():
             distance = stationarity(problem.feasible_set, state.x, state.hyper.gradient)
-        limit = DIVERGENCE * max(1.0, distance)
+        limit = divergence_limit(distance)
         while True:
             yield state
             with quietly():
@@ -288,6 +288,11 @@ class OuterLoop:
         if distance > limit:
             raise StepFailed(Status.DIVERGED, self._upper_label, moved.iteration)
         return moved, distance
+
+
+def divergence_limit(first: float) -> float:
+    """The distance to stationarity above which a run has diverged, given that of its first state."""
+    return DIVERGENCE * max(1.0, first)
 
 
 def quietly() -> np.errstate:

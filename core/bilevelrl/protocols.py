@@ -50,7 +50,12 @@ class Status(enum.Enum):
     @property
     def advice(self) -> str:
         """The status and its advice, as one sentence."""
-        return f"{self.name.lower().replace('_', ' ')}: {self.value}"
+        return f"{self.words}: {self.value}"
+
+    @property
+    def words(self) -> str:
+        """The status alone, in words: "budget spent"."""
+        return self.name.lower().replace("_", " ")
 
     @property
     def converged(self) -> bool:
@@ -212,13 +217,8 @@ def _cost(counts: dict[str, int]) -> Cost:
     return Cost(**counts)
 
 
-def cost_figures(cost: Cost) -> dict[str, int]:
-    """A cost as a mapping from its units to their counts."""
-    return dict(cost.counts)
-
-
 def cost_from(figures: Mapping[str, Any]) -> Cost:
-    """The cost that `cost_figures` wrote; raises `InputError` for invalid counts."""
+    """The cost with these saved counts by unit; raises `InputError` for invalid ones."""
     return Cost(**{unit: saved_count(figures, unit) for unit in figures})
 
 

@@ -78,7 +78,7 @@ def test_the_names_are_those_that_type_checkers_read(package: types.ModuleType) 
     imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
     aliases = [alias for node in imports for alias in node.names]
     assert all(alias.asname == alias.name for alias in aliases)
-    assert sorted({alias.name for alias in aliases}) == sorted({*package.__all__} - {"__version__"})
+    assert sorted(alias.name for alias in aliases) == sorted({*package.__all__} - {"__version__"})
     for node in imports:
         if node.module is None:
             continue

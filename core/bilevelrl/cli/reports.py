@@ -114,7 +114,7 @@ def report_seeds(runs: list[Run]) -> None:
     table.add_column("status")
     for index, run in enumerate(runs):
         cells = [f"{values[index]:.5g}" for values in columns.values()]
-        table.add_row(str(run.seed), *cells, run.status.name.lower().replace("_", " "), end_section=run is runs[-1])
+        table.add_row(str(run.seed), *cells, run.status.words, end_section=run is runs[-1])
     table.add_row("mean", *(f"{values.mean():.5g}" for values in columns.values()))
     if len(runs) > 1:
         table.add_row("deviation", *(f"{values.std(ddof=1):.3g}" for values in columns.values()))

@@ -30,7 +30,7 @@ from bilevelrl.problems.bilevel_problem import BilevelProblem
 from bilevelrl.problems.evaluation import GROUPS
 from bilevelrl.runs.algorithm import Algorithm
 from bilevelrl.runs.seeds import as_seeds
-from bilevelrl.storage.experiment import Experiment
+from bilevelrl.storage.experiment import ROLES, Experiment
 from bilevelrl.validation.errors import IncompatibleError, InputError, UnknownNameError, kind_words, value_words
 from bilevelrl.validation.fields import as_float, check_count
 
@@ -319,7 +319,7 @@ def _changed(label: str, entries: Mapping[str, Tables | Algorithm], changes: Map
         raise InputError(f"options of {label!r}", value_words(dict(changes)), "none, since it is given as an Algorithm")
     changed = {table: dict(content) for table, content in tables.items()}
     for key, value in changes.items():
-        if key in ("lower", "estimator", "upper") and isinstance(value, Mapping):
+        if key in ROLES and isinstance(value, Mapping):
             changed[key] = changed.get(key, {}) | dict(value)
         else:
             changed.setdefault("algorithm", {})[key] = value

@@ -161,7 +161,7 @@ def _failures(comparison: Comparison) -> list[str]:
             first = failed[0]
             told.append(
                 f"{standing.algorithm} failed in {len(failed)} of {len(standing.runs)} runs, counted as they were; "
-                f"seed {first.seed}: {first.status.name.lower().replace('_', ' ')}, {first.stopped_by}"
+                f"seed {first.seed}: {first.status.words}, {first.stopped_by}"
             )
     return told
 

@@ -111,9 +111,9 @@ def use_jobs(jobs: Jobs | None) -> Iterator[None]:
     Raises:
         InputError: if `jobs` is anything else, or a backend that cannot be used here.
     """
-    from bilevelrl.execution.backends import Workers, check_jobs
-
     if jobs is not None:
+        from bilevelrl.execution.backends import Workers, check_jobs
+
         check_jobs(jobs)
     if in_worker() or jobs is None:
         workers = _IN_FORCE.get()

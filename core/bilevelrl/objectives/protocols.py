@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from bilevelrl.sampling.simulators import Trajectories
 from bilevelrl.validation.arrays import Array
-
-if TYPE_CHECKING:
-    pass
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bilevelrl.outer_loop import DIVERGENCE, BestIterate, OuterLoop, OuterState, StepFailed, quietly
+from bilevelrl.outer_loop import BestIterate, OuterLoop, OuterState, StepFailed, divergence_limit, quietly
 from bilevelrl.problems.bilevel_problem import BilevelProblem
 from bilevelrl.problems.feasible_sets import stationarity
 from bilevelrl.protocols import Status
@@ -88,7 +88,7 @@ class WholeRun:
         problem: BilevelProblem,
         settings: Mapping[str, Any],
         watchers: Watchers,
-        directory: RunDirectory | None = None,
+        directory: RunDirectory | None,
     ) -> None:
         self.algorithm, self.problem, self.settings = algorithm, problem, settings
         self.watchers, self.directory = watchers, directory
@@ -158,7 +158,7 @@ class WholeRun:
     def _iterate(self) -> None:
         iterations, tolerance = self.settings["iterations"], self.settings["tolerance"]
         streams, distances = Streams(self.settings["seed"]), self.history["stationarity"]
-        limit, distance = DIVERGENCE * max(1.0, float(distances[0])), float(distances[-1])
+        limit, distance = divergence_limit(float(distances[0])), float(distances[-1])
         path = None
         if self.directory is not None:
             self.directory.begin(self.first, self.state, self.history, self.best)

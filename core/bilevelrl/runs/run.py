@@ -13,7 +13,7 @@ import attrs
 from bilevelrl.certificates.certificate import Certificate, certify
 from bilevelrl.outer_loop import BestIterate, OuterLoop, OuterState
 from bilevelrl.problems.bilevel_problem import BilevelProblem
-from bilevelrl.protocols import Cost, HyperGradientEstimator, LowerLevelSolver, Status, cost_figures
+from bilevelrl.protocols import Cost, HyperGradientEstimator, LowerLevelSolver, Status
 from bilevelrl.storage.array_files import Arrays, checked_arrays, write_arrays
 from bilevelrl.storage.checkpoint import Checkpoint, CheckpointWarning
 from bilevelrl.storage.experiment import Experiment
@@ -229,7 +229,7 @@ class Run:
             "stopped_by": self.stopped_by,
             "iterations": self.last.iteration,
             "seconds": self.seconds,
-            "cost": cost_figures(self.cost),
+            "cost": dict(self.cost.counts),
             "figures": {label.strip(): [before, after] for label, before, after in self.comparison()},
         }
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from bilevelrl.outer_loop import BestIterate, OuterState
 from bilevelrl.problems.bilevel_problem import BilevelProblem
-from bilevelrl.protocols import HyperGradient, LowerLevelSolver, OptimizerState, Status, cost_figures, cost_from
+from bilevelrl.protocols import HyperGradient, LowerLevelSolver, OptimizerState, Status, cost_from
 from bilevelrl.storage.array_files import Arrays, checked_arrays
 from bilevelrl.storage.container import damage, mapping, pack, unpack
 from bilevelrl.storage.history import History
@@ -146,14 +146,14 @@ def _describe_state(state: OuterState, name: str, arrays: Arrays, lower: LowerLe
         arrays |= {f"{name}.{prefix}{part}": array for part, array in found.items()}
     return {
         "iteration": state.iteration,
-        "cost": cost_figures(state.cost),
+        "cost": dict(state.cost.counts),
         "seconds": state.seconds,
         "solution": figures,
         "hyper": {
             "objective": float(hyper.objective),
             "objective_error": float(hyper.objective_error),
             "residual": None if hyper.residual is None else float(hyper.residual),
-            "cost": cost_figures(hyper.cost),
+            "cost": dict(hyper.cost.counts),
             "status": hyper.status.name,
         },
         "optimizer": {"steps": state.optimizer.steps},

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from bilevelrl.outer_loop import OuterState
-from bilevelrl.protocols import cost_figures
 from bilevelrl.storage.files import read
 from bilevelrl.storage.json_files import json_text, no_constant, non_finite_words
 from bilevelrl.validation.arrays import Array
@@ -133,7 +132,7 @@ class History:
             "standard_error": math.nan if error is None else _norm(error),
             "seconds": state.seconds,
         }
-        self._append({**row, **cost_figures(state.cost)}, f"iteration {state.iteration}")
+        self._append({**row, **state.cost.counts}, f"iteration {state.iteration}")
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -252,9 +252,9 @@ class RunDirectory:
             self._newest_is_good = good and newest.exists()
             raise
         self._newest_is_good = True
-        self.write_history(history)
+        self._write_history(history)
 
-    def write_history(self, history: History) -> None:
+    def _write_history(self, history: History) -> None:
         """Update the file: append the new rows, or rewrite it if it may be damaged."""
         rows, self._rows = self._rows, None  # None until all is written: after a failure the next call rewrites it
         if rows is None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bilevelrl.problems.bilevel_problem import BilevelProblem
-from bilevelrl.protocols import OUTCOME, LowerLevelSolution, LowerLevelSolver, cost_figures
+from bilevelrl.protocols import OUTCOME, LowerLevelSolution, LowerLevelSolver
 from bilevelrl.storage.array_files import Arrays, checked_arrays
 from bilevelrl.storage.json_files import plain
 from bilevelrl.validation.arrays import Array
@@ -36,7 +36,7 @@ def saved_solution(solution: LowerLevelSolution, label: str) -> tuple[Arrays, di
     return arrays, plain(figures) | {
         "status": solution.status.name,
         "residual": residual if math.isfinite(residual) else None,
-        "cost": cost_figures(solution.cost),
+        "cost": dict(solution.cost.counts),
     }
 
 
