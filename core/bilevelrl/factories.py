@@ -12,7 +12,7 @@ from bilevelrl.execution.workers import Progress
 from bilevelrl.mdp.newton import soft_policy_iteration
 from bilevelrl.mdp.solution import SupportsModel
 from bilevelrl.objectives.protocols import PolicyObjective
-from bilevelrl.outer_loop import StepFailed, check_shape, quietly
+from bilevelrl.outer_loop import StepFailed, quietly
 from bilevelrl.plugins import discovery
 from bilevelrl.plugins.components import Kind, Registry
 from bilevelrl.plugins.configuration import build, options_of
@@ -24,11 +24,12 @@ from bilevelrl.runs.run import Run
 from bilevelrl.runs.seeds import Plan, run_seeds
 from bilevelrl.storage.directory_lock import directory_words
 from bilevelrl.storage.experiment import ROLES, Experiment
-from bilevelrl.storage.run_directory import SEED_PREFIX, read_checkpoint, read_experiment, seeds_in
+from bilevelrl.storage.run_directory import read_checkpoint, read_experiment, seed_directory, seeds_in
 from bilevelrl.validation.arrays import Array, all_finite
 from bilevelrl.validation.errors import IncompatibleError, InputError, as_path, kind_words
 from bilevelrl.validation.fields import check_positive
 from bilevelrl.validation.notices import AccuracyWarning
+from bilevelrl.validation.saved import check_table
 
 if TYPE_CHECKING:
     from bilevelrl.execution.workers import Jobs
@@ -100,7 +101,7 @@ def resume_seeds(
     if not seeds:
         raise InputError(directory_words(path), "without runs", "one that several seeds were saved to")
     plan = Plan(iterations, None, 0.0, path, checkpoint_every, checkpoint_seconds, begun=True)
-    problem, algorithm = _rebuilt(read_experiment(path / f"{SEED_PREFIX}{seeds[0]}"), None, None)
+    problem, algorithm = _rebuilt(read_experiment(seed_directory(path, seeds[0])), None, None)
     return run_seeds(algorithm, problem, seeds, plan, jobs, progress)
 
 
@@ -173,7 +174,7 @@ def value_and_gradient(problem: BilevelProblem, x: object, *, tolerance: float =
             raise StepFailed(Status.NON_FINITE, "the exact solution of the follower", 0)
         hyper = implicit_gradient(problem, point, solution)
         for part in ("direct", "implicit"):
-            check_shape(f"the gradient's {part} part", f"problem {problem.name!r}", getattr(hyper, part), point.shape)
+            check_table(f"the gradient's {part} part from problem {problem.name!r}", getattr(hyper, part), point.shape)
         if not (hyper.status.usable and math.isfinite(hyper.objective) and all_finite(hyper.gradient)):
             raise StepFailed(Status.NON_FINITE, "the exact gradient", 0)
     if solution.error_bound > max(tolerance, ROUGH * solution.model.temperature):

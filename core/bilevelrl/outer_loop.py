@@ -33,6 +33,7 @@ from bilevelrl.sampling.solution import SupportsSampling
 from bilevelrl.validation.arrays import Array, all_finite
 from bilevelrl.validation.errors import IncompatibleError, InputError, TravellingError, kind_words
 from bilevelrl.validation.fields import check_count
+from bilevelrl.validation.saved import check_table
 
 # A run with a gradient this many times longer than its first one has diverged.
 DIVERGENCE = 1e8
@@ -201,7 +202,7 @@ class OuterLoop:
             note_origin(error, self._upper_label, iteration)
             raise
         x, optimizer = check_update(self._upper_label, answer)
-        check_shape("x", self._upper_label, x, state.x.shape)
+        check_table(f"x from {self._upper_label}", x, state.x.shape)
         if not isinstance(problem.feasible_set, Free):
             x = problem.feasible_set.project(x)
         if not all_finite(x):
@@ -246,8 +247,8 @@ class OuterLoop:
         return OuterState(iteration, x, solution, hyper, optimizer, cost, seconds + time.perf_counter() - began)
 
     def _check_estimate(self, hyper: HyperGradient, x: Array, solution: Any, iteration: int) -> None:
-        check_shape("the gradient's direct part", self._estimator_label, hyper.direct, x.shape)
-        check_shape("the gradient's implicit part", self._estimator_label, hyper.implicit, x.shape)
+        check_table(f"the gradient's direct part from {self._estimator_label}", hyper.direct, x.shape)
+        check_table(f"the gradient's implicit part from {self._estimator_label}", hyper.implicit, x.shape)
         finite = math.isfinite(hyper.objective) and all_finite(hyper.gradient)
         if not (hyper.status.usable and finite):
             status = Status.NON_FINITE if hyper.status.usable else hyper.status
@@ -361,15 +362,6 @@ def _working(kind: Kind, member: str, works: Callable[[type], bool]) -> str:
         if isinstance(declared, type) and works(declared):
             found.append(repr(entry.name))
     return ", ".join(found) or "none is registered"
-
-
-def check_shape(what: str, label: str, value: object, shape: tuple[int, ...]) -> None:
-    """Raise `InputError` if a component's answer is not an array of that shape."""
-    if isinstance(value, np.ndarray):
-        if value.shape == shape:
-            return
-        raise InputError(f"the shape of {what} from {label}", str(value.shape), str(shape))
-    raise InputError(f"{what} from {label}", kind_words(value), f"an array of shape {shape}")
 
 
 def check_update(label: str, answer: object) -> tuple[Any, OptimizerState]:

@@ -13,6 +13,7 @@ from bilevelrl_contexts.answers import Answer, below
 from bilevelrl_contexts.inner import (
     SEVERITY,
     OfInner,
+    Question,
     check_contexts,
     is_mapping,
     is_sum,
@@ -81,7 +82,7 @@ class PerContextEstimator:
             (context, given.of_context(lower.rows(context), context), before[context], drawn[context])
             for context in asked
         ]
-        answers = bl.execution.parallel_map(_estimate, (problem, _Question(self.inner, x)), tasks)
+        answers = bl.execution.parallel_map(_estimate, (problem, Question(self.inner, x)), tasks)
         parts: list[bl.HyperGradient | None] = [None] * count
         for context, answer in zip(asked, answers, strict=True):
             parts[context] = answer
@@ -100,23 +101,15 @@ class PerContextEstimator:
         )
 
 
-@attrs.frozen(eq=False)
-class _Question:
-    """The data that the tasks of all contexts share."""
-
-    estimator: Any
-    x: bl.Array
-
-
 Task = tuple[int, Answer, bl.HyperGradient | None, np.random.Generator | None]
 
 
-def _estimate(shared: tuple[bl.BilevelProblem, _Question], task: Task) -> bl.HyperGradient:
+def _estimate(shared: tuple[bl.BilevelProblem, Question], task: Task) -> bl.HyperGradient:
     """One context's hyper-gradient, with its occupancy as a table."""
     (problem, question), (context, given, before, stream) = shared, task
     own, x = problem_of(problem, context), question.x
     solution = given.rebuilt(own.lower, x)
-    hyper: bl.HyperGradient = question.estimator.estimate(own, x, solution, before, stream_or_idle(stream))
+    hyper: bl.HyperGradient = question.component.estimate(own, x, solution, before, stream_or_idle(stream))
     if hyper.occupancy is None:
         return hyper
     return attrs.evolve(hyper, occupancy=hyper.occupancy.dense(*given.tables["policy"].shape))

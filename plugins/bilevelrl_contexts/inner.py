@@ -24,6 +24,14 @@ class OfInner:
         return self._default if instance is None else getattr(instance.inner, self._name)
 
 
+@attrs.frozen(eq=False)
+class Question:
+    """The data that the tasks of all contexts share."""
+
+    component: Any
+    x: bl.Array
+
+
 def is_mapping(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     """An attrs validator for options by name."""
     if not isinstance(value, Mapping):

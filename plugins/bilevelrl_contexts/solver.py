@@ -10,7 +10,7 @@ import numpy as np
 
 import bilevelrl as bl
 from bilevelrl_contexts.answers import Answer
-from bilevelrl_contexts.inner import OfInner, check_contexts, is_mapping, problem_of, stream_or_idle, streams
+from bilevelrl_contexts.inner import OfInner, Question, check_contexts, is_mapping, problem_of, stream_or_idle, streams
 
 
 @attrs.frozen
@@ -59,7 +59,7 @@ class PerContextSolver:
             (context, None if before is None else before.of_context(lower.rows(context), context), stream)
             for context, stream in enumerate(streams(self.inner, rng, len(lower.contexts)))
         ]
-        answers = bl.execution.parallel_map(_solve, (problem, _Question(self.inner, x)), tasks)
+        answers = bl.execution.parallel_map(_solve, (problem, Question(self.inner, x)), tasks)
         joint: bl.LowerLevelSolution = Answer.joined(answers).rebuilt(lower, x)
         return joint
 
@@ -85,19 +85,11 @@ class PerContextSolver:
         return joint
 
 
-@attrs.frozen(eq=False)
-class _Question:
-    """The data that the tasks of all contexts share."""
-
-    solver: Any
-    x: bl.Array
-
-
 def _solve(
-    shared: tuple[bl.BilevelProblem, _Question], task: tuple[int, Answer | None, np.random.Generator | None]
+    shared: tuple[bl.BilevelProblem, Question], task: tuple[int, Answer | None, np.random.Generator | None]
 ) -> Answer:
     """One context's solution."""
     (problem, question), (context, before, stream) = shared, task
     own, x = problem_of(problem, context), question.x
     warm_start = None if before is None else before.rebuilt(own.lower, x)
-    return Answer.of(question.solver.solve(own, x, warm_start, stream_or_idle(stream)))
+    return Answer.of(question.component.solve(own, x, warm_start, stream_or_idle(stream)))

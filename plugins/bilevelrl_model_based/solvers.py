@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from typing import ClassVar
 
@@ -80,24 +81,17 @@ class SoftValueIteration:
         self, model: bl.SoftMDP, values: bl.Array
     ) -> tuple[bl.Array, bl.mdp.Backup, float, int, bl.Status]:
         wanted = (1.0 - model.discount) * self.tolerance
-        for sweep in range(self.maximum_sweeps):
+        for sweep in itertools.count():
             backup = bl.mdp.soft_backup(model, values)
             residual = _residual(backup, values)
             if residual <= wanted:
                 return values, backup, residual, sweep, bl.Status.CONVERGED
+            if sweep == self.maximum_sweeps:
+                return values, backup, residual, sweep, bl.Status.BUDGET_SPENT
             if not residual > bl.mdp.rounding_floor(model, backup):
                 return values, backup, residual, sweep, bl.Status.STAGNATED
             values = backup.values
-        backup = bl.mdp.soft_backup(model, values)
-        residual = _residual(backup, values)
-        met = residual <= wanted
-        return (
-            values,
-            backup,
-            residual,
-            self.maximum_sweeps,
-            (bl.Status.CONVERGED if met else bl.Status.BUDGET_SPENT),
-        )
+        raise AssertionError("unreachable")
 
 
 @attrs.frozen

@@ -32,11 +32,7 @@ def draw_grid_policy(axes: Any, letters: Any, shaping: bl.Array, policy: bl.Arra
         # Black on the light middle of the colour map, white on its dark ends.
         ink = "white" if abs(shaping[state]) > 0.65 * largest else "black"
         _draw_cell(axes, row, column, str(letters[row, column]), policy[state], ink)
-    axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", lw=1.5)
-    axes.tick_params(which="both", length=0, labelbottom=False, labelleft=False)
-    axes.spines[:].set_visible(False)
+    rule(axes, rows, columns)
     axes.set_title("learned shaping reward (colour), follower's policy (arrows)", loc="left", fontsize=10)
     axes.figure.colorbar(image, ax=axes, shrink=0.8, label="shaping reward")
 
@@ -107,11 +103,7 @@ def draw_grid_pair(axes: Any, words: Any, pairs: Sequence[tuple[str, bl.Array, b
             word = str(words[row, column])
             inset.text(column - 0.45, row - 0.28, word, color=ink, fontsize=5.5)
             draw_arrows(inset, row, column, policy[row * columns + column], ink, heads=(2.0, 9.0))
-        inset.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
-        inset.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
-        inset.grid(which="minor", color="white", lw=1.5)
-        inset.tick_params(which="both", length=0, labelbottom=False, labelleft=False)
-        inset.spines[:].set_visible(False)
+        rule(inset, rows, columns)
         inset.set_title(label, fontsize=9)
     axes.figure.colorbar(image, cax=axes.inset_axes((0.2, 0.19, 0.6, 0.025)), orientation="horizontal")
 
@@ -172,3 +164,12 @@ def _outline(row: int, column: int) -> Any:
     from matplotlib.patches import Rectangle
 
     return Rectangle((column - 0.5, row - 0.5), 1.0, 1.0, fill=False, edgecolor="#F0C419", lw=2.0)
+
+
+def rule(axes: Any, rows: int, columns: int) -> None:
+    """Separate the cells of a grid by white lines, without ticks and without a frame."""
+    axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", lw=1.5)
+    axes.tick_params(which="both", length=0, labelbottom=False, labelleft=False)
+    axes.spines[:].set_visible(False)

@@ -21,6 +21,7 @@ import attrs
 import numpy as np
 
 import bilevelrl as bl
+from bilevelrl_problems.grid_picture import rule
 
 # The change of row with each column: up, straight, down.
 TURNS = (-1, 0, 1)
@@ -191,10 +192,6 @@ class StackelbergGame:
         for row, price in enumerate(self._prices()):
             axes.text(self.columns - 0.42, row, f"{price:.2g}", va="center", fontsize=9)
         axes.text(self.columns - 0.42, -0.62, "price", va="bottom", fontsize=9)
-        axes.set_xticks(np.arange(self.columns + 1) - 0.5, minor=True)
-        axes.set_yticks(np.arange(self.rows + 1) - 0.5, minor=True)
-        axes.grid(which="minor", color="white", lw=1.5)
-        axes.tick_params(which="both", length=0, labelbottom=False, labelleft=False)
-        axes.spines[:].set_visible(False)
+        rule(axes, self.rows, self.columns)
         axes.set_title("the guard's positions (colour), the smugglers' routes (lines)", loc="left", fontsize=10)
         axes.figure.colorbar(image, ax=axes, shrink=0.7, label="probability that the guard waits there")

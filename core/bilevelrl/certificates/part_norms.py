@@ -106,7 +106,7 @@ def _of_softmax_initial(part: SoftmaxInitial, x: Array) -> RowNorms:
 
 @row_norms.register
 def _of_slice(part: Slice, x: Array, *within: Any) -> RowNorms:
-    """The inner part's bounds; only transitions use `within`, see `SoftmaxTransitions.row_norms`."""
+    """The inner part's bounds; only transitions use `within`, see `derivative_bounds.row_norms`."""
     norms = row_norms(part.part, x[part.block], *within)
     return norms
 

@@ -18,7 +18,7 @@ from bilevelrl.factories import compose
 from bilevelrl.plugins.components import Kind
 from bilevelrl.plugins.discovery import registry
 from bilevelrl.storage.experiment import INTERVALS, ROLES, SETTINGS, TABLES, Experiment, check_setting
-from bilevelrl.storage.run_directory import EXPERIMENT, SEED_PREFIX, seeds_in
+from bilevelrl.storage.run_directory import EXPERIMENT, seed_directory, seeds_in
 from bilevelrl.validation.errors import InputError, UnknownNameError, value_words
 from bilevelrl.validation.fields import check_count
 
@@ -148,7 +148,7 @@ def _check_no_directory(problem: str) -> None:
     seeds = seeds_in(path)
     if known or not (seeds or (path / EXPERIMENT).exists()):
         return
-    file = (path / f"{SEED_PREFIX}{seeds[0]}" if seeds else path) / EXPERIMENT
+    file = (seed_directory(path, seeds[0]) if seeds else path) / EXPERIMENT
     expected = (
         f"the name of a problem or a TOML file; resume it with `bilevelrl resume {shlex.quote(problem)}`, or run "
     )

@@ -32,7 +32,7 @@ from bilevelrl.runs.algorithm import Algorithm
 from bilevelrl.runs.seeds import as_seeds
 from bilevelrl.storage.experiment import ROLES, Experiment
 from bilevelrl.validation.errors import IncompatibleError, InputError, UnknownNameError, kind_words, value_words
-from bilevelrl.validation.fields import as_float, check_count
+from bilevelrl.validation.fields import as_float, check_count, check_not_negative
 
 if TYPE_CHECKING:
     from bilevelrl.execution.workers import Jobs
@@ -98,8 +98,7 @@ def compare(
         ("follower_samples", follower_samples, 1),
     ):
         check_count(name, count, at_least=least)
-    if not (math.isfinite(as_float(spread)) and spread >= 0):
-        raise InputError("spread", value_words(spread), "a finite number of at least 0")
+    check_not_negative("spread", spread)
     made = _problem(problem)
     contest = _Contest(
         problem=made,

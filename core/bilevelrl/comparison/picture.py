@@ -11,7 +11,7 @@ import numpy as np
 
 from bilevelrl.comparison.budgets import Budget
 from bilevelrl.comparison.trials import Standing
-from bilevelrl.runs.plotting import check_suffix, require_matplotlib, save_figure, tidy
+from bilevelrl.runs.plotting import figure_class_for, save_figure, tidy
 from bilevelrl.validation.arrays import Array
 from bilevelrl.validation.errors import UnknownNameError
 
@@ -43,9 +43,7 @@ def plot_standings(
     """See `Comparison.plot`; raises `InputError` if matplotlib is missing or does not support the format."""
     if centre not in CENTRES:
         raise UnknownNameError("centre", centre, CENTRES)
-    figure_class = require_matplotlib()
-    check_suffix(path, figure_class())
-    figure = figure_class(figsize=(7.6, 4.6), layout="constrained")
+    figure = figure_class_for(path)(figsize=(7.6, 4.6), layout="constrained")
     axes = figure.subplots()
     places = {label: place for place, label in enumerate(labels)}  # so that colours do not depend on the ranking
     curves = [_curve(standing, centre, places[standing.algorithm]) for standing in standings]
@@ -57,9 +55,7 @@ def plot_standings(
     axes.set_title(f"{problem}: {centre} over {count} seeds, band: {band}", loc="left", fontsize=10)
     axes.set_xlabel(f"{budget.unit} spent")
     axes.set_ylabel("leader's objective, re-evaluated")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_figure(figure, path, dpi=110)
-    return path
+    return save_figure(figure, path, dpi=110)
 
 
 def _curve(standing: Standing, centre: str, place: int) -> _Curve:

@@ -13,6 +13,7 @@ from bilevelrl.comparison.budgets import Budget, ExchangeRates
 from bilevelrl.comparison.judge import Judge
 from bilevelrl.factories import compose_algorithm
 from bilevelrl.outer_loop import OuterState, StepFailed
+from bilevelrl.plugins.configuration import option_fields
 from bilevelrl.plugins.discovery import registry
 from bilevelrl.problems.bilevel_problem import BilevelProblem
 from bilevelrl.protocols import Cost, Status
@@ -196,8 +197,8 @@ def step_size_of(algorithm: Algorithm) -> float | None:
 
 
 def _options(component: object) -> list[str]:
-    kind: Any = type(component)
-    return [field.name for field in attrs.fields(kind) if field.init] if attrs.has(kind) else []
+    kind = type(component)
+    return [field.name for field in option_fields(kind)] if attrs.has(kind) else []
 
 
 def starting_point(problem: BilevelProblem, seed: int, spread: float) -> Array:

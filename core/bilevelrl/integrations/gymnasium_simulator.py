@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from bilevelrl.integrations.gymnasium_tables import environment_name
 from bilevelrl.occupancy import Values
 from bilevelrl.protocols import Policy
 from bilevelrl.sampling.policies import as_policy, as_table, cumulative_rows
@@ -279,6 +280,5 @@ def _space(env: Any, name: str) -> Any:
         wanted, wrapper = "Discrete(n) starting at 0", "TransformObservation" if seen else "TransformAction"
     else:
         return space
-    known = getattr(getattr(env, "spec", None), "id", None) or type(env).__name__
     expected = f"{wanted}; wrap the environment in gymnasium.wrappers.{wrapper}"
-    raise InputError(f"{name} of {known}", value_words(space), expected)
+    raise InputError(f"{name} of {environment_name(env)}", value_words(space), expected)

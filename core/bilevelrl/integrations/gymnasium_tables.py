@@ -45,7 +45,7 @@ def from_gymnasium(
     table: Any = getattr(inner, "P", None)
     if not hasattr(table, "__getitem__") or not hasattr(table, "__len__"):
         raise InputError(
-            f"the transition table of {_environment_name(env)}",
+            f"the transition table of {environment_name(env)}",
             "missing",
             "an environment with a table env.unwrapped.P, such as FrozenLake, Taxi or CliffWalking",
         )
@@ -54,7 +54,7 @@ def from_gymnasium(
         outcomes = _outcomes(table, states, actions)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise InputError(
-            f"the transition table of {_environment_name(env)}",
+            f"the transition table of {environment_name(env)}",
             f"malformed ({type(error).__name__}: {error})",
             "table[state][action] = [(probability, next state, reward, terminated), …]",
         ) from error
@@ -153,11 +153,12 @@ def _initial_distribution(env: Any, states: int) -> Array:
         return as_distribution("env.unwrapped.initial_state_distrib", published, states)
     initial, start = np.zeros(states), env.reset(seed=0)[0]
     if not 0 <= start < states:
-        raise InputError(f"the state that {_environment_name(env)} resets to", value_words(start), f"below {states}")
+        raise InputError(f"the state that {environment_name(env)} resets to", value_words(start), f"below {states}")
     initial[start] = 1.0
     return initial
 
 
-def _environment_name(env: Any) -> str:
+def environment_name(env: Any) -> str:
+    """The id of an environment; its class if it has none."""
     spec = getattr(env, "spec", None)
     return str(getattr(spec, "id", None) or type(env).__name__)

@@ -81,7 +81,7 @@ class ReturnLabeller:
         """See `Labeller`. Raises `InputError` if the simulator reports no rewards of its own."""
         if first.environment_rewards is None or second.environment_rewards is None:
             raise InputError("trajectories.environment_rewards", "None", "a simulator that reports them")
-        weights = self.discount ** np.arange(first.horizon, dtype=np.float64)
+        weights = discounts(first.horizon, self.discount)
         gain = (first.environment_rewards - second.environment_rewards) @ weights
         return _answers(self.steepness * gain, self.noisy, rng)
 

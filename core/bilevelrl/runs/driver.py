@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from bilevelrl.storage.checkpoint import UnsaveableError, check_saveable
 from bilevelrl.storage.history import History
 from bilevelrl.storage.run_directory import RunDirectory, read_experiment
 from bilevelrl.validation.errors import InputError, value_words
-from bilevelrl.validation.fields import as_float, check_count
+from bilevelrl.validation.fields import as_float, check_count, check_not_negative
 
 
 def begin(
@@ -201,9 +200,7 @@ def check_settings(iterations: object, seed: object, tolerance: object) -> None:
     """Raise `InputError` for a setting that no run can have."""
     check_count("iterations", iterations, at_least=0)
     check_count("seed", seed, at_least=0)
-    number = as_float(tolerance)
-    if not (math.isfinite(number) and number >= 0):
-        raise InputError("tolerance", value_words(tolerance), "a finite number of at least 0")
+    check_not_negative("tolerance", tolerance)
 
 
 def check_intervals(checkpoint_every: object, checkpoint_seconds: object) -> None:

@@ -49,8 +49,7 @@ def plot_run(run: Drawable, path: Path) -> Path:
 
     Raises `InputError` if matplotlib is missing or does not support the format.
     """
-    figure_class = require_matplotlib()
-    check_suffix(path, figure_class())
+    figure_class = figure_class_for(path)
     with_picture = run.problem.picture is not None
     figure = figure_class(figsize=(12.0, 5.2) if with_picture else (6.4, 5.2), layout="constrained")
     grid = figure.add_gridspec(2, 2 if with_picture else 1, width_ratios=[1.15, 1.0] if with_picture else [1.0])
@@ -61,31 +60,30 @@ def plot_run(run: Drawable, path: Path) -> Path:
     _draw_objective(upper, run)
     _draw_gradients(figure.add_subplot(grid[1, column], sharex=upper), run)
     figure.suptitle(f"{run.algorithm.name} on {run.problem.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     return save_figure(figure, path, dpi=140)
 
 
 def save_figure(figure: Any, path: Path, *, dpi: int) -> Path:
-    """Write a figure completely or not at all, in the format of the name's suffix."""
+    """Write a figure completely or not at all, in the format of the name's suffix; its directory is made."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=dpi, format=path.suffix.removeprefix(".").lower())
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())
     return path
 
 
-def require_matplotlib() -> Any:
-    """matplotlib's `Figure`, which draws without a screen and without global state."""
+def figure_class_for(path: Path) -> Any:
+    """matplotlib's `Figure`, which draws without a screen and without global state.
+
+    Raises `InputError` if matplotlib is missing, or does not write the format of the name's suffix.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise InputError("matplotlib", "not installed", "pip install 'bilevelrl[plot]'") from None
-    return Figure
-
-
-def check_suffix(path: Path, figure: Any) -> None:
-    """Raise `InputError` for a name whose suffix is not a format that matplotlib writes."""
-    if path.suffix.removeprefix(".").lower() not in figure.canvas.get_supported_filetypes():
+    if path.suffix.removeprefix(".").lower() not in Figure().canvas.get_supported_filetypes():
         raise InputError("the name of the picture", value_words(path.name), "one that ends in .png, .svg or .pdf")
+    return Figure
 
 
 def _draw_objective(axes: Any, run: Drawable) -> None:

@@ -16,7 +16,7 @@ from bilevelrl.problems.bilevel_problem import BilevelProblem
 from bilevelrl.protocols import Cost, HyperGradientEstimator, LowerLevelSolver, Status
 from bilevelrl.storage.array_files import Arrays, checked_arrays, write_arrays
 from bilevelrl.storage.checkpoint import Checkpoint, CheckpointWarning
-from bilevelrl.storage.experiment import Experiment
+from bilevelrl.storage.experiment import SETTINGS, Experiment
 from bilevelrl.storage.history import History
 from bilevelrl.storage.run_directory import ARRAYS, PICTURE, SUMMARY, RunDirectory, writable, write_json
 from bilevelrl.validation.arrays import Array
@@ -76,6 +76,11 @@ class Run:
             stopped_by=found.stopped_by,
             seconds=found.seconds,
         )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Iterations, seed and tolerance, by name."""
+        return {name: getattr(self, name) for name in SETTINGS}
 
     @property
     def x(self) -> Array:
@@ -158,9 +163,7 @@ class Run:
 
     def experiment(self) -> Experiment:
         """The experiment of this run; `bilevelrl.compose` builds its components again."""
-        return Experiment.describe(
-            self.problem, self.algorithm, iterations=self.iterations, seed=self.seed, tolerance=self.tolerance
-        )
+        return Experiment.describe(self.problem, self.algorithm, **self.settings)
 
     def certificate(self, *, corrections: int = 10) -> Certificate:
         """A proven bound of `‖gradient − ∇φ(x)‖₂` at the run's end; see `certify`."""
@@ -184,8 +187,7 @@ class Run:
         (versions, plugins, machine) and `checkpoint`, which `load_run` and `resume` read; with `picture`, and if the
         extra `plot` is installed, `run.png`.
         """
-        settings = {"iterations": self.iterations, "seed": self.seed, "tolerance": self.tolerance}
-        target = RunDirectory(as_path("directory", directory), self.problem, self.algorithm, settings)
+        target = RunDirectory(as_path("directory", directory), self.problem, self.algorithm, self.settings)
         target.create(replacing=True)
         try:
             target.first, target.spent = self.first, self.seconds

@@ -22,7 +22,6 @@ from bilevelrl.storage.directory_lock import directory_words
 from bilevelrl.storage.files import write_atomically
 from bilevelrl.storage.run_directory import (
     EXPERIMENT,
-    SEED_PREFIX,
     SUMMARY,
     RunDirectory,
     check_enough,
@@ -30,6 +29,7 @@ from bilevelrl.storage.run_directory import (
     is_unfinished,
     read_checkpoint,
     read_experiment,
+    seed_directory,
     seeds_in,
     writable,
 )
@@ -60,14 +60,14 @@ class Plan:
     iterations: int | None
     x: object
     tolerance: float
-    out: str | Path | None
+    out: Path | None
     checkpoint_every: int | None
     checkpoint_seconds: float | None
     begun: bool = False
 
     def directory(self, seed: int) -> Path | None:
         """The directory of one seed."""
-        return None if self.out is None else Path(self.out) / f"{SEED_PREFIX}{seed}"
+        return None if self.out is None else seed_directory(self.out, seed)
 
 
 def as_seeds(given: int | Sequence[int]) -> tuple[int, ...]:
@@ -95,7 +95,7 @@ def run_seeds(
         _take_directories(algorithm, problem, seeds, plan)
     elif plan.iterations is not None and plan.out is not None:
         check_count("iterations", plan.iterations, at_least=0)
-        _check_enough(problem, algorithm, seeds, Path(plan.out), plan.iterations)
+        _check_enough(problem, algorithm, seeds, plan.out, plan.iterations)
     runs: dict[int, Run] = {}
     with use_jobs(jobs), contextlib.suppress(KeyboardInterrupt):
         alone = done_here(seeds)
@@ -108,9 +108,9 @@ def run_seeds(
                 break
     ended = [runs[index] for index in sorted(runs)]
     if plan.out is not None and ended:
-        with writable(Path(plan.out)):
+        with writable(plan.out):
             lines = [",".join(row) for row in table(ended)]
-            write_atomically(Path(plan.out) / TABLE, ("\n".join(lines) + "\n").encode())
+            write_atomically(plan.out / TABLE, ("\n".join(lines) + "\n").encode())
     return ended
 
 
@@ -137,7 +137,7 @@ def _take_directories(algorithm: OuterLoop, problem: BilevelProblem, seeds: Sequ
     """
     if plan.out is None:
         return
-    out = Path(plan.out)
+    out = plan.out
     if (out / EXPERIMENT).exists():
         expected = "another one for several seeds, which would hide it"
         raise InputError(directory_words(out), "that of a single run", expected)
@@ -146,7 +146,7 @@ def _take_directories(algorithm: OuterLoop, problem: BilevelProblem, seeds: Sequ
     each = []
     for seed in seeds:
         settings = {"iterations": plan.iterations, "seed": seed, "tolerance": plan.tolerance}
-        each.append(RunDirectory(out / f"{SEED_PREFIX}{seed}", problem, algorithm, settings, **often))
+        each.append(RunDirectory(seed_directory(out, seed), problem, algorithm, settings, **often))
     _check_others(each[0], [seed for seed in seeds_in(out) if seed not in seeds], out)
     with contextlib.ExitStack() as held:
         # Existing directories come first: if one of them is refused, no new one has been made.
@@ -159,9 +159,9 @@ def _take_directories(algorithm: OuterLoop, problem: BilevelProblem, seeds: Sequ
 
 def _check_others(asked: RunDirectory, others: Sequence[int], out: Path) -> None:
     """Raise `InputError` if other seeds in the directory are not of the same problem and algorithm."""
-    tables = asked.experiment.comparable()
+    tables = asked.tables
     for seed in others:
-        path = out / f"{SEED_PREFIX}{seed}"
+        path = seed_directory(out, seed)
         if not (path / EXPERIMENT).exists():
             continue
         saved = read_experiment(path).tables
@@ -173,7 +173,7 @@ def _check_others(asked: RunDirectory, others: Sequence[int], out: Path) -> None
             different = None if found is None else next(differences(tables, found.tables), None)
         if different is not None:
             option, wanted, has = different
-            told = f"that of {SEED_PREFIX}{seed}, whose {option} is {value_words(has)}"
+            told = f"that of {path.name}, whose {option} is {value_words(has)}"
             raise InputError(directory_words(out), told, f"another one for seeds with {value_words(wanted)}")
 
 
@@ -182,7 +182,7 @@ def _check_enough(
 ) -> None:
     """Raise `InputError` if one of the runs has made more iterations than that, before any is resumed."""
     for seed in seeds:
-        path, found = out / f"{SEED_PREFIX}{seed}", None
+        path, found = seed_directory(out, seed), None
         with contextlib.suppress(InputError), warnings.catch_warnings():  # the run itself reports what is damaged
             warnings.simplefilter("ignore", CheckpointWarning)
             found, _ = read_checkpoint(path, problem, algorithm.lower)
@@ -207,10 +207,9 @@ def _run_one(shared: tuple[BilevelProblem, OuterLoop, Plan], seed: int) -> bytes
 
 def _encoded(run: Run) -> bytes:
     """The run as a checkpoint, without the data that its reader has."""
-    settings = {"iterations": run.iterations, "seed": run.seed, "tolerance": run.tolerance}
     tables = {"problem": {"name": run.problem.name}}
     pieces = Checkpoint(
-        run.first, run.last, run.history, run.best, settings, tables, {}, run.status, run.stopped_by, run.seconds
+        run.first, run.last, run.history, run.best, run.settings, tables, {}, run.status, run.stopped_by, run.seconds
     )
     return encode(pieces, run.algorithm.lower)
 

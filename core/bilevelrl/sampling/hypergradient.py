@@ -103,7 +103,7 @@ def trajectory_gradient(
     direct = np.asarray(shares @ directs)
     return HyperGradient(
         direct,
-        np.sum(list(implicits), axis=0),
+        implicits.sum(axis=0),
         float(to_go[:, 0].mean()),
         _total([part.occupancy for part in parts]),
         Cost(samples=samples),

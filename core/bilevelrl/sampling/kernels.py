@@ -27,7 +27,7 @@ GOLDEN = Word(0x9E3779B97F4A7C15)
 
 @compiled
 def fill_alias_table(starts: Indices, labels: Indices, weights: Array, entries: Any) -> None:
-    """Vose's alias table of each row: see `transitions.ALIAS_ENTRY`. O(entries).
+    """Vose's alias table of each row: see `alias_tables.ALIAS_ENTRY`. O(entries).
 
     Args:
         starts: (R + 1,) where each row's entries begin; no row is empty.

@@ -81,7 +81,8 @@ class RunDirectory:
         return Experiment.describe(self.problem, self.algorithm, **self.settings, **intervals)
 
     @functools.cached_property
-    def _tables(self) -> dict[str, dict[str, Any]]:
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """The experiment's tables, as far as a file can hold them."""
         return self.experiment.comparable()
 
     @property
@@ -99,7 +100,7 @@ class RunDirectory:
             InputError: if the directory cannot be written, is in use, or holds a run that could be resumed, or the runs
                 of several seeds.
         """
-        if any((self.path / f"{SEED_PREFIX}{seed}" / EXPERIMENT).exists() for seed in seeds_in(self.path)):
+        if any((seed_directory(self.path, seed) / EXPERIMENT).exists() for seed in seeds_in(self.path)):
             expected = "another one for a single run, which would hide them"
             raise InputError(directory_words(self.path), "that of several seeds' runs", expected)
         with writable(self.path):
@@ -237,7 +238,7 @@ class RunDirectory:
             history=history,
             best=best,
             settings=self.settings,
-            tables=self._tables,
+            tables=self.tables,
             versions=self.versions,
             status=status,
             stopped_by=stopped_by,
@@ -280,7 +281,7 @@ class RunDirectory:
             if self.settings[key] != found.settings.get(key):
                 expected = f"{value_words(found.settings.get(key))}, as in the checkpoint"
                 raise InputError(f"{key} in {str(self.path / EXPERIMENT)!r}", value_words(self.settings[key]), expected)
-        for option, here, saved in differences(self._tables, found.tables):
+        for option, here, saved in differences(self.tables, found.tables):
             expected = f"{value_words(saved)}, as in the checkpoint in {directory_words(self.path)}"
             raise InputError(option, value_words(here), expected)
         for name, version in found.versions.items():
@@ -350,6 +351,11 @@ def differences(here: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[t
         for key in sorted(entries.keys() | others.keys()):
             if not _equal(entries.get(key), others.get(key)):
                 yield f"{table}.{key}", entries.get(key), others.get(key)
+
+
+def seed_directory(directory: Path, seed: int) -> Path:
+    """The directory of one seed's run, in that of several."""
+    return directory / f"{SEED_PREFIX}{seed}"
 
 
 def seeds_in(directory: str | Path) -> tuple[int, ...]:

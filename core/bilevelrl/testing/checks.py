@@ -174,7 +174,7 @@ def _outcome(
     if reason:
         return _unasked(law, reason, expected)
     if law.problems == FOR_STATISTICS and problems is None:
-        found = try_each(law, subject, factory, _precise_for(law, subject), deadline=deadline)
+        found = try_each(law, factory, _precise_for(law, subject), deadline=deadline)
         return _judged(law, subject, found, expected)
     drawn = drawn_for(law, subject) if problems is None or law.kind is Kind.PROBLEM else problems
     found = search(law, factory, drawn, examples=_count(law, examples), key=seed, deadline=deadline, shrink=shrink)

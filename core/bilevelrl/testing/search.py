@@ -146,7 +146,7 @@ def search(
     return Found(spoken, broken[-1] if broken else None, "" if spoken or broken else reason, remark)
 
 
-def try_each(law: Law, subject: Any, factory: Callable[[], Any], problems: list[Any], *, deadline: float) -> Found:
+def try_each(law: Law, factory: Callable[[], Any], problems: list[Any], *, deadline: float) -> Found:
     """Check a fresh subject against a law on each of a few given problems, in their order, up to the first violation.
 
     If the law cannot reach its resolution on one problem, the law is skipped, for any results on the others.

@@ -40,12 +40,13 @@ def as_array(field: str, value: object, shape: Sequence[int | None]) -> Array:
 def as_array_unchecked(field: str, value: object, shape: Sequence[int | None]) -> Array:
     """`value` as a float64 array of the given shape; entries may be non-finite."""
     array = as_real_array(field, value)
-    if array.shape != shape and not _matches(array.shape, shape):
+    if array.shape != shape and not matches_shape(array.shape, shape):
         raise InputError(f"the shape of {field}", shape_words(array.shape), shape_words(shape))
     return array
 
 
-def _matches(have: Sequence[int], want: Sequence[int | None]) -> bool:
+def matches_shape(have: Sequence[int], want: Sequence[int | None]) -> bool:
+    """Whether a shape is the one wanted, of which None entries may be any length."""
     return len(have) == len(want) and all(b is None or a == b for a, b in zip(have, want, strict=True))
 
 

@@ -98,6 +98,12 @@ def check_positive(field: str, value: object) -> None:
         raise InputError(field, value_words(value), "a finite number above 0")
 
 
+def check_not_negative(field: str, value: object) -> None:
+    """Raise `InputError` unless `value` is a finite number of at least 0."""
+    if not 0.0 <= as_float(value) < math.inf:
+        raise InputError(field, value_words(value), "a finite number of at least 0")
+
+
 def check_count(field: str, value: object, *, at_least: int = 1) -> None:
     """Raise `InputError` unless `value` is an integer of at least `at_least`; True and False are not integers."""
     if not _is_count(value, at_least):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bilevelrl.validation.arrays import PROBABILITY_TOLERANCE, Array
+from bilevelrl.validation.arrays import PROBABILITY_TOLERANCE, Array, check_shape, matches_shape
 from bilevelrl.validation.errors import InputError, kind_words, shape_words, value_words
 
 LARGEST_COUNT = 2**63 - 1
@@ -37,7 +37,7 @@ def saved_array(
     array = arrays[name]
     if array.dtype != np.dtype(dtype):
         raise InputError(f"the type of {field}", str(array.dtype), str(np.dtype(dtype)))
-    if array.ndim != len(shape) or any(b is not None and a != b for a, b in zip(array.shape, shape, strict=True)):
+    if not matches_shape(array.shape, shape):
         raise InputError(f"the shape of {field}", shape_words(array.shape), shape_words(shape))
     if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(field, "not finite everywhere", "finite numbers")
@@ -70,8 +70,7 @@ def saved_count(figures: Mapping[str, Any], name: str) -> int:
 
 
 def check_table(field: str, value: object, shape: tuple[int, ...]) -> None:
-    """Raise `InputError` if a part of a solution is not an array of that shape."""
+    """Raise `InputError` if a component's answer, or a part of it, is not an array of that shape."""
     if not isinstance(value, np.ndarray):
         raise InputError(field, kind_words(value), f"an array of shape {shape}")
-    if value.shape != shape:
-        raise InputError(f"the shape of {field}", str(value.shape), str(shape))
+    check_shape(field, value, shape)

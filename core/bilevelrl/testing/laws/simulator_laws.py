@@ -65,7 +65,7 @@ def simulator_agrees_with_the_model(subject: Any, problem: Any = None) -> None:
     pairs = before * mdp.actions + taken
     kernel = dense_kernel(mdp).reshape(-1, mdp.states)
     _compare_counts("transitions from (s, a)", _counts(pairs, after, mdp.states * mdp.actions, mdp.states), kernel)
-    _compare_ends(simulator, mdp, policy)
+    _compare_ends(simulator, mdp)
 
 
 def _counts(rows: Any, columns: Any, height: int, width: int) -> Array:
@@ -81,7 +81,7 @@ def _compare_counts(what: str, counts: Array, chances: Array) -> None:
     expect_close(f"the number of {what}", counts, expected, allowed)
 
 
-def _compare_ends(simulator: Any, mdp: Any, policy: Array) -> None:
+def _compare_ends(simulator: Any, mdp: Any) -> None:
     rng = rng_of(33)
     here = simulator.reset(200, rng)
     for _ in range(HORIZON):

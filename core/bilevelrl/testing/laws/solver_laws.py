@@ -147,7 +147,7 @@ def no_policy_is_better(subject: Any, problem: BilevelProblem) -> None:
     answer = _answer(subject, problem)
     mdp = _model(problem)
     allowed = 2 * value_error(mdp, answer.values, answer.residual)
-    for what, policy in _rivals(mdp, answer.policy):
+    for what, policy in _rivals(answer.policy):
         values = policy_values(mdp, policy)
         slack = allowed + 4 * solve_rounding(mdp) * (1 + float(np.abs(values).max()))
         worst = int(np.argmax(values - answer.values))
@@ -157,7 +157,7 @@ def no_policy_is_better(subject: Any, problem: BilevelProblem) -> None:
         )
 
 
-def _rivals(mdp: SoftMDP, policy: Array) -> list[tuple[str, Array]]:
+def _rivals(policy: Array) -> list[tuple[str, Array]]:
     shape, rng = policy.shape, rng_of(1)
     uniform = np.full(shape, 1.0 / shape[1])
     greedy = [(f"always action {a}", np.eye(shape[1])[np.full(shape[0], a)]) for a in range(shape[1])]
