@@ -7,12 +7,9 @@ and see what is installed there, and nothing else.
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import re
 import shutil
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,12 +18,10 @@ import pytest
 
 import bilevelrl as bl
 import child_processes
-from bilevelrl.plugins.discovery import LIMIT_VARIABLE
 from bilevelrl.testing import LAWS
+from environments import environment_with, inherited
 
 LIGHTHOUSE = Path(__file__).parents[1] / "distributions" / "lighthouse"
-# The caller's own settings must not decide what is found.
-NOT_INHERITED = {LIMIT_VARIABLE, "PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS"}
 KNOWN = "relabelling_states_permutes_the_answer"
 # The values move on by one backup; the policy, the action values and the residual stay with the ones before.
 SLIP = ("model, backup.policy, values,", "model, backup.policy, backup.values,")
@@ -48,21 +43,13 @@ class Environment:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Python there, away from this repository."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-        inherited = {name: value for name, value in inherited.items() if name not in NOT_INHERITED}
-        settings = inherited | {"COLUMNS": "200", "PYTHONUTF8": "1"}
+        own = {name: value for name, value in inherited().items() if not name.startswith("PYTEST_")}
+        settings = own | {"COLUMNS": "200", "PYTHONUTF8": "1"}
         return child_processes.run(self.python, *arguments, cwd=self.directory, env=settings)
 
     def pytest(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the stranger's tests."""
         return self.run("-m", "pytest", "-p", "no:cacheprovider", "test_lighthouse.py", *arguments)
-
-
-def checked(*command: object) -> str:
-    """Run a command that must succeed; its output is shown where it does not."""
-    done = child_processes.run(*command)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip()
 
 
 def installed(root: Path, slip: tuple[str, str] | None = None) -> Environment:
@@ -73,18 +60,7 @@ def installed(root: Path, slip: tuple[str, str] | None = None) -> Environment:
         text = module.read_text(encoding="utf-8")
         assert text.count(slip[0]) == 1
         module.write_text(text.replace(*slip), encoding="utf-8")
-    checked(sys.executable, "-m", "venv", "--without-pip", root / "environment")
-    scripts = "Scripts" if os.name == "nt" else "bin"
-    python = root / "environment" / scripts / Path(sys.executable).name
-    site_packages = Path(checked(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"))
-    # addsitedir, unlike a bare path, also follows the .pth file of an editable install.
-    seen = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
-    lines = [f"import site; site.addsitedir({path!r})\n" for path in sorted(seen)]
-    (site_packages / "the_running_environment.pth").write_text("".join(lines), encoding="utf-8")
-    checked(
-        *(sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "--quiet"),
-        *("--no-index", "--no-deps", "--no-build-isolation", "--no-cache-dir", project),
-    )
+    python = environment_with(root, project)
     work = root / "work"
     work.mkdir()
     shutil.copy(LIGHTHOUSE / "tests" / "test_lighthouse.py", work)

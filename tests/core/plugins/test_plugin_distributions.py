@@ -7,13 +7,9 @@ here also shows that a broken plugin leaves the others, and the framework, worki
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 from subprocess import DEVNULL
 
@@ -25,6 +21,7 @@ import child_processes
 from bilevelrl.plugins.discovery import LIMIT_VARIABLE
 from bilevelrl.storage.container import unpack
 from child_processes import run
+from environments import environment_with, inherited
 
 PROJECTS = Path(__file__).parents[2] / "distributions"
 COMPOSED = (
@@ -36,9 +33,6 @@ COMPOSED = (
     *("--set", "upper.step_size=0.3"),
     *("--iterations", "60"),
 )
-# The caller's own settings must not decide what is found.
-NOT_INHERITED = {LIMIT_VARIABLE, "PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS"}
-
 LEFT_OUT = {
     "import-error": ("load", "ModuleNotFoundError: No module named 'a_module_that_nobody_installed'"),
     "misspelt-hook": ("register", "the name of a hook is 'bilevelrl_problem'; expected a known name; did you mean"),
@@ -48,11 +42,6 @@ LEFT_OUT = {
     "twin": ("name", "the entry-point name is already used by bilevelrl-twin-one 0.1.0"),
 }
 DISTRIBUTIONS = {name: f"bilevelrl-{name} 0.1.0" for name in LEFT_OUT} | {"twin": "bilevelrl-twin-two 0.1.0"}
-
-
-def inherited():
-    """The variables of these tests, without those that would decide what is found."""
-    return {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
 
 
 @attrs.frozen
@@ -76,33 +65,12 @@ class Environment:
         return child_processes.start(*command, cwd=self.directory, env=inherited(), stdout=DEVNULL, stderr=DEVNULL)
 
 
-def checked(*command):
-    """Run a command that must succeed; its output is shown where it does not."""
-    done = run(*command)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
     """An environment with all projects installed; it sees the packages of the running one and needs no network."""
     root = tmp_path_factory.mktemp("throw-away")
     projects = shutil.copytree(PROJECTS, root / "projects", ignore=shutil.ignore_patterns("__pycache__", "dist"))
-    checked(sys.executable, "-m", "venv", "--without-pip", root / "environment")
-    scripts = "Scripts" if os.name == "nt" else "bin"
-    python = root / "environment" / scripts / Path(sys.executable).name
-    scheme = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    site_packages = Path(
-        subprocess.run([python, "-c", scheme], capture_output=True, text=True, check=True).stdout.strip()
-    )
-    # addsitedir, unlike a bare path, also follows the .pth file of an editable install.
-    seen = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
-    lines = [f"import site; site.addsitedir({path!r})\n" for path in sorted(seen)]
-    (site_packages / "the_running_environment.pth").write_text("".join(lines), encoding="utf-8")
-    checked(
-        *(sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "--quiet"),
-        *("--no-index", "--no-deps", "--no-build-isolation", "--no-cache-dir"),
-        *sorted(path for path in projects.iterdir() if path.is_dir()),
-    )
+    python = environment_with(root, *sorted(path for path in projects.iterdir() if path.is_dir()))
     work = root / "work"
     work.mkdir()
     return Environment(python, work)

@@ -291,7 +291,7 @@ def test_pipe_in_a_run_directory_is_one_sentence_or_nothing(tmp_path: Path, name
         assert bl.load_run(out).last.iteration == 2
 
 
-def test_file_of_a_terabyte_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_of_a_terabyte_is_refused_before_it_is_read(tmp_path: Path) -> None:
     """A sparse file takes no room on the disk, and all of its size in memory."""
     file = tmp_path / "large"
     with file.open("wb") as handle:

@@ -406,7 +406,7 @@ class Faulty:
 
 
 @pytest.fixture
-def faulty_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def faulty_problem() -> None:
     """A registry with one more problem, whose construction fails as asked."""
 
     class Offer:
