@@ -36,15 +36,8 @@ class PerContext:
         own = {} if self.step_size is None else {"step_size": self.step_size}
         base = bl.algorithm(self.algorithm, **{**self.options, **own})
         return bl.Algorithm(
-            lower=PerContextSolver(base.lower.name, _options(base.lower)),
-            estimator=PerContextEstimator(base.estimator.name, _options(base.estimator)),
+            lower=PerContextSolver(base.lower.name, bl.plugins.options_of(base.lower)),
+            estimator=PerContextEstimator(base.estimator.name, bl.plugins.options_of(base.estimator)),
             upper=base.upper,
             name=self.name,
         )
-
-
-def _options(component: Any) -> dict[str, Any]:
-    """The options of a component."""
-    fields = attrs.fields(type(component))
-    values = {field.alias or field.name: getattr(component, field.name) for field in fields if field.init}
-    return {name: value for name, value in values.items() if value is not None}

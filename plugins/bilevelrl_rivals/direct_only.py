@@ -69,12 +69,9 @@ class DirectOnly:
     ) -> tuple[float, bl.Array, bl.Array | None, int]:
         """The mean loss, its direct gradient, the gradient's standard error, and the transitions drawn."""
         objective, lower = problem.objective, problem.lower
-        if isinstance(lower, bl.sampling.SupportsSampling):
-            simulator: Any = lower.simulator(x)
-        else:
-            simulator = bl.sampling.TabularSimulator(lower.model(x))
         size = int(objective.trajectories)
-        batch = simulator.rollout(policy, self.groups * size, int(objective.horizon), rng)
+        simulator = bl.sampling.simulator_of(lower, x)
+        batch = bl.sampling.draw_groups(simulator, policy, self.groups, size, int(objective.horizon), rng)
         edges = np.linspace(0, self.groups, min(self.blocks, self.groups) + 1).round().astype(int)
         losses, gradients = [], []
         for low, high in itertools.pairwise(edges):

@@ -101,7 +101,7 @@ class ZeroOrder:
         objective, lower = problem.objective, problem.lower
         if isinstance(objective, bl.objectives.PolicyObjective):
             return float(objective.value_and_gradients(x, policy)[0]), bl.Cost()
-        simulator: Any = bl.sampling.TabularSimulator(lower.model(at))
-        batch = simulator.rollout(policy, self.groups * int(objective.trajectories), int(objective.horizon), rng)
+        simulator, size = bl.sampling.simulator_of(lower, at), int(objective.trajectories)
+        batch = bl.sampling.draw_groups(simulator, policy, self.groups, size, int(objective.horizon), rng)
         losses, _ = objective.loss_and_gradient(x, batch, rng)
         return float(losses.mean()), bl.Cost(samples=batch.samples)

@@ -3,6 +3,9 @@
 from .components import (
     Kind as Kind,
 )
+from .configuration import (
+    options_of as options_of,
+)
 from .discovery import (
     PluginError as PluginError,
     PluginWarning as PluginWarning,

@@ -14,8 +14,7 @@ from bilevelrl.objectives.protocols import PolicyObjective
 from bilevelrl.protocols import LowerLevelSolution, LowerLevelSolver, Problem
 from bilevelrl.randomness import stream
 from bilevelrl.sampling.simulators import draw_groups
-from bilevelrl.sampling.solution import SupportsSampling
-from bilevelrl.sampling.tabular_simulator import TabularSimulator
+from bilevelrl.sampling.solution import simulator_of
 from bilevelrl.validation.arrays import Array
 from bilevelrl.validation.errors import InputError
 
@@ -75,8 +74,7 @@ def answer(problem: Problem, x: Array, seed: int, follower: LowerLevelSolver | N
 
 
 def _losses(problem: Problem, x: Array, policy: Any, groups: int, rng: np.random.Generator) -> Array:
-    lower, objective = problem.lower, problem.objective
-    simulator: Any = lower.simulator(x) if isinstance(lower, SupportsSampling) else TabularSimulator(lower.model(x))
+    objective, simulator = problem.objective, simulator_of(problem.lower, x)
     batch = draw_groups(simulator, policy, groups, int(objective.trajectories), int(objective.horizon), rng)
     losses: Array = objective.loss_and_gradient(x, batch, rng)[0]
     return losses

@@ -19,11 +19,13 @@ from .simulators import (
     SupportsRestart as SupportsRestart,
     SupportsVisits as SupportsVisits,
     Trajectories as Trajectories,
+    draw_groups as draw_groups,
     rollout_by_steps as rollout_by_steps,
 )
 from .solution import (
     SampledSolution as SampledSolution,
     SupportsSampling as SupportsSampling,
+    simulator_of as simulator_of,
 )
 from .spaces import (
     Discrete as Discrete,

@@ -115,3 +115,10 @@ class SupportsSampling(Protocol):
 
     def pullback(self, x: Array, occupancy: Occupancy) -> Array:
         """(n,) `J_rᵀ r̄` at x."""
+
+
+def simulator_of(lower: Any, x: Array) -> Simulator:
+    """The follower's simulator at x; samples of its model if it has nothing but a model."""
+    if isinstance(lower, SupportsSampling):
+        return lower.simulator(x)
+    return TabularSimulator(lower.model(x))

@@ -310,6 +310,20 @@ def test_estimators_from_trajectories_are_unbiased_on_contexts(name: str, option
     assert hyper.objective == pytest.approx(objective(X), abs=0.05)  # 50,000 pairs of a loss of size 5: ten errors
 
 
+@pytest.mark.parametrize("name", ["direct-only", "zero-order"])
+def test_rivals_that_sample_draw_pairs_of_one_context(name: str) -> None:
+    problem = pairs()
+    solution = bl.lower_level_solver("soft-policy-iteration", tolerance=1e-13).solve(
+        problem, X, None, bl.randomness.stream(0, "")
+    )
+    estimator = bl.hypergradient_estimator(name, groups=50_000)
+    hyper = estimator.estimate(problem, X, solution, None, bl.randomness.stream(1, "estimator"))
+    assert hyper.objective == pytest.approx(objective(X), abs=0.05)
+    if name == "direct-only":
+        exact = objective(X) / (1.0 + X[0]) * np.eye(4)[0]
+        assert (np.abs(hyper.direct - exact) <= Z * hyper.standard_error).all()
+
+
 def test_a_model_free_algorithm_takes_contexts_as_they_are() -> None:
     algorithm = bl.algorithm("sobirl", groups=200, samples=5000, step_size=0.02)
     run = algorithm.run(pairs(), iterations=20, x=X)
